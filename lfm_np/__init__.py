@@ -1,0 +1,6 @@
+"""Latent factor models on the CPU: exact ALS and deterministic parallel SGD for sparse matrices."""
+
+from lfm_np._version import __version__
+from lfm_np.errors import SolverError
+
+__all__ = ["SolverError", "__version__"]

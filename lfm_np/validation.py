@@ -1,0 +1,261 @@
+"""Every check of every argument. The only module that raises for bad input.
+
+Kernels index without bounds checks, so nothing reaches one before it has passed here. A message names the argument,
+what was given and what is allowed. The caller's arrays are never changed: a matrix that needs sorting, summing or a
+new dtype is copied.
+"""
+
+from __future__ import annotations
+
+import numbers
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+IntArray = np.ndarray
+_SHOWN = 60
+
+
+def shown(value: Any) -> str:
+    """A short repr for messages."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+# ---- scalars --------------------------------------------------------------------------------------------------------
+
+
+def check_int(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """``value`` as an int in [low, high]. Booleans and fractions are refused."""
+    allowed = f"an integer ≥ {low}" if high is None else f"an integer from {low} to {high}"
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be {allowed}, got {shown(value)} of type {type(value).__name__}")
+    if value < low or (high is not None and value > high):
+        raise ValueError(f"{name} must be {allowed}, got {shown(value)}")
+    return int(value)
+
+
+def check_float(
+    name: str, value: Any, low: float = -np.inf, high: float = np.inf, *, open_low: bool = False, open_high: bool = False
+) -> float:
+    """``value`` as a finite float in the interval, which is closed unless said otherwise."""
+    allowed = f"a finite number in {'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be {allowed}, got {shown(value)} of type {type(value).__name__}")
+    number = float(value)
+    inside = (low < number if open_low else low <= number) and (number < high if open_high else number <= high)
+    if not np.isfinite(number) or not inside:
+        raise ValueError(f"{name} must be {allowed}, got {shown(value)}")
+    return number
+
+
+def check_bool(name: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {shown(value)} of type {type(value).__name__}")
+    return bool(value)
+
+
+def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
+    """``value`` if it is one of ``choices``. True is not 1 here."""
+    for choice in choices:
+        if type(choice) is type(value) and choice == value:
+            return choice
+    raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {shown(value)}")
+
+
+def check_dtype(name: str, value: Any) -> np.dtype:
+    """float32 or float64, given as dtype, type or string."""
+    try:
+        dtype = np.dtype(value)
+    except TypeError:
+        raise TypeError(f"{name} must be float32 or float64, got {shown(value)}") from None
+    if dtype not in (np.float32, np.float64) or not dtype.isnative:
+        raise ValueError(f"{name} must be float32 or float64 in native byte order, got {shown(value)}")
+    return dtype
+
+
+def check_num_threads(value: Any) -> int:
+    """Threads to use; None takes the cores this process may use."""
+    if value is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return check_int("num_threads", value, 1, 1024)
+
+
+def check_random_state(value: Any) -> np.random.Generator:
+    """A Generator from None, int, SeedSequence, Generator or RandomState. NumPy's global state is never used."""
+    if value is None or isinstance(value, (np.random.SeedSequence, np.random.Generator)):
+        return np.random.default_rng(value)
+    if isinstance(value, np.random.RandomState):
+        return np.random.default_rng(value.randint(0, 2**32, size=4, dtype=np.uint32))
+    if isinstance(value, numbers.Integral) and not isinstance(value, (bool, np.bool_)):
+        if value < 0:
+            raise ValueError(f"random_state must not be negative, got {value}")
+        return np.random.default_rng(int(value))
+    raise TypeError(
+        "random_state must be None, an integer, a SeedSequence, a Generator or a RandomState, "
+        f"got {shown(value)} of type {type(value).__name__}"
+    )
+
+
+def check_callback(value: Any) -> None:
+    if value is not None and not callable(value):
+        raise TypeError(f"callback must be callable as callback(record, factors), got {shown(value)}")
+
+
+# ---- ids ------------------------------------------------------------------------------------------------------------
+
+
+def check_ids(name: str, ids: Any, size: int) -> np.ndarray:
+    """Row numbers as an int64 array of shape (N,) (a scalar gives one element), each in [0, size)."""
+    array = np.asarray(ids)
+    if array.size == 0 and array.dtype == np.float64:
+        array = array.astype(np.int64)  # np.asarray([]) is float64
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
+    if array.ndim > 1:
+        raise ValueError(f"{name} must be a scalar or one-dimensional, got shape {array.shape}")
+    array = np.atleast_1d(array)
+    if array.size:
+        low, high = array.min(), array.max()
+        if low < 0 or high >= size:
+            raise ValueError(f"{name} must be from 0 to {size - 1}, got {low if low < 0 else high}")
+    return np.ascontiguousarray(array, dtype=np.int64)
+
+
+# ---- matrices -------------------------------------------------------------------------------------------------------
+
+
+def check_matrix(
+    name: str,
+    X: Any,
+    *,
+    shape: tuple[int | None, int | None] = (None, None),
+    zeros: str = "drop",
+    duplicates: str = "sum",
+    negative: bool = False,
+    dtype: Any = np.float32,
+) -> sp.csr_array:
+    """``X`` as canonical CSR: sorted, no duplicates, int32 or int64 indices, values of ``dtype``.
+
+    Shares the caller's arrays where they are canonical already and copies otherwise; never writes to them.
+
+    Parameters
+    ----------
+    X : scipy.sparse matrix or array of any format, or anything with a ``matrix`` attribute (Interactions)
+    shape : (int or None, int or None)
+        Required numbers of rows and columns; None allows any.
+    zeros : {"drop", "keep"}
+        A stored zero counts as absent, or is a value.
+    duplicates : {"sum", "refuse"}
+    negative : bool
+        Whether negative values are allowed.
+    dtype : dtype
+        float32 or float64.
+
+    Raises
+    ------
+    TypeError
+        Not a sparse matrix, or values that are not numbers.
+    ValueError
+        Indices out of range or inconsistent with indptr, wrong shape, non-finite or forbidden values.
+    """
+    X = getattr(X, "matrix", X)
+    if not sp.issparse(X):
+        raise TypeError(
+            f"{name} must be a scipy.sparse matrix or Interactions, got {type(X).__name__}; "
+            "a dense array is wrapped with scipy.sparse.csr_array(array)"
+        )
+    if X.ndim != 2:
+        raise ValueError(f"{name} must have two dimensions, got shape {X.shape}")
+    if X.dtype.kind not in "biuf" or X.dtype.itemsize > 8:
+        raise TypeError(f"{name} must hold real numbers, got dtype {X.dtype}")
+    for axis, want in zip(("rows", "columns"), shape):
+        have = X.shape[0] if axis == "rows" else X.shape[1]
+        if want is not None and have != want:
+            raise ValueError(f"{name} must have {want} {axis}, got {have} (shape {X.shape})")
+    csr = _wrap(name, X)
+    csr = _canonical(name, csr, zeros, duplicates)
+    _check_values(name, csr, negative)
+    with np.errstate(over="ignore"):
+        data = csr.data.astype(dtype, copy=False)
+    if data is not csr.data:
+        if np.dtype(dtype) == np.float32 and not np.isfinite(data).all():
+            raise ValueError(f"{name} has a value too large for float32: {shown(float(np.abs(csr.data).max()))}")
+        csr = _share(data, csr.indices, csr.indptr, csr.shape)
+    return csr
+
+
+def _share(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: tuple[int, int]) -> sp.csr_array:
+    """A csr_array over these very arrays (scipy's constructor may recast indptr and indices)."""
+    csr = sp.csr_array(shape, dtype=data.dtype)
+    csr.data, csr.indices, csr.indptr = data, indices, indptr
+    return csr
+
+
+def _wrap(name: str, X: Any) -> sp.csr_array:
+    """The structure checked in full on an object that shares X's arrays."""
+    try:
+        if X.format == "csr":
+            csr = _share(np.asarray(X.data), np.asarray(X.indices), np.asarray(X.indptr), X.shape)
+        else:
+            if X.format in ("csc", "bsr"):
+                X.check_format(full_check=True)
+            csr = X.tocsr()
+            csr = _share(csr.data, csr.indices, csr.indptr, csr.shape)
+        for part, array in (("indices", csr.indices), ("indptr", csr.indptr)):
+            if array.dtype.kind not in "iu" or array.ndim != 1:
+                raise ValueError(f"{part} must be a one-dimensional integer array")
+        if csr.data.ndim != 1:
+            raise ValueError("data must be one-dimensional")
+        if len(csr.data) < csr.indptr[-1] or len(csr.indices) < csr.indptr[-1]:
+            raise ValueError("indptr points past the end of indices and data")
+        checked = _share(csr.data, csr.indices, csr.indptr, csr.shape)
+        checked.check_format(full_check=True)
+    except (ValueError, IndexError, TypeError) as error:
+        raise ValueError(f"{name} is not a valid sparse matrix: {error}") from None
+    stored = int(csr.indptr[-1])
+    return _share(csr.data[:stored], csr.indices[:stored], csr.indptr, csr.shape)
+
+
+def _canonical(name: str, csr: sp.csr_array, zeros: str, duplicates: str) -> sp.csr_array:
+    probe = _share(csr.data, csr.indices, csr.indptr, csr.shape)  # scipy caches flags on the object it looks at
+    drop = zeros == "drop" and csr.nnz and not np.all(csr.data)
+    if probe.has_canonical_format and not drop:
+        return csr
+    copy = _share(csr.data.copy(), csr.indices.copy(), csr.indptr.copy(), csr.shape)
+    copy.sort_indices()
+    if not copy.has_canonical_format:
+        if duplicates == "refuse":
+            raise ValueError(
+                f"{name} stores a cell more than once; say how to combine them with "
+                'lfm_np.to_csr(…, duplicates="last" | "mean" | "sum" | "max")'
+            )
+        if copy.data.dtype.kind in "bui":
+            copy.data = copy.data.astype(np.float64)  # a sum must not wrap around
+        copy.sum_duplicates()
+    if zeros == "drop":
+        copy.eliminate_zeros()
+    return copy
+
+
+def _check_values(name: str, csr: sp.csr_array, negative: bool) -> None:
+    if csr.nnz == 0:
+        return
+    if csr.data.dtype.kind == "f":
+        bad = ~np.isfinite(csr.data)
+        if bad.any():
+            raise ValueError(f"{name} has a non-finite value in row {_row_of(csr, bad)}; drop such cells or give them a value")
+    if not negative and csr.data.dtype.kind in "fi":
+        bad = csr.data < 0
+        if bad.any():
+            raise ValueError(
+                f"{name} has a negative value in row {_row_of(csr, bad)}; values are confidences, which are ≥ 0 "
+                '(ratings of any sign: weighting="ratings" or losses.Squared)'
+            )
+
+
+def _row_of(csr: sp.csr_array, bad: np.ndarray) -> int:
+    return int(np.searchsorted(csr.indptr, int(np.argmax(bad)), side="right") - 1)
