@@ -2,5 +2,6 @@
 
 from lfm_np._version import __version__
 from lfm_np.errors import SolverError
+from lfm_np.factors import Factors, Status
 
-__all__ = ["SolverError", "__version__"]
+__all__ = ["Factors", "SolverError", "Status", "__version__"]

@@ -39,7 +39,13 @@ def check_int(name: str, value: Any, low: int, high: int | None = None) -> int:
 
 
 def check_float(
-    name: str, value: Any, low: float = -np.inf, high: float = np.inf, *, open_low: bool = False, open_high: bool = False
+    name: str,
+    value: Any,
+    low: float = -np.inf,
+    high: float = np.inf,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
 ) -> float:
     """``value`` as a finite float in the interval, which is closed unless said otherwise."""
     allowed = f"a finite number in {'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
@@ -247,7 +253,9 @@ def _check_values(name: str, csr: sp.csr_array, negative: bool) -> None:
     if csr.data.dtype.kind == "f":
         bad = ~np.isfinite(csr.data)
         if bad.any():
-            raise ValueError(f"{name} has a non-finite value in row {_row_of(csr, bad)}; drop such cells or give them a value")
+            raise ValueError(
+                f"{name} has a non-finite value in row {_row_of(csr, bad)}; drop such cells or give them a value"
+            )
     if not negative and csr.data.dtype.kind in "fi":
         bad = csr.data < 0
         if bad.any():
@@ -259,3 +267,46 @@ def _check_values(name: str, csr: sp.csr_array, negative: bool) -> None:
 
 def _row_of(csr: sp.csr_array, bad: np.ndarray) -> int:
     return int(np.searchsorted(csr.indptr, int(np.argmax(bad)), side="right") - 1)
+
+
+# ---- factors --------------------------------------------------------------------------------------------------------
+
+
+def check_dense(name: str, array: Any, ndim: int, dtype: np.dtype | None = None) -> np.ndarray:
+    """A read-only C-contiguous view (a copy only where needed) of a finite real array; ``dtype`` casts it."""
+    array = np.asarray(array)
+    if array.ndim != ndim:
+        raise ValueError(f"{name} must have {ndim} dimension{'s' * (ndim > 1)}, got shape {array.shape}")
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    if dtype is None:
+        dtype = np.dtype(np.float32 if array.dtype.kind == "f" and array.dtype.itemsize <= 4 else np.float64)
+    with np.errstate(over="ignore"):
+        view = np.ascontiguousarray(array, dtype=dtype).view()
+    if not np.isfinite(view).all():
+        raise ValueError(f"{name} has a non-finite value (or one too large for {dtype})")
+    view.flags.writeable = False
+    return view
+
+
+def check_factors(user_factors: Any, item_factors: Any) -> tuple[np.ndarray, np.ndarray]:
+    """U and V as read-only C-contiguous arrays of one dtype and one k."""
+    U = check_dense("user_factors", user_factors, 2)
+    V = check_dense("item_factors", item_factors, 2)
+    if U.dtype != V.dtype:
+        raise TypeError(f"user_factors and item_factors must have one dtype, got {U.dtype} and {V.dtype}")
+    if U.shape[1] != V.shape[1]:
+        raise ValueError(
+            f"user_factors and item_factors must have the same number of columns, got shapes {U.shape} and {V.shape}"
+        )
+    return U, V
+
+
+def check_bias(name: str, bias: Any, size: int, dtype: np.dtype) -> np.ndarray | None:
+    """None, or a read-only vector of ``size`` values of ``dtype``."""
+    if bias is None:
+        return None
+    vector = check_dense(name, bias, 1, dtype)
+    if len(vector) != size:
+        raise ValueError(f"{name} must have {size} values, got {len(vector)}")
+    return vector

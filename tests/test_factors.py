@@ -1,0 +1,98 @@
+"""Factors: an immutable value with checked arrays."""
+
+import copy
+import dataclasses
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+from lfm_np import Factors, Status
+
+pytestmark = pytest.mark.small
+
+
+def model(dtype=np.float32, biases=True):
+    rng = np.random.default_rng(3)
+    bias = {"user_bias": rng.normal(size=5), "item_bias": rng.normal(size=7), "global_bias": 0.25} if biases else {}
+    return Factors(
+        rng.normal(size=(5, 3)).astype(dtype),
+        rng.normal(size=(7, 3)).astype(dtype),
+        history=[{"iteration": 1, "objective": 2.5}],
+        status=Status.CONVERGED,
+        params={"factors": 3},
+        **bias,
+    )
+
+
+def arrays(factors):
+    return [factors.user_factors, factors.item_factors, factors.user_bias, factors.item_bias]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_arrays_are_read_only_contiguous_and_of_one_dtype(dtype):
+    for array in arrays(model(dtype)):
+        assert array.dtype == dtype
+        assert array.flags.c_contiguous
+        assert not array.flags.writeable
+
+
+def test_the_callers_arrays_stay_writable_and_are_shared():
+    U, V = np.ones((4, 2), np.float32), np.ones((3, 2), np.float32)
+    factors = Factors(U, V)
+    assert U.flags.writeable
+    assert np.shares_memory(U, factors.user_factors)
+
+
+def test_non_contiguous_arrays_are_copied():
+    U = np.asfortranarray(np.arange(6.0).reshape(3, 2))
+    factors = Factors(U, np.ones((2, 2)))
+    np.testing.assert_array_equal(factors.user_factors, U)
+
+
+def test_attributes_cannot_be_assigned():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        model().status = Status.STOPPED
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda f: pickle.loads(pickle.dumps(f))])
+def test_copy_and_pickle_keep_everything_and_read_only(clone):
+    factors = model()
+    twin = clone(factors)
+    for mine, its in zip(arrays(factors), arrays(twin)):
+        np.testing.assert_array_equal(mine, its)
+        assert not its.flags.writeable
+        assert not np.shares_memory(mine, its)
+    assert (twin.global_bias, twin.history, twin.status, twin.params) == (
+        factors.global_bias,
+        factors.history,
+        factors.status,
+        factors.params,
+    )
+
+
+def test_status_is_a_string_and_may_be_given_as_one():
+    assert json.dumps(Status.CONVERGED) == '"converged"'
+    assert Factors(np.ones((1, 1)), np.ones((1, 1)), status="stopped").status is Status.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [
+        ({"user_factors": np.ones(3)}, ValueError, "user_factors must have 2 dimensions"),
+        ({"user_factors": np.ones((3, 4))}, ValueError, "same number of columns"),
+        ({"user_factors": np.ones((3, 2), np.float32)}, TypeError, "one dtype"),
+        ({"item_factors": np.array([["a", "b"]])}, TypeError, "item_factors must hold real numbers"),
+        ({"item_factors": np.array([[1.0, np.nan]])}, ValueError, "item_factors has a non-finite value"),
+        ({"item_factors": np.ones((2, 2), complex)}, TypeError, "real numbers"),
+        ({"user_bias": np.ones(2)}, ValueError, "user_bias must have 3 values"),
+        ({"item_bias": [np.inf, 0]}, ValueError, "item_bias has a non-finite value"),
+        ({"global_bias": "much"}, TypeError, "global_bias"),
+        ({"status": "unheard of"}, ValueError, "unheard of"),
+    ],
+)
+def test_bad_input_is_named(changes, error, says):
+    good = {"user_factors": np.ones((3, 2)), "item_factors": np.ones((2, 2))}
+    with pytest.raises(error, match=says):
+        Factors(**(good | changes))
