@@ -1,7 +1,18 @@
 """Latent factor models on the CPU: exact ALS and deterministic parallel SGD for sparse matrices."""
 
+from lfm_np import datasets
 from lfm_np._version import __version__
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
+from lfm_np.interactions import Interactions, build_dict, to_csr
 
-__all__ = ["Factors", "SolverError", "Status", "__version__"]
+__all__ = [
+    "Factors",
+    "Interactions",
+    "SolverError",
+    "Status",
+    "__version__",
+    "build_dict",
+    "datasets",
+    "to_csr",
+]

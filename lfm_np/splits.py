@@ -1,0 +1,66 @@
+"""Which cells of a matrix are held out: masks over the cells of a CSR matrix, in the order of its data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lfm_np import validation as check
+
+
+def random_cells(indptr: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
+    """``fraction`` of every row's cells, rounded at random to keep the mean, at most all but one; shape (nnz,)."""
+    counts = np.diff(indptr).astype(np.int64)
+    held = np.floor(counts * fraction + rng.random(len(counts))).astype(np.int64)
+    held = np.minimum(held, np.maximum(counts - 1, 0))
+    rows = np.repeat(np.arange(len(counts)), counts)
+    return _first_of_each_row(indptr, np.lexsort((rng.random(len(rows)), rows)), held)
+
+
+def last_cells(indptr: np.ndarray, timestamps: np.ndarray, n: int) -> np.ndarray:
+    """The ``n`` latest cells of every row, at most all but one; later columns break ties."""
+    counts = np.diff(indptr).astype(np.int64)
+    rows = np.repeat(np.arange(len(counts)), counts)
+    latest_first = np.lexsort((np.arange(len(rows)), timestamps, rows))[::-1]
+    # reversed, the rows run backwards too: reverse their offsets as well
+    test = _first_of_each_row(len(rows) - indptr[::-1], latest_first, np.minimum(n, np.maximum(counts - 1, 0))[::-1])
+    return test
+
+
+def _first_of_each_row(indptr: np.ndarray, order: np.ndarray, held: np.ndarray) -> np.ndarray:
+    """A mask of the first ``held[r]`` cells of every row r, where ``order`` lists the cells row by row."""
+    counts = np.diff(indptr)
+    rank = np.arange(len(order)) - np.repeat(indptr[:-1], counts)
+    test = np.zeros(len(order), np.bool_)
+    test[order[rank < np.repeat(held, counts)]] = True
+    return test
+
+
+def late_cells(timestamps: np.ndarray, fraction: float, at: Any = None) -> np.ndarray:
+    """Every cell at ``at`` or later; without it the largest set of latest cells within ``fraction`` of all."""
+    if at is not None:
+        dated = timestamps.dtype.kind == "M"
+        return timestamps >= (np.datetime64(at) if dated else check.check_float("at", at))
+    wanted = int(np.floor(fraction * len(timestamps)))
+    if wanted == 0:
+        return np.zeros(len(timestamps), np.bool_)
+    cut = len(timestamps) - wanted - 1
+    return timestamps > np.partition(timestamps, cut)[cut]
+
+
+def unknown(timestamps: np.ndarray) -> np.ndarray:
+    """Where the time is NaN or NaT."""
+    return np.isnat(timestamps) if timestamps.dtype.kind == "M" else np.isnan(timestamps)
+
+
+def known_times(timestamps: np.ndarray | None) -> np.ndarray:
+    """``timestamps`` if every cell has one."""
+    if timestamps is None:
+        raise ValueError("these interactions have no timestamps; split them by='random'")
+    absent = int(unknown(timestamps).sum())
+    if absent:
+        raise ValueError(
+            f"{absent} of {len(timestamps)} timestamps are unknown; select the others first, or split by='random'"
+        )
+    return timestamps

@@ -1,0 +1,334 @@
+"""build_dict, to_csr, Interactions and their splits against plain loops."""
+
+import pickle
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lfm_np
+from lfm_np import Interactions, build_dict, to_csr
+from tests import oracles_data as oracle
+from tests.strategies import DUPLICATES, records
+
+pytestmark = pytest.mark.small
+
+
+def as_dict(X):
+    rows = np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
+    return {(i, j): v for i, j, v in zip(rows.tolist(), X.indices.tolist(), X.data.tolist())}
+
+
+def sample(seed=0, times=True):
+    """60 records with string and negative integer ids, no repeats."""
+    rng = np.random.default_rng(seed)
+    cells = rng.choice(12 * 9, size=60, replace=False)
+    users = np.array([f"user {k:02}" for k in range(12)])[cells // 9]
+    timestamps = rng.integers(0, 25, 60) if times else None
+    return Interactions.from_arrays(users, cells % 9 * 10 - 40, rng.integers(1, 6, 60), timestamps)
+
+
+# ---- build_dict -----------------------------------------------------------------------------------------------------
+
+
+@given(records())
+def test_build_dict_equals_the_loop(drawn):
+    pairs, _ = drawn
+    found = build_dict(pairs)
+    assert {i: js.tolist() for i, js in found.items()} == oracle.build_dict(pairs)
+    assert list(found) == sorted(found)
+    assert all(type(i) is int for i in found)
+
+
+def test_build_dict_takes_lists_and_leaves_its_input_alone():
+    pairs = np.array([(3, 1), (0, 2), (3, 0)])
+    before = pairs.copy()
+    assert [js.tolist() for js in build_dict(pairs.tolist()).values()] == [[2], [0, 1]]
+    build_dict(pairs)[3]
+    np.testing.assert_array_equal(pairs, before)
+    assert build_dict([]) == {}
+    assert build_dict(np.zeros((0, 2), np.int32)) == {}
+
+
+@pytest.mark.parametrize(
+    ("pairs", "error", "words"),
+    [
+        ([(0, -1)], ValueError, "negative"),
+        ([(0.5, 1)], TypeError, "integers"),
+        ([(0, 1, 2)], ValueError, r"shape \(N, 2\)"),
+        ([1, 2], ValueError, r"shape \(N, 2\)"),
+        ([(0, 1), (2,)], ValueError, "unequal"),
+        ([("a", "b")], TypeError, "ids of any kind"),
+        (np.zeros((3, 2), bool), TypeError, "bool"),
+    ],
+)
+def test_bad_pairs_are_refused(pairs, error, words):
+    for function in (build_dict, to_csr):
+        with pytest.raises(error, match=words):
+            function(pairs)
+
+
+# ---- to_csr ---------------------------------------------------------------------------------------------------------
+
+
+@given(records(), st.sampled_from(DUPLICATES), st.booleans())
+def test_to_csr_equals_the_loop(drawn, duplicates, valued):
+    pairs, values = drawn
+    X = to_csr(pairs, (12, 9), values if valued else None, duplicates)
+    expected = oracle.cells(pairs, values if valued else np.ones(len(pairs)), duplicates)
+    assert as_dict(X) == {pair: pytest.approx(value, rel=1e-6) for pair, (value, _) in expected.items()}
+    assert X.shape == (12, 9)
+    assert X.dtype == np.float32
+    assert isinstance(X, sp.csr_array)
+    assert X.indices.dtype == X.indptr.dtype == np.int32
+    X.check_format(full_check=True)
+    assert sp.csr_array((X.data, X.indices, X.indptr), shape=X.shape).has_canonical_format
+
+
+def test_to_csr_finds_the_shape_and_keeps_zeros():
+    X = to_csr([(2, 0), (0, 3)], values=[0, 1])
+    assert X.shape == (3, 4)
+    assert X.nnz == 2
+    assert to_csr([]).shape == (0, 0)
+    assert to_csr([], shape=(4, 2)).shape == (4, 2)
+
+
+def test_sums_are_accumulated_in_float64():
+    tiny = 2.0**-24
+    assert to_csr([(0, 0)] * 9, values=[1.0] + [tiny] * 8).data[0] == np.float32(1 + 8 * tiny)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"shape": (1, 5)}, ValueError, "shape has 1 rows, but pairs go up to 1"),
+        ({"shape": (5, 2)}, ValueError, "shape has 2 columns, but pairs go up to 2"),
+        ({"shape": 5}, TypeError, "pair"),
+        ({"shape": (2.0, 3)}, TypeError, "integer"),
+        ({"shape": (2**31, 3)}, ValueError, "2147483647"),
+        ({"values": [1.0]}, ValueError, "one entry for each of the 2 records"),
+        ({"values": [1.0, np.nan]}, ValueError, "nan in record 1"),
+        ({"values": [np.inf, 1.0]}, ValueError, "inf in record 0"),
+        ({"values": [1e39, 1.0]}, ValueError, "float32"),
+        ({"values": ["a", "b"]}, TypeError, "real numbers"),
+        ({"values": [[1.0], [2.0]]}, ValueError, "one-dimensional"),
+        ({"duplicates": "first"}, ValueError, "'sum', 'last', 'mean', 'max', 'error'"),
+    ],
+)
+def test_bad_arguments_of_to_csr(options, error, words):
+    with pytest.raises(error, match=words):
+        to_csr([(0, 0), (1, 2)], **options)
+
+
+def test_repeated_pairs_can_be_an_error_and_must_not_overflow():
+    assert to_csr([(1, 1), (0, 1)], duplicates="error").nnz == 2
+    with pytest.raises(ValueError, match=r"pair \(4, 7\) occurs more than once"):
+        to_csr([(1, 1), (4, 7), (0, 0), (4, 7)], duplicates="error")
+    with pytest.raises(ValueError, match="add up to more than float32"):
+        to_csr([(0, 0), (0, 0)], values=[3e38, 3e38])
+
+
+# ---- Interactions ---------------------------------------------------------------------------------------------------
+
+
+@given(records(), st.sampled_from(DUPLICATES), st.randoms(use_true_random=False))
+def test_from_arrays_equals_the_loop(drawn, duplicates, random):
+    pairs, values = drawn
+    times = np.array([random.choice([np.nan, 0.0, 1.0, 2.0]) for _ in values])
+    data = Interactions.from_arrays(pairs[:, 0], pairs[:, 1], values, times, duplicates=duplicates)
+    assert data.users.tolist() == sorted(set(pairs[:, 0].tolist()))
+    assert data.items.tolist() == sorted(set(pairs[:, 1].tolist()))
+    expected = oracle.cells(pairs, values, duplicates, times)
+    named = {(int(data.users[i]), int(data.items[j])): v for (i, j), v in as_dict(data.matrix).items()}
+    assert named == {pair: pytest.approx(value, rel=1e-6) for pair, (value, _) in expected.items()}
+    np.testing.assert_array_equal(data.timestamps, [expected[pair][1] for pair in sorted(expected)])
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        np.array([5, 3, 5, 9]),
+        np.array([-(2**62), 2**62, 0, 2**62]),
+        np.array([250, 3, 250, 0], np.uint8),
+        np.array(["b", "a", "b", "ä"]),
+        np.array(["b", "a", "b", "c"], object),
+        np.array(["2020-01-02", "2019-05-05", "2020-01-02", "2021-01-01"], "M8[D]"),
+        [1.5, -2.0, 1.5, 0.0],
+    ],
+)
+def test_ids_of_any_kind_lead_to_rows_and_back(ids):
+    data = Interactions.from_arrays(ids, [0, 0, 1, 1])
+    assert data.users.tolist() == sorted(set(np.asarray(ids).tolist()))
+    assert data.users.dtype == np.asarray(ids).dtype
+    rows = data.rows_of(ids)
+    assert data.user_ids(rows).tolist() == np.asarray(ids).tolist()
+    np.testing.assert_array_equal(data.rows_of(data.users), np.arange(3))
+    assert data.matrix[rows[1], 0] == 1
+
+
+def test_ids_need_not_ascend():
+    data = Interactions(sp.csr_array(np.eye(3)), users=["z", "a", "m"], items=[7, -1, 3])
+    assert data.rows_of(["a", "z"]).tolist() == [1, 0]
+    assert data.columns_of(3).tolist() == [2]
+    assert data.item_ids([[2, 0]]).tolist() == [[3, 7]]
+
+
+def test_padding_is_never_taken_for_the_last_item():
+    data = sample()
+    with pytest.raises(ValueError, match="from 0 to 8, got -1"):
+        data.item_ids([0, -1])
+    assert data.item_ids([0, -1], missing=-999).tolist() == [-40, -999]
+    assert data.item_ids([1], missing=-999).tolist() == [-30]
+
+
+def test_unknown_ids_are_named():
+    data = sample()
+    with pytest.raises(ValueError, match=r"items has no id 41 \(1 of 2 unknown\)"):
+        data.columns_of([40, 41])
+    with pytest.raises(TypeError, match="got dtype int64"):
+        data.rows_of([1])
+    assert data.rows_of([]).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        (([1, 2], [1]), ValueError, "items must have one entry"),
+        (([1, np.nan], [1, 2]), ValueError, "users must not be missing"),
+        (([1, None], [1, 2]), TypeError, "one sortable kind, got NoneType, int"),
+        ((np.array(["NaT"], "M8[s]"), [1]), ValueError, "NaT"),
+        (([[1]], [1]), ValueError, "one-dimensional"),
+        (([1j], [1]), TypeError, "complex"),
+        (([1, 2], [1, 2], [np.inf, 1]), ValueError, "inf in record 0"),
+        (([1, 2], [1, 2], None, ["a", "b"]), TypeError, "timestamps must be"),
+        (([1, 2], [1, 2], None, [1]), ValueError, "timestamps must have one entry"),
+    ],
+)
+def test_bad_records(arguments, error, words):
+    with pytest.raises(error, match=words):
+        Interactions.from_arrays(*arguments)
+
+
+def test_bad_parts():
+    eye = sp.csr_array(np.eye(2))
+    with pytest.raises(ValueError, match="users must be distinct ids, got 5"):
+        Interactions(eye, [5, 5], [1, 2])
+    with pytest.raises(ValueError, match="items must have one id for each of the 2"):
+        Interactions(eye, [5, 6], [1])
+    with pytest.raises(ValueError, match="one entry for each of the 2"):
+        Interactions(eye, [5, 6], [1, 2], [0])
+    unsorted = sp.csr_array((np.ones(2), [1, 0], [0, 2, 2]), shape=(2, 2))
+    assert Interactions(unsorted, [5, 6], [1, 2]).matrix.indices.tolist() == [0, 1]
+    assert unsorted.indices.tolist() == [1, 0]
+    with pytest.raises(ValueError, match="canonical CSR"):
+        Interactions(unsorted, [5, 6], [1, 2], [0, 1])
+
+
+def test_unknown_values_are_kept_and_solvers_can_tell():
+    data = Interactions.from_arrays([0, 0, 1], [0, 1, 1], [3.0, np.nan, 5.0])
+    assert np.isnan(data.matrix.data).sum() == 1
+    with pytest.raises(ValueError, match="non-finite value in row 0"):
+        lfm_np.validation.check_matrix("X", data)
+    assert data.select(~np.isnan(data.matrix.data)).matrix.nnz == 2
+    assert data.binarize().matrix.data.tolist() == [1, 1, 1]
+    assert data.binarize(4).matrix.nnz == 1
+
+
+def test_it_is_immutable_and_survives_pickling():
+    data = sample()
+    with pytest.raises(AttributeError):
+        data.users = data.items
+    with pytest.raises(ValueError, match="read-only"):
+        data.users[0] = "x"
+    copy = pickle.loads(pickle.dumps(data))
+    assert repr(copy) == repr(data) == "Interactions(12 users × 9 items, 60 cells, with timestamps)"
+    np.testing.assert_array_equal(copy.rows_of(data.users), np.arange(12))
+
+
+# ---- splits ---------------------------------------------------------------------------------------------------------
+
+SPLITS = [
+    {"by": "random", "random_state": 3},
+    {"by": "last"},
+    {"by": "last", "n": 3},
+    {"by": "time"},
+    {"by": "time", "at": 12},
+]
+
+
+@pytest.mark.parametrize("options", SPLITS)
+def test_a_split_is_a_partition_over_the_same_ids_and_repeats(options):
+    data = sample()
+    train, test = data.split(**options)
+    assert 0 < test.matrix.nnz < 60
+    assert as_dict(train.matrix).keys() & as_dict(test.matrix).keys() == set()
+    assert as_dict(train.matrix) | as_dict(test.matrix) == as_dict(data.matrix)
+    for part in (train, test):
+        assert part.users.tolist() == data.users.tolist()
+        assert part.items.tolist() == data.items.tolist()
+        times = dict(zip(as_dict(data.matrix), data.timestamps.tolist()))
+        assert part.timestamps.tolist() == [times[pair] for pair in as_dict(part.matrix)]
+    again = data.split(**options)[1]
+    np.testing.assert_array_equal(again.matrix.toarray(), test.matrix.toarray())
+
+
+@given(st.integers(0, 2**32), st.floats(0.01, 0.99))
+def test_random_split_takes_each_users_share(seed, fraction):
+    data = sample(seed % 7)
+    train, test = data.split(test_fraction=fraction, random_state=seed)
+    counts = np.diff(data.matrix.indptr)
+    held = np.diff(test.matrix.indptr)
+    assert np.all(np.diff(train.matrix.indptr)[counts > 0] >= 1)
+    assert np.all(held <= np.ceil(counts * fraction))
+    assert np.all(held >= np.minimum(np.floor(counts * fraction), counts - 1))
+
+
+def test_random_split_is_unbiased():
+    data = Interactions.from_arrays(np.repeat(np.arange(20_000), 3), np.tile(np.arange(3), 20_000))
+    _, test = data.split(test_fraction=0.2, random_state=0)
+    assert test.matrix.nnz / 60_000 == pytest.approx(0.2, abs=0.01)
+    np.testing.assert_allclose(np.bincount(test.matrix.indices) / 20_000, 0.2, atol=0.015)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("n", [1, 2, 20])
+def test_last_out_equals_the_loop(seed, n):
+    data = sample(seed)
+    rows = np.repeat(np.arange(12), np.diff(data.matrix.indptr)).tolist()
+    expected = oracle.last_out(rows, data.matrix.indices.tolist(), data.timestamps.tolist(), n)
+    assert set(as_dict(data.split("last", n=n)[1].matrix)) == expected
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.1, 0.2, 0.5, 0.97])
+@pytest.mark.parametrize("seed", range(5))
+def test_global_time_equals_the_loop(seed, fraction):
+    data = sample(seed)
+    train, test = data.split("time", test_fraction=fraction)
+    flags = oracle.late(data.timestamps.tolist(), fraction)
+    assert list(as_dict(test.matrix)) == [pair for pair, flag in zip(as_dict(data.matrix), flags) if flag]
+    if test.matrix.nnz:
+        assert train.timestamps.max() < test.timestamps.min()
+
+
+def test_dates_split_too():
+    dates = np.array(["2024-01-01", "2024-02-01", "2024-03-01"], "M8[D]")
+    data = Interactions.from_arrays([1, 1, 1], [1, 2, 3], timestamps=dates)
+    assert data.split("time", at="2024-02-01")[1].matrix.nnz == 2
+    assert data.split("last")[1].matrix.indices.tolist() == [2]
+
+
+def test_what_cannot_be_split_says_why():
+    with pytest.raises(ValueError, match="no timestamps"):
+        sample(times=False).split("last")
+    data = Interactions.from_arrays([1, 1], [1, 2], timestamps=[1.0, np.nan])
+    with pytest.raises(ValueError, match="1 of 2 timestamps are unknown"):
+        data.split("time")
+    for options, words in [
+        ({"by": "user"}, "'random', 'last', 'time'"),
+        ({"test_fraction": 1.0}, "test_fraction"),
+        ({"by": "last", "n": 0}, "n must be an integer"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            sample().split(**options)
