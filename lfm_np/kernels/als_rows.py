@@ -8,7 +8,7 @@ Every kernel takes the same arguments:
 * ``weights`` = (d0, d1, t0, t1, a0): a cell of value x has d = c − α₀ = d0 + d1·x and t = c·p = t0 + t1·x;
 * ``shift``: subtracted from t by column (biases), or an empty array;
 * ``order``, ``lo``, ``hi``: the rows order[lo:hi], sorted by length; ``limits`` = (smallest d/|t| that is divided by,
-  largest loss of digits in a pivot); scratch arrays from `dual_scratch` or `primal_scratch`.
+  largest loss of digits in a pivot, smallest λ_u); scratch arrays from `dual_scratch` or `primal_scratch`.
 
 They write the rows X[u], status[u] (OK or UNSOLVED) and add to ``sums``: [0] the loss of the solved rows,
 Σ_Ω [c(p − s)² − α₀s²] + xᵀ(α₀YᵀY + λ_u I)x with s = Y_u x, and [1] its part Σ λ_u‖x‖². Unsolved rows add nothing.
@@ -231,7 +231,7 @@ def dual_rows(csr, Y, model, weights, shift, order, lo, hi, limits, scratch, X, 
             length = indptr[u + 1] - start
             _set_scales(energy, lam[u], scales)
             norm = _combine(Y, indices, start, start + length, cells[4], lane, scales, X, np.int64(u) * ld)
-            if not (norm < np.inf and _well_conditioned(M, n, cells[5], lane, limits[1])):
+            if not (norm < np.inf and _well_conditioned(M, n, cells[5], lane, limits[1]) and lam[u] >= limits[2]):
                 status[u] = UNSOLVED
                 continue
             loss = 0.0
@@ -338,7 +338,7 @@ def _finish_systems(model, rows, count, limits, scratch, X, status, sums):
             X[u, f] = ends[1, f * LANES + slot]
         at = np.int64(u) * ld
         norm = _dot(X, at, X, at, ld)
-        if not (norm < np.inf and _well_conditioned(R, ld, ends[0], slot, limits[1])):
+        if not (norm < np.inf and _well_conditioned(R, ld, ends[0], slot, limits[1]) and lam[u] >= limits[2]):
             status[u] = UNSOLVED
             continue
         quadratic = np.float64(lam[u]) * norm
@@ -393,16 +393,17 @@ def segment_system(csr, Y, weights, shift, start, stop, panels, targets, A, b, s
 
 
 @jit
-def heavy_rows(parts, first_part, model, rows, limits, scratch, X, status, sums):
-    """Solve up to eight rows whose segments' systems are parts[first_part[r] : first_part[r + 1]], added in order."""
+def heavy_rows(parts, first_part, model, heavy, lo, hi, limits, scratch, X, status, sums):
+    """Solve at most eight rows heavy[lo:hi]: row r is the sum of parts[first_part[r] : first_part[r + 1]], in order."""
     part_A, part_b = parts
     G, _, lam = model
     _, A, b, _, _ = scratch
     ld = G.shape[0]
-    count = rows.shape[0]
+    count = hi - lo
+    rows = heavy[lo:hi]
     for slot in range(count):
         _start_system(G, lam[rows[slot]], A, b, slot)
-        for part in range(first_part[slot], first_part[slot + 1]):
+        for part in range(first_part[lo + slot], first_part[lo + slot + 1]):
             for i in range(ld):
                 b[slot, i] += part_b[part, i]
                 for j in range(ld):

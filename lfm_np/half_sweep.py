@@ -1,0 +1,305 @@
+"""One half-sweep of exact ALS: which rows take which system, in what blocks, and running them.
+
+The plan is a function of the row lengths and k, never of the number of threads, so a half-sweep gives the same bits for
+any number of threads: blocks write their own rows, and partial sums are added in block order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from lfm_np.errors import SolverError
+from lfm_np.kernels import als_rows, dense
+from lfm_np.kernels.jit import Pool
+from lfm_np.kernels.simd import LANES, WIDTH
+
+# Measured costs of the kernels in nanoseconds (`python -m benchmarks.als_kernels`, docs/als_performance.md).
+# Only their ratios matter: they decide which system a row takes and where blocks are cut.
+DUAL_ROW, DUAL_CELL, DUAL_GRAM, DUAL_SQUARE, DUAL_CUBE = 20.0, 0.20, 0.0130, 2.0, 0.0045
+PRIMAL_CELL, PRIMAL_GRAM, PRIMAL_SQUARE, PRIMAL_CUBE = 0.35, 0.0110, 0.5, 0.0060
+GRAM_ROW, ROTATE_ROW = 0.0110, 0.0220
+
+BLOCKS = 256  # at most about this many blocks: enough to balance 64 threads
+RETRY_BYTES = 32 << 20  # memory of a chunk of rows that are solved again in float64
+PIVOT_LOSS = 1e-5  # a pivot may lose digits until eps · loss reaches this; such rows are solved again in float64
+SMALLEST_BLOCK = 400e3  # ns; handing out a block costs about 15 µs of Python
+
+
+class Weights(NamedTuple):
+    """d = c − α₀ and t = c·p of a cell of value x: d = d0 + d1·x, t = t0 + t1·x."""
+
+    d0: float
+    d1: float
+    t0: float
+    t1: float
+    a0: float
+
+
+def dual_cost(n: np.ndarray, ld: int) -> np.ndarray:
+    """Estimated ns of a row of ``n`` cells by its n × n system."""
+    return DUAL_ROW + n * ld * DUAL_CELL + n * (DUAL_SQUARE * n + DUAL_GRAM * n * ld + DUAL_CUBE * n * n)
+
+
+def primal_cost(n: np.ndarray, ld: int) -> np.ndarray:
+    """Estimated ns of a row of ``n`` cells by its k × k system."""
+    return n * ld * (PRIMAL_CELL + PRIMAL_GRAM * ld) + ld * ld * (PRIMAL_SQUARE + PRIMAL_CUBE * ld)
+
+
+@dataclass(frozen=True)
+class Side:
+    """The rows of one side, their regularisation and the plan of their half-sweep."""
+
+    csr: tuple[np.ndarray, np.ndarray, np.ndarray]  # indptr int64, indices int32 (or int64), data; read-only
+    lam: np.ndarray  # (rows,) λ_u
+    order: np.ndarray  # (rows,) int32: dual rows by length, then primal rows by length, then heavy rows
+    dual: list[tuple[int, int]]  # blocks lo, hi of ``order``
+    primal: list[tuple[int, int]]
+    heavy: np.ndarray  # rows cut into segments
+    first_segment: np.ndarray  # (heavy rows + 1,) where each heavy row's segments begin
+    segments: list[tuple[int, int, int]]  # row, first cell, last cell + 1
+    rotate: bool  # bring the other side to the basis in which its Gram matrix is diagonal
+
+    @property
+    def rows(self) -> int:
+        return len(self.lam)
+
+
+def frozen(array: np.ndarray) -> np.ndarray:
+    """A read-only view: kernels are compiled for one kind of input array."""
+    view = np.ascontiguousarray(array).view()
+    view.flags.writeable = False
+    return view
+
+
+def plan_side(csr: tuple[np.ndarray, ...], lam: np.ndarray, weights: Weights, ld: int, fixed_rows: int) -> Side:
+    """Give every row the smaller system and cut the rows into blocks of about equal cost.
+
+    The dual system needs a diagonal G, for which a tall fixed side must be rotated: that is done when it pays. A row
+    with c < α₀ somewhere has no √D and takes the primal system.
+    """
+    indptr, indices, data = (frozen(array) for array in csr)
+    indptr = frozen(indptr.astype(np.int64, copy=False))
+    lengths = np.diff(indptr)
+    dual_ns, primal_ns = dual_cost(lengths, ld), primal_cost(lengths, ld)
+    dual = dual_ns < primal_ns
+    if data.size and weights.d0 + weights.d1 * min(0.0, float(data.min())) < 0:
+        dual &= ~_rows_with_negative(weights.d0 + weights.d1 * data, indptr)
+    diagonal_is_free = weights.a0 == 0
+    saved = float((primal_ns - dual_ns)[dual].sum())
+    rotate = not diagonal_is_free and saved > ROTATE_ROW * fixed_rows * ld * ld
+    if not (rotate or diagonal_is_free):
+        dual[:] = False
+    cost = np.where(dual, dual_ns, primal_ns)
+    target = max(SMALLEST_BLOCK, cost.sum() / BLOCKS)
+    heavy = ~dual & (cost > 1.5 * target)
+    kind = np.where(heavy, 2, np.where(dual, 0, 1)).astype(np.int8)
+    order = np.lexsort((lengths, kind)).astype(np.int32 if len(lengths) < 2**31 else np.int64)
+    ends = np.cumsum(np.bincount(kind, minlength=3))
+    heavy_rows = order[ends[1] :]
+    pieces = np.ceil(cost[heavy_rows] / target).astype(np.int64)
+    segments = []
+    for row, count in zip(heavy_rows.tolist(), pieces.tolist()):
+        cuts = (indptr[row] + np.arange(count + 1) * lengths[row] // count).tolist()
+        segments += [(row, a, b) for a, b in zip(cuts[:-1], cuts[1:])]
+    return Side(
+        csr=(indptr, indices, data),
+        lam=frozen(lam),
+        order=frozen(order),
+        dual=_cut(cost[order], 0, int(ends[0]), target),
+        primal=_cut(cost[order], int(ends[0]), int(ends[1]), target),
+        heavy=frozen(heavy_rows),
+        first_segment=frozen(np.concatenate(([0], np.cumsum(pieces)))),
+        segments=segments,
+        rotate=rotate,
+    )
+
+
+def _rows_with_negative(values: np.ndarray, indptr: np.ndarray) -> np.ndarray:
+    count = np.concatenate(([0], np.cumsum(values < 0)))
+    return count[indptr[1:]] > count[indptr[:-1]]
+
+
+def _cut(cost: np.ndarray, start: int, stop: int, target: float) -> list[tuple[int, int]]:
+    """Blocks of whole groups of LANES rows, each of about ``target`` cost."""
+    if start == stop:
+        return []
+    total = np.cumsum(cost[start:stop])
+    wanted = np.arange(1, max(1, round(total[-1] / target))) * (total[-1] / max(1, round(total[-1] / target)))
+    inner = start + np.searchsorted(total, wanted) // LANES * LANES
+    edges = np.unique(np.concatenate(([start], inner, [stop])))
+    return list(zip(edges[:-1].tolist(), edges[1:].tolist()))
+
+
+# ---- running --------------------------------------------------------------------------------------------------------
+
+
+class Fixed(NamedTuple):
+    """The fixed side of a half-sweep."""
+
+    Y: np.ndarray  # (n, ld)
+    G: np.ndarray  # (ld, ld): α₀YᵀY, identity on the padding
+    energy: np.ndarray  # (ld,): its diagonal where it is diagonal
+    floor: float  # a row with λ_u below this is solved in float64
+
+
+def gram_matrix(Y: np.ndarray, pool: Pool) -> np.ndarray:
+    """YᵀY (ld × ld, float64) from fixed chunks of rows, added in order."""
+    ld = Y.shape[1]
+    step = max(1, int(SMALLEST_BLOCK / (GRAM_ROW * ld * ld)))
+    starts = range(0, len(Y), step)
+    parts = np.zeros((len(starts), ld, ld))
+    Y = frozen(Y)
+
+    def work(block: int, worker: int) -> None:
+        lo = starts[block]
+        dense.gram_rows(Y, lo, min(lo + step, len(Y)), np.empty((ld, ld), Y.dtype), parts[block])
+
+    pool.run(work, len(starts))
+    upper = np.triu(parts.sum(axis=0))
+    return upper + np.triu(upper, 1).T
+
+
+def rotated(Y: np.ndarray, Q: np.ndarray, out: np.ndarray, pool: Pool) -> np.ndarray:
+    """Write YQ to ``out`` (which may be Y) by blocks of rows."""
+    Q = Q.astype(Y.dtype)
+    step = max(1, int(SMALLEST_BLOCK / (ROTATE_ROW * Q.size)))
+
+    def work(block: int, worker: int) -> None:
+        rows = slice(block * step, (block + 1) * step)
+        out[rows] = Y[rows] @ Q
+
+    pool.run(work, -(-len(Y) // step))
+    return out
+
+
+def prepare_fixed(side: Side, Y: np.ndarray, out: np.ndarray, weights: Weights, factors: int, pool: Pool) -> Fixed:
+    """α₀YᵀY of the fixed side, and with ``side.rotate`` Y itself in the basis that makes it diagonal (into ``out``)."""
+    ld = Y.shape[1]
+    G = np.zeros((ld, ld))
+    floor = -np.inf
+    if weights.a0:
+        G[:factors, :factors] = weights.a0 * gram_matrix(Y, pool)[:factors, :factors]
+    if side.rotate:
+        values, basis = np.linalg.eigh(G[:factors, :factors])
+        values = np.maximum(values, 0)
+        Q = np.eye(ld)
+        Q[:factors, :factors] = basis
+        Y = rotated(Y, Q, out, pool)
+        G = np.diag(np.concatenate((values, np.zeros(ld - factors))))
+        floor = factors * np.finfo(Y.dtype).eps * values[-1] - values[0] if Y.dtype == np.float32 else -np.inf
+    G[range(factors, ld), range(factors, ld)] = 1
+    G = G.astype(Y.dtype)
+    return Fixed(frozen(Y), frozen(G), frozen(G.diagonal().copy()), floor)
+
+
+def solve_rows(side: Side, fixed: Fixed, weights: Weights, shift: np.ndarray, X: np.ndarray, pool: Pool) -> tuple[float, float]:
+    """Write the exact minimiser of every row to X; returns the rows' loss and Σ λ_u‖x_u‖² (float64).
+
+    A row that float32 cannot solve to about three digits is solved again in float64.
+
+    Raises
+    ------
+    SolverError
+        A row's system is singular in float64 too.
+    """
+    status = np.zeros(side.rows, np.uint8)
+    sums = _run_blocks(side, fixed, weights, shift, X, status, pool)
+    loss, penalty = sums.sum(axis=0)
+    failed = np.flatnonzero(status)
+    import os
+    if os.environ.get('DBG'): print('failed',len(failed))
+    if len(failed):
+        if X.dtype == np.float64:
+            raise _singular(failed)
+        more_loss, more_penalty = _solve_in_float64(side, fixed, weights, shift, X, failed, pool)
+        loss, penalty = loss + more_loss, penalty + more_penalty
+    return float(loss), float(penalty)
+
+
+def _solve_in_float64(
+    side: Side, fixed: Fixed, weights: Weights, shift: np.ndarray, X: np.ndarray, rows: np.ndarray, pool: Pool
+) -> np.ndarray:
+    """Solve ``rows`` again in float64, in chunks of bounded memory; returns their loss and penalty."""
+    indptr, indices, data = side.csr
+    ld = X.shape[1]
+    G = np.zeros((ld, ld))
+    if weights.a0:
+        step = RETRY_BYTES // (8 * ld)
+        for lo in range(0, len(fixed.Y), step):
+            G += weights.a0 * gram_matrix(fixed.Y[lo : lo + step].astype(np.float64), pool)
+    pad = np.flatnonzero(G.diagonal() == 0)
+    G[pad, pad] = fixed.G[pad, pad]
+    sums = np.zeros(2)
+    cells = np.cumsum(np.diff(indptr)[rows] + 1)
+    for chunk in np.split(rows, np.flatnonzero(np.diff(cells // (RETRY_BYTES // (8 * ld)))) + 1):
+        lengths = np.diff(indptr)[chunk]
+        ends = np.concatenate(([0], np.cumsum(lengths)))
+        cell = np.arange(ends[-1]) + np.repeat(indptr[chunk] - ends[:-1], lengths)
+        columns, own = np.unique(indices[cell], return_inverse=True)
+        csr = ends, own.astype(np.int32), data[cell].astype(np.float64)
+        part = plan_side(csr, side.lam[chunk].astype(np.float64), weights, ld, fixed_rows=2**62)
+        Y = fixed.Y[columns].astype(np.float64)
+        exact = Fixed(frozen(Y), frozen(G), frozen(G.diagonal().copy()), -np.inf)
+        solution, status = np.empty((len(chunk), ld)), np.zeros(len(chunk), np.uint8)
+        own_shift = frozen(shift[columns].astype(np.float64)) if len(shift) else frozen(np.empty(0))
+        sums += _run_blocks(part, exact, weights, own_shift, solution, status, pool).sum(axis=0)
+        if status.any():
+            raise _singular(chunk[status != 0])
+        with np.errstate(over="ignore"):
+            X[chunk] = solution
+        if not np.isfinite(X[chunk]).all():
+            raise _singular(chunk[~np.isfinite(X[chunk]).all(axis=1)])
+    return sums
+
+
+def _singular(rows: np.ndarray) -> SolverError:
+    return SolverError(
+        f"the normal equations of row {rows[0]} ({len(rows)} rows in all) are singular or overflow; "
+        "raise regularization, or lower alpha or factors"
+    )
+
+
+def _run_blocks(
+    side: Side, fixed: Fixed, weights: Weights, shift: np.ndarray, X: np.ndarray, status: np.ndarray, pool: Pool
+) -> np.ndarray:
+    csr, ld, dtype, weights = side.csr, X.shape[1], X.dtype, tuple(weights)
+    model = (fixed.G, fixed.energy, side.lam)
+    eps = float(np.finfo(dtype).eps)
+    limits = (1e-3, PIVOT_LOSS / eps, fixed.floor)
+    row_blocks = side.primal + side.dual
+    pieces = len(side.segments)
+    sums = np.zeros((pieces + len(row_blocks) + len(side.heavy) + pieces, 2))
+    parts = np.empty((pieces, ld, ld), dtype), np.empty((pieces, ld), dtype)
+
+    def first_pass(block: int, worker: int) -> None:
+        if block < pieces:
+            _, start, stop = side.segments[block]
+            scratch = als_rows.primal_scratch(ld, dtype)
+            als_rows.segment_system(csr, fixed.Y, weights, shift, start, stop, scratch[0], scratch[4][0], *parts, block)
+            return
+        lo, hi = row_blocks[block - pieces]
+        arguments = csr, fixed.Y, model, weights, shift, side.order, lo, hi, limits
+        if block < pieces + len(side.primal):
+            als_rows.primal_rows(*arguments, als_rows.primal_scratch(ld, dtype), X, status, sums[block])
+        else:
+            longest = side.order[hi - 1]
+            scratch = als_rows.dual_scratch(int(csr[0][longest + 1] - csr[0][longest]), ld, dtype)
+            als_rows.dual_rows(*arguments, scratch, X, status, sums[block])
+
+    def heavy_pass(block: int, worker: int) -> None:
+        lo, hi = block * LANES, min((block + 1) * LANES, len(side.heavy))
+        scratch, own = als_rows.primal_scratch(ld, dtype), sums[pieces + len(row_blocks) + block]
+        als_rows.heavy_rows(parts, side.first_segment, model, side.heavy, lo, hi, limits, scratch, X, status, own)
+
+    def loss_pass(block: int, worker: int) -> None:
+        row, start, stop = side.segments[block]
+        if status[row] == als_rows.OK:
+            als_rows.segment_loss(csr, fixed.Y, weights, shift, start, stop, row, X, sums[block - pieces])
+
+    pool.run(first_pass, pieces + len(row_blocks))
+    pool.run(heavy_pass, -(-len(side.heavy) // LANES))
+    pool.run(loss_pass, pieces)
+    return sums
