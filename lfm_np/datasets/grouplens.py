@@ -1,0 +1,244 @@
+"""MovieLens, from a local folder or from GroupLens, and its published splits.
+
+The data may be used for research only and may not be passed on: https://grouplens.org/datasets/movielens. Nothing of it
+comes with this library.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lfm_np import validation as check
+from lfm_np.errors import missing_extra
+from lfm_np.interactions import Interactions
+
+FOLDER = "LFM_NP_DATA"  # environment variable
+_SERVER = "https://files.grouplens.org/datasets/movielens"
+
+# What GroupLens publishes beside each archive as ml-NAME.zip.md5. "latest-small" is the edition of September 2018,
+# which GroupLens may replace: `checksum` is for that day.
+_CHECKSUMS = {
+    "100k": "md5:0e33842e24a9c977be4e0107933c0723",
+    "1m": "md5:c4d9eecfca2ab87c1945afe126590906",
+    "10m": "md5:ce571fd55effeba0271552578f2648bd",
+    "20m": "md5:cd245b17a1ae2cc31bb14903e1204af3",
+    "25m": "md5:6b51fb2759a8657d3bfcbfc42b592ada",
+    "32m": "md5:d472be332d4daa821edc399621853b57",
+    "latest-small": "md5:31a303aabbc519bd33d025e44d6c2570",
+}
+_SPLITS = {"100k": ("u1", "u2", "u3", "u4", "u5", "ua", "ub"), "1m": ("ncf",)}
+
+
+class Records(NamedTuple):
+    """Ratings in the order of the source's file; every array has shape (N,).
+
+    users, items : int64 ids of the source. values : float32. timestamps : float64, seconds since 1970. Values and
+    timestamps are NaN where unknown.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    values: np.ndarray
+    timestamps: np.ndarray
+
+
+class Split(NamedTuple):
+    """A published split. ``negatives``, shape (users, 99), holds columns; -1 where there is none. None without them."""
+
+    train: Interactions
+    test: Interactions
+    negatives: np.ndarray | None
+
+
+def movielens(name: str, *, checksum: str | None = None) -> Interactions:
+    """The ratings of a MovieLens data set.
+
+    Looks for ``ml-NAME.npz`` or ``ml-NAME.zip`` in the folder that the environment variable LFM_NP_DATA names, and
+    downloads the archive from GroupLens otherwise: once, verified, into the user's cache folder.
+
+    Parameters
+    ----------
+    name : {"100k", "1m", "10m", "20m", "25m", "32m", "latest-small"}
+    checksum : str, optional
+        What the download is verified against instead of the MD5 that GroupLens published, as "sha256:…" or "md5:…": for
+        "latest-small", which GroupLens may replace by a newer edition.
+
+    Returns
+    -------
+    Interactions
+        Users and items in ascending order of the source's ids; values the ratings; timestamps in seconds since 1970,
+        float64. Both are NaN where the local file does not know them.
+
+    Raises
+    ------
+    MissingExtraError
+        A download is needed and pooch is not installed.
+    OSError
+        The download failed.
+    ValueError
+        Unknown name, an archive with the wrong checksum, or a damaged file.
+
+    Notes
+    -----
+    A text archive is read at about a million ratings a second.
+
+    References
+    ----------
+    F. M. Harper, J. A. Konstan: The MovieLens Datasets: History and Context. ACM TiiS 5(4), 2015. Cite it when you use
+    the data.
+    """
+    records = movielens_records(name, checksum=checksum)
+    return Interactions.from_arrays(*records, duplicates="error")
+
+
+def movielens_records(name: str, *, checksum: str | None = None) -> Records:
+    """The ratings of `movielens` one by one, in the order of the source's file, on which some protocols rely.
+
+    Surprise's five folds of "100k", for instance, are five equal chunks of the order that
+    ``numpy.random.RandomState(0).shuffle`` gives ``numpy.arange(100_000)``.
+    """
+    check.check_choice("name", name, tuple(_CHECKSUMS))
+    path = _find(name, checksum)
+    return _from_npz(path) if path.suffix == ".npz" else _from_zip(path)
+
+
+def movielens_split(name: str, split: str) -> Split:
+    """A published split of a MovieLens data set.
+
+    Parameters
+    ----------
+    name, split : str
+        "100k" with "u1" … "u5" (five folds), "ua" or "ub" (ten ratings of each user held out), which the archive
+        contains. "1m" with "ncf": leave-one-out with 99 drawn negatives for each user, by He et al. (2017), which only
+        an ``ml-1m.npz`` with arrays ``ncf_split`` (0 or 2, 2 for test) and ``ncf_test_negatives`` contains. Ranking a
+        test item among so few negatives is a protocol to compare with old papers, not one to choose a model by
+        (Krichene and Rendle 2020).
+
+    Returns
+    -------
+    Split
+        ``train`` and ``test`` over the same users and items, and ``negatives``. A drawn negative that is the test item
+        itself became -1.
+
+    References
+    ----------
+    X. He et al.: Neural Collaborative Filtering. WWW 2017, section 4.1.
+    W. Krichene, S. Rendle: On Sampled Metrics for Item Recommendation. KDD 2020.
+    """
+    check.check_choice("name", name, tuple(_SPLITS))
+    check.check_choice("split", split, _SPLITS[name])
+    path = _find(name, None)
+    if path.suffix == ".npz":
+        records = _from_npz(path)
+        with np.load(path) as arrays:
+            key = "ncf_split" if split == "ncf" else f"{split}_test"
+            if key not in arrays:
+                raise ValueError(f"{path} has no array {key!r}")
+            held = arrays[key] != 0
+            negatives = arrays["ncf_test_negatives"] if split == "ncf" else None
+            item = arrays["item"]
+    elif split == "ncf":
+        raise ValueError(
+            f'the split "ncf" is not part of MovieLens; put an ml-1m.npz that has it into the folder ${FOLDER}'
+        )
+    else:
+        records, held, negatives, item = _from_zip(path), _held_out(path, split), None, None
+    data = Interactions.from_arrays(*records, duplicates="error")
+    rows, columns = data.rows_of(records.users), data.columns_of(records.items)
+    held = held[np.lexsort((columns, rows))]  # from the file's order to that of the cells
+    test = data.select(held)
+    if negatives is not None:
+        column_of_item = np.zeros(item.max() + 1, np.int64)
+        column_of_item[item] = columns
+        negatives = column_of_item[negatives]
+        negatives[negatives == test.matrix.indices[test.matrix.indptr[:-1], None]] = -1
+    return Split(data.select(~held), test, negatives)
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+def _find(name: str, checksum: str | None) -> Path:
+    folder = os.environ.get(FOLDER)
+    for suffix in (".npz", ".zip"):
+        if folder and (path := Path(folder) / f"ml-{name}{suffix}").is_file():
+            return path
+    return _download(name, checksum or _CHECKSUMS[name])
+
+
+def _download(name: str, checksum: str) -> Path:
+    try:
+        import pooch
+    except ImportError:
+        raise missing_extra("pooch", "io") from None
+    url = f"{_SERVER}/ml-{name}.zip"
+    remedy = f"fetch {url} yourself and put it into the folder that the environment variable {FOLDER} names"
+    try:
+        return Path(pooch.retrieve(url, checksum, fname=f"ml-{name}.zip", path=pooch.os_cache("lfm_np")))
+    except ValueError as error:
+        raise ValueError(
+            f"{error} If GroupLens has a new edition, pass its checksum: movielens(…, checksum=…)."
+        ) from None
+    except OSError as error:  # what requests raises derives from it
+        raise OSError(f"cannot download {url} ({type(error).__name__}); {remedy}") from error
+
+
+def _from_npz(path: Path) -> Records:
+    """0-based ``user`` and ``item``, ``value`` and ``timestamp``, with ``known`` saying where the last two are.
+
+    The source's item ids are ``movie_id`` (one a record); without it, ids count from 1 as MovieLens' do.
+    """
+    with np.load(path) as arrays:
+        users, items = arrays["user"].astype(np.int64) + 1, arrays["item"].astype(np.int64) + 1
+        if "movie_id" in arrays:
+            items = arrays["movie_id"].astype(np.int64)
+        values, timestamps = arrays["value"].astype(np.float32), arrays["timestamp"].astype(np.float64)
+        if "known" in arrays:
+            values[~arrays["known"]] = np.nan
+            timestamps[~arrays["known"]] = np.nan
+    return Records(users, items, values, timestamps)
+
+
+def _from_zip(path: Path) -> Records:
+    """u.data, ratings.dat or ratings.csv, whichever the archive has."""
+    for member, delimiter, header in (("u.data", "\t", 0), ("ratings.dat", "::", 0), ("ratings.csv", ",", 1)):
+        table = _table(path, member, delimiter, header)
+        if table is not None:
+            users, items, values, timestamps = table.T
+            return Records(users.astype(np.int64), items.astype(np.int64), values.astype(np.float32), timestamps.copy())
+    raise ValueError(f"{path} is not a MovieLens archive: it has no u.data, ratings.dat or ratings.csv")
+
+
+def _table(path: Path, member: str, delimiter: str, header: int) -> Any:
+    """The numbers of a text file in an archive, shape (N, 4), or None when it is not there."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.rsplit("/", 1)[-1] == member]
+            if not names:
+                return None
+            text = archive.read(names[0])
+            if len(delimiter) > 1:
+                text, delimiter = text.replace(delimiter.encode(), b","), ","
+            table = np.loadtxt(io.BytesIO(text), np.float64, delimiter=delimiter, skiprows=header, ndmin=2)
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise ValueError(f"cannot read {member} in {path}: {error}") from None
+    if table.shape[1] != 4:
+        raise ValueError(f"cannot read {member} in {path}: it has {table.shape[1]} columns instead of 4")
+    return table
+
+
+def _held_out(path: Path, split: str) -> np.ndarray:
+    """Which records of u.data are in the split's test file."""
+    records, table = _from_zip(path), _table(path, f"{split}.test", "\t", 0)
+    if table is None:
+        raise ValueError(f"{path} has no {split}.test")
+    width = records.items.max() + 1
+    return np.isin(
+        records.users * width + records.items, table[:, 0].astype(np.int64) * width + table[:, 1].astype(np.int64)
+    )

@@ -1,0 +1,233 @@
+"""MovieLens: archives made here, the local npz files where there are any, and a download from a server of our own."""
+
+import hashlib
+import http.server
+import sys
+import threading
+import zipfile
+
+import numpy as np
+import pytest
+
+import lfm_np
+from lfm_np.datasets import grouplens, movielens, movielens_records, movielens_split
+from tests.optional import require
+
+ROWS = [(3, 20, 4, 881250949), (1, 20, 5, 881250950), (3, 7, 1, 881250951), (2, 31, 3.5, 881250952)]
+TEXT = {
+    "100k": ("ml-100k/u.data", "", "\t"),
+    "1m": ("ml-1m/ratings.dat", "", "::"),
+    "10m": ("ml-10M100K/ratings.dat", "", "::"),
+    "20m": ("ml-20m/ratings.csv", "userId,movieId,rating,timestamp\r\n", ","),
+    "25m": ("ml-25m/ratings.csv", "userId,movieId,rating,timestamp\n", ","),
+    "32m": ("ml-32m/ratings.csv", "userId,movieId,rating,timestamp\n", ","),
+    "latest-small": ("ml-latest-small/ratings.csv", "userId,movieId,rating,timestamp\n", ","),
+}
+
+
+def write_archive(folder, name, rows=ROWS, **more):
+    member, header, delimiter = TEXT[name]
+    ending = "\r\n" if "\r" in header else "\n"
+    path = folder / f"ml-{name}.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(member, header + "".join(delimiter.join(map(str, row)) + ending for row in rows))
+        archive.writestr(member.rsplit("/", 1)[0] + "/README.txt", "not ratings")
+        for extra, extra_rows in more.items():
+            archive.writestr(f"ml-100k/{extra}.test", "".join("\t".join(map(str, row)) + "\n" for row in extra_rows))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("LFM_NP_DATA", str(tmp_path))
+    return tmp_path
+
+
+# ---- archives -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.small
+@pytest.mark.parametrize("name", TEXT)
+def test_every_archive_is_parsed(folder, name):
+    write_archive(folder, name)
+    data = movielens(name)
+    assert data.users.tolist() == [1, 2, 3]
+    assert data.items.tolist() == [7, 20, 31]
+    np.testing.assert_array_equal(data.matrix.toarray(), [[0, 5, 0], [0, 0, 3.5], [1, 4, 0]])
+    assert data.timestamps.tolist() == [881250950, 881250952, 881250951, 881250949]
+    records = movielens_records(name)
+    np.testing.assert_array_equal(np.column_stack(records), np.array(ROWS))
+
+
+@pytest.mark.small
+def test_splits_of_the_archive(folder):
+    write_archive(folder, "100k", u1=[ROWS[2]], ua=[ROWS[0], ROWS[3]])
+    train, test, negatives = movielens_split("100k", "u1")
+    assert negatives is None
+    np.testing.assert_array_equal(test.matrix.toarray(), [[0, 0, 0], [0, 0, 0], [1, 0, 0]])
+    np.testing.assert_array_equal(train.matrix.toarray(), [[0, 5, 0], [0, 0, 3.5], [0, 4, 0]])
+    assert movielens_split("100k", "ua").test.matrix.nnz == 2
+    with pytest.raises(ValueError, match=r"no u2\.test"):
+        movielens_split("100k", "u2")
+    write_archive(folder, "1m")
+    with pytest.raises(ValueError, match="not part of MovieLens"):
+        movielens_split("1m", "ncf")
+
+
+@pytest.mark.small
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([(1, 2, 3)], "3 columns instead of 4"),
+        ([(1, 2, "x", 4)], "cannot read ratings.csv"),
+        ([*ROWS, ROWS[0]], r"pair \(2, 1\) occurs more than once"),
+    ],
+)
+def test_damaged_ratings(folder, rows, words):
+    write_archive(folder, "25m", rows)
+    with pytest.raises(ValueError, match=words):
+        movielens("25m")
+
+
+@pytest.mark.small
+def test_damaged_archives(folder):
+    (folder / "ml-1m.zip").write_bytes(b"not a zip")
+    with pytest.raises(ValueError, match=r"cannot read u\.data"):
+        movielens("1m")
+    with zipfile.ZipFile(folder / "ml-20m.zip", "w") as archive:
+        archive.writestr("ml-20m/movies.csv", "1,Toy Story")
+    with pytest.raises(ValueError, match="not a MovieLens archive"):
+        movielens("20m")
+
+
+@pytest.mark.small
+def test_unknown_names():
+    with pytest.raises(ValueError, match="'100k', '1m', '10m', '20m', '25m', '32m', 'latest-small'"):
+        movielens("1M")
+    with pytest.raises(ValueError, match="split must be one of 'ncf'"):
+        movielens_split("1m", "u1")
+
+
+# ---- npz ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.small
+def test_npz_comes_first_and_unknown_is_nan(folder):
+    write_archive(folder, "1m")
+    np.savez(
+        folder / "ml-1m.npz",
+        user=np.array([0, 0, 1, 1], np.int32),
+        item=np.array([0, 1, 2, 0], np.int32),
+        movie_id=np.array([50, 9, 70, 50], np.int16),
+        value=np.array([5, 0, 2, 3], np.float32),
+        timestamp=np.array([100, -1, 300, 400]),
+        known=np.array([True, False, True, True]),
+        ncf_split=np.array([0, 2, 2, 0], np.int8),
+        ncf_test_negatives=np.array([[2, 1, 2], [1, 2, 1]], np.int32),
+    )
+    data = movielens("1m")
+    assert data.users.tolist() == [1, 2]
+    assert data.items.tolist() == [9, 50, 70]
+    np.testing.assert_array_equal(data.matrix.data, [np.nan, 5, 3, 2])
+    np.testing.assert_array_equal(data.timestamps, [np.nan, 100, 400, 300])
+    train, test, negatives = movielens_split("1m", "ncf")
+    assert train.matrix.indices.tolist() == [1, 1]
+    assert test.matrix.indices.tolist() == [0, 2]
+    assert negatives.tolist() == [[2, -1, 2], [0, -1, 0]]
+
+
+def test_the_local_100k(monkeypatch):
+    monkeypatch.setenv("LFM_NP_DATA", str(require("data", "ml-100k.npz").parent))
+    data = movielens("100k")
+    assert data.shape == (943, 1682)
+    assert data.matrix.nnz == 100_000
+    assert data.matrix[data.rows_of(196)[0], data.columns_of(242)[0]] == 3
+    assert data.matrix.data.mean(dtype=np.float64) == pytest.approx(3.52986)
+    assert movielens_records("100k").users[:3].tolist() == [196, 186, 22]
+    for split in ("u1", "u5"):
+        train, test, _ = movielens_split("100k", split)
+        assert (train.matrix.nnz, test.matrix.nnz) == (80_000, 20_000)
+    assert np.all(np.diff(movielens_split("100k", "ua").test.matrix.indptr) == 10)
+
+
+def test_the_local_1m(monkeypatch):
+    path = require("data", "ml-1m.npz")
+    monkeypatch.setenv("LFM_NP_DATA", str(path.parent))
+    data = movielens("1m")
+    assert data.shape == (6040, 3706)
+    assert data.matrix.nnz == 1_000_209
+    with np.load(path) as arrays:
+        known = arrays["known"].sum()
+    assert (~np.isnan(data.matrix.data)).sum() == (~np.isnan(data.timestamps)).sum() == known
+    train, test, negatives = movielens_split("1m", "ncf")
+    assert test.matrix.nnz == 6040
+    assert train.matrix.nnz == 1_000_209 - 6040
+    assert negatives.shape == (6040, 99)
+    assert (negatives == -1).sum() == 156
+
+
+# ---- download -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A GroupLens of our own on this machine, an empty cache folder, and no local data."""
+    site = tmp_path / "site"
+    site.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        requests = 0
+
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=str(site))
+
+        def do_GET(self):
+            Handler.requests += 1
+            super().do_GET()
+
+        def log_message(self, *arguments):
+            pass
+
+    monkeypatch.delenv("LFM_NP_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        monkeypatch.setattr(grouplens, "_SERVER", f"http://127.0.0.1:{running.server_port}")
+        yield site, Handler
+        running.shutdown()
+        thread.join()
+
+
+@pytest.mark.small
+def test_download_once_and_verify(server):
+    require("pooch")
+    site, handler = server
+    path = write_archive(site, "latest-small")
+    with pytest.raises(ValueError, match=r"movielens\(…, checksum=…\)"):
+        movielens("latest-small")
+    checksum = "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+    assert movielens("latest-small", checksum=checksum).shape == (3, 3)
+    before = handler.requests
+    assert movielens("latest-small", checksum=checksum).shape == (3, 3)
+    assert handler.requests == before
+    with pytest.raises(OSError, match=r"ml-1m\.zip yourself and put it into the folder .* LFM_NP_DATA"):
+        movielens("1m")
+
+
+@pytest.mark.small
+def test_every_set_has_a_checksum():
+    assert set(grouplens._CHECKSUMS) == set(TEXT)
+    for checksum in grouplens._CHECKSUMS.values():
+        kind, digest = checksum.split(":")
+        assert kind == "md5"
+        assert len(digest) == 32
+        assert set(digest) <= set("0123456789abcdef")
+
+
+@pytest.mark.small
+def test_without_pooch_the_extra_is_named(monkeypatch):
+    monkeypatch.delenv("LFM_NP_DATA", raising=False)
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    with pytest.raises(ImportError, match=r"pip install 'lfm_np\[io\]'"):
+        lfm_np.datasets.movielens("1m")
