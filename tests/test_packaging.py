@@ -1,0 +1,119 @@
+"""What the package promises before anything is computed: a light import, its extras, its types, its files."""
+
+import configparser
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lfm_np
+
+pytestmark = pytest.mark.small
+ROOT = Path(__file__).parents[1]
+OPTIONAL = {
+    "torch",
+    "distributed",
+    "dask",
+    "matplotlib",
+    "pyarrow",
+    "narwhals",
+    "pandas",
+    "polars",
+    "pooch",
+    "requests",
+}
+OPTIONAL |= {"typer", "rich", "sklearn", "hypothesis", "pytest", "IPython", "scipy.stats", "scipy.optimize"}
+
+
+def run(code, **environment):
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=os.environ | environment
+    )
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+def test_import_loads_nothing_optional():
+    loaded = set(run("import lfm_np, sys; print(*sys.modules)").split())
+    assert loaded & OPTIONAL == set()
+
+
+def test_every_public_name_is_there_and_documented():
+    for name in lfm_np.__all__:
+        assert hasattr(lfm_np, name)
+        assert name.startswith("__") or getattr(lfm_np, name).__doc__
+    for name in lfm_np.datasets.__all__:
+        assert getattr(lfm_np.datasets, name).__doc__
+
+
+def settings():
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    return parser
+
+
+def test_core_dependencies_and_extras():
+    def names(text):
+        return {
+            re.split(r"[><=\[; ]", line.strip())[0] for line in text.replace(";", "\n").splitlines() if line.strip()
+        }
+
+    assert names(settings()["options"]["install_requires"]) == {
+        "numpy",
+        "scipy",
+        "numba",
+        "threadpoolctl",
+        "tqdm",
+        "safetensors",
+    }
+    extras = settings()["options.extras_require"]
+    assert set(extras) == {"io", "cli", "plot", "torch", "distributed", "test", "bench", "docs", "dev", "all"}
+    assert names(extras["io"]) == {"narwhals", "pyarrow", "pooch"}
+    assert names(extras["cli"]) == {"typer", "rich"}
+    assert names(extras["plot"]) == {"matplotlib"}
+    inside = re.search(r"\[(.*)\]", extras["all"]).group(1).split(",")
+    assert set(inside) == set(extras) - {"all", "dev", "test"}
+
+
+def test_a_missing_extra_is_one_sentence_with_the_command():
+    found = run(
+        "import sys; sys.modules['pooch'] = None\n"
+        "import lfm_np\n"
+        "try: lfm_np.datasets.movielens('latest-small')\n"
+        "except ImportError as error: print(error)",
+        LFM_NP_DATA="",
+    )
+    assert found == "pooch is not installed; install it with: pip install 'lfm_np[io]'\n"
+
+
+def test_the_version_is_the_changelogs():
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert re.search(rf"^## \[({re.escape(lfm_np.__version__)}|Unreleased)\]", changelog, re.MULTILINE)
+
+
+def test_types_ship():
+    assert (Path(lfm_np.__file__).parent / "py.typed").exists()
+
+
+def test_only_one_module_compiles():
+    """Compiler options and the kernel cache have one home."""
+    for path in (ROOT / "lfm_np").rglob("*.py"):
+        text = path.read_text()
+        if path.name != "jit.py":
+            assert not re.search(r"\bn?jit\(.*(parallel|cache|fastmath)", text), path
+        if path.parent.name != "kernels":
+            assert "import numba" not in text, path
+
+
+def test_metadata():
+    try:
+        metadata = importlib.metadata.metadata("lfm_np")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("running from a source tree that is not installed")
+    assert metadata["Version"] == lfm_np.__version__
+    assert "MIT" in metadata.get("License-Expression", metadata.get("License", ""))
+    assert metadata["Requires-Python"] == ">=3.11"
