@@ -33,9 +33,10 @@ def check_int(name: str, value: Any, low: int, high: int | None = None) -> int:
     allowed = f"an integer ≥ {low}" if high is None else f"an integer from {low} to {high}"
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be {allowed}, got {shown(value)} of type {type(value).__name__}")
-    if value < low or (high is not None and value > high):
+    number = int(value)
+    if number < low or (high is not None and number > high):
         raise ValueError(f"{name} must be {allowed}, got {shown(value)}")
-    return int(value)
+    return number
 
 
 def check_float(
