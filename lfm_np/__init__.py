@@ -2,9 +2,10 @@
 
 from lfm_np import datasets
 from lfm_np._version import __version__
+from lfm_np.cells import build_dict, to_csr
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
-from lfm_np.interactions import Interactions, build_dict, to_csr
+from lfm_np.interactions import Interactions
 
 __all__ = [
     "Factors",

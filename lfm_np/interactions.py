@@ -1,8 +1,4 @@
-"""From records to a matrix: `build_dict`, `to_csr` and `Interactions`, which remembers whose rows these are.
-
-A *record* is one (user, item) pair with perhaps a value and a time, as it arrives. A *cell* is what the matrix stores;
-several records of one pair make one cell.
-"""
+"""Interactions: a matrix that remembers whose rows and columns these are, and when its cells happened."""
 
 from __future__ import annotations
 
@@ -15,161 +11,7 @@ import scipy.sparse as sp
 
 from lfm_np import splits
 from lfm_np import validation as check
-
-DUPLICATES = ("sum", "last", "mean", "max", "error")
-
-
-def build_dict(pairs: Any) -> dict[int, np.ndarray]:
-    """The columns of every row: ``{i: sorted array of its j}``.
-
-    Parameters
-    ----------
-    pairs : integer array, shape (N, 2)
-        (i, j) pairs in any order; a repeated pair counts once.
-
-    Returns
-    -------
-    dict of int to integer array
-        Keys ascend. The arrays are distinct, ascending, of the dtype of ``pairs``, and read-only views of one buffer.
-        A row without a pair has no key.
-
-    Raises
-    ------
-    TypeError, ValueError
-        ``pairs`` is not an array of non-negative integers of shape (N, 2).
-
-    Notes
-    -----
-    O(N log N) time; 2.5 million pairs of a million rows take about a second, most of it for the million dict entries.
-
-    Examples
-    --------
-    >>> build_dict([(0, 7), (2, 1), (0, 3)])
-    {0: array([3, 7]), 2: array([1])}
-    """
-    pairs = check.check_pairs(pairs)
-    order = np.lexsort((pairs[:, 1], pairs[:, 0]))
-    rows, columns = pairs[order, 0], pairs[order, 1]
-    if len(pairs):
-        new = np.append(True, (rows[1:] != rows[:-1]) | (columns[1:] != columns[:-1]))
-        rows, columns = rows[new], columns[new]
-    columns.flags.writeable = False
-    first = np.flatnonzero(np.append(True, rows[1:] != rows[:-1])[: len(rows)])
-    bounds = np.append(first, len(rows)).tolist()
-    return {row: columns[low:high] for row, low, high in zip(rows[first].tolist(), bounds[:-1], bounds[1:])}
-
-
-def to_csr(
-    pairs: Any, shape: tuple[int, int] | None = None, values: Any = None, duplicates: str = "sum"
-) -> sp.csr_array:
-    """The matrix of the given pairs, as canonical CSR.
-
-    Parameters
-    ----------
-    pairs : integer array, shape (N, 2)
-        (row, column) pairs in any order.
-    shape : (int, int), optional
-        Number of rows and columns, each below 2³¹. By default the smallest that holds every pair.
-    values : array, shape (N,), optional
-        One finite number a pair; 1 by default. Zeros are kept, as explicit zeros.
-    duplicates : {"sum", "last", "mean", "max", "error"}
-        What becomes of a pair that occurs more than once: the sum, the last (in the order given), the mean or the
-        largest of its values, or a ValueError.
-
-    Returns
-    -------
-    scipy.sparse.csr_array, float32
-        Indices sorted, none twice; int32 indices. Sums and means are accumulated in float64.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Pairs that are negative, fractional or outside ``shape``; values that are not finite in float32; a repeated pair
-        with ``duplicates="error"``.
-
-    Notes
-    -----
-    O(N log N) time, O(N) memory.
-
-    Examples
-    --------
-    >>> to_csr([(0, 1), (1, 0), (0, 1)], shape=(2, 3)).toarray()
-    array([[0., 2., 0.],
-           [1., 0., 0.]], dtype=float32)
-    >>> to_csr([(0, 1), (0, 1)], values=[5, 3], duplicates="last").toarray()
-    array([[0., 3.]], dtype=float32)
-    """
-    pairs = check.check_pairs(pairs)
-    shape = check.check_shape(shape, pairs)
-    if values is not None:
-        values = check.check_values("values", values, len(pairs))
-    cells = _cells(pairs[:, 0], pairs[:, 1], shape[1], values, None, duplicates)
-    return _matrix(cells, shape)
-
-
-class _Cells(NamedTuple):
-    rows: np.ndarray
-    columns: np.ndarray
-    values: np.ndarray
-    timestamps: np.ndarray | None
-
-
-def _cells(rows: Any, columns: Any, width: int, values: Any, timestamps: Any, duplicates: str) -> _Cells:
-    """Records grouped into cells, in row-major order. The time of a cell is that of its last record."""
-    check.check_choice("duplicates", duplicates, DUPLICATES)
-    values = np.ones(len(rows)) if values is None else values
-    key = rows.astype(np.int64) * width + columns  # no overflow: rows and columns are below 2³¹
-    if np.all(key[1:] > key[:-1]):
-        return _Cells(rows, columns, values, timestamps)
-    order = _record_order(key, timestamps)
-    key, rows, columns, values = key[order], rows[order], columns[order], values[order]
-    first = np.flatnonzero(np.append(True, key[1:] != key[:-1]))
-    last = np.append(first[1:], len(key)) - 1
-    if duplicates == "error" and len(first) < len(key):
-        cell = first[np.argmax(last > first)]
-        raise ValueError(
-            f"the pair ({rows[cell]}, {columns[cell]}) occurs more than once; "
-            'say how to combine such pairs: duplicates="sum", "last", "mean" or "max"'
-        )
-    if duplicates in ("sum", "mean"):
-        combined = np.add.reduceat(values, first)
-        if duplicates == "mean":
-            combined /= last - first + 1
-    else:
-        combined = np.maximum.reduceat(values, first) if duplicates == "max" else values[last]
-    return _Cells(rows[first], columns[first], combined, None if timestamps is None else timestamps[order][last])
-
-
-def _record_order(key: np.ndarray, timestamps: np.ndarray | None) -> np.ndarray:
-    """By cell, then by time with unknown times first, then as given."""
-    if timestamps is None:
-        return np.argsort(key, kind="stable")
-    return np.lexsort((timestamps, ~splits.unknown(timestamps), key))
-
-
-def _matrix(cells: _Cells, shape: tuple[int, int]) -> sp.csr_array:
-    with np.errstate(over="ignore"):
-        data = cells.values.astype(np.float32)
-    if np.isinf(data).any():
-        raise ValueError("values of repeated pairs add up to more than float32 can hold")
-    offsets = np.int32 if len(data) <= np.iinfo(np.int32).max else np.int64
-    indptr = np.zeros(shape[0] + 1, offsets)
-    np.cumsum(np.bincount(cells.rows, minlength=shape[0]), out=indptr[1:])
-    return sp.csr_array((data, cells.columns.astype(offsets), indptr), shape=shape)
-
-
-def _encode(name: str, ids: Any, length: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct ids, ascending, and the position of each record's id among them."""
-    ids = check.check_record_ids(name, ids, length)
-    if ids.dtype.kind in "iu" and len(ids):
-        low, span = ids.min(), int(ids.max()) - int(ids.min()) + 1
-        if span <= 4 * len(ids) + 1024:  # a table instead of a sort: ten times faster on ids that are nearly dense
-            offset = (ids - low).astype(np.int64)
-            present = np.zeros(span, np.bool_)
-            present[offset] = True
-            return np.flatnonzero(present).astype(ids.dtype) + low, (np.cumsum(present) - 1)[offset]
-    distinct, codes = np.unique(ids, return_inverse=True)
-    return distinct, codes
+from lfm_np.cells import cells_of, encode, matrix_of
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -257,14 +99,14 @@ class Interactions:
         -----
         O(N log N) time, O(N) memory.
         """
-        user_ids, rows = _encode("users", users)
-        item_ids, columns = _encode("items", items, len(rows))
+        user_ids, rows = encode("users", users)
+        item_ids, columns = encode("items", items, len(rows))
         if values is not None:
             values = check.check_values("values", values, len(rows), unknown=True)
         if timestamps is not None:
             timestamps = check.check_timestamps(timestamps, len(rows))
-        cells = _cells(rows, columns, len(item_ids), values, timestamps, duplicates)
-        return cls(_matrix(cells, (len(user_ids), len(item_ids))), user_ids, item_ids, cells.timestamps)
+        cells = cells_of(rows, columns, len(item_ids), values, timestamps, duplicates)
+        return cls(matrix_of(cells, (len(user_ids), len(item_ids))), user_ids, item_ids, cells.timestamps)
 
     def __repr__(self) -> str:
         times = "" if self.timestamps is None else ", with timestamps"
