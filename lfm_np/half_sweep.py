@@ -271,18 +271,19 @@ def _run_blocks(
     limits = (1e-3, PIVOT_LOSS / eps, fixed.floor)
     row_blocks = side.primal + side.dual
     pieces = len(side.segments)
-    sums = np.zeros((pieces + len(row_blocks) + len(side.heavy) + pieces, 2))
-    parts = np.empty((pieces, ld, ld), dtype), np.empty((pieces, ld), dtype)
+    sums = np.zeros((len(row_blocks) + -(-len(side.heavy) // LANES), 2))
+    parts = np.empty((pieces, ld, ld), dtype), np.empty((pieces, ld), dtype), np.empty(pieces)
 
     def first_pass(block: int, worker: int) -> None:
         if block < pieces:
             _, start, stop = side.segments[block]
             scratch = als_rows.primal_scratch(ld, dtype)
-            als_rows.segment_system(csr, fixed.Y, weights, shift, start, stop, scratch[0], scratch[4][0], *parts, block)
+            als_rows.segment_system(csr, fixed.Y, weights, shift, start, stop, scratch, *parts, block)
             return
-        lo, hi = row_blocks[block - pieces]
+        block -= pieces
+        lo, hi = row_blocks[block]
         arguments = csr, fixed.Y, model, weights, shift, side.order, lo, hi, limits
-        if block < pieces + len(side.primal):
+        if block < len(side.primal):
             als_rows.primal_rows(*arguments, als_rows.primal_scratch(ld, dtype), X, status, sums[block])
         else:
             longest = side.order[hi - 1]
@@ -291,15 +292,10 @@ def _run_blocks(
 
     def heavy_pass(block: int, worker: int) -> None:
         lo, hi = block * LANES, min((block + 1) * LANES, len(side.heavy))
-        scratch, own = als_rows.primal_scratch(ld, dtype), sums[pieces + len(row_blocks) + block]
-        als_rows.heavy_rows(parts, side.first_segment, model, side.heavy, lo, hi, limits, scratch, X, status, own)
-
-    def loss_pass(block: int, worker: int) -> None:
-        row, start, stop = side.segments[block]
-        if status[row] == als_rows.OK:
-            als_rows.segment_loss(csr, fixed.Y, weights, shift, start, stop, row, X, sums[block - pieces])
+        arguments = csr, fixed.Y, model, weights, shift, side.heavy, lo, hi, limits, als_rows.primal_scratch(ld, dtype)
+        own = sums[len(row_blocks) + block]
+        als_rows.heavy_rows(*arguments, parts, side.first_segment, X, status, own)
 
     pool.run(first_pass, pieces + len(row_blocks))
     pool.run(heavy_pass, -(-len(side.heavy) // LANES))
-    pool.run(loss_pass, pieces)
     return sums

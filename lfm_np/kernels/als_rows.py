@@ -16,32 +16,45 @@ They write the rows X[u], status[u] (OK or UNSOLVED) and add to ``sums``: [0] th
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from lfm_np.kernels.jit import jit
+from lfm_np.kernels.jit import inlined, jit
 from lfm_np.kernels.simd import LANES, WIDTH, broadcast, fma, load, mul, prefetch, splat, store, total, transpose8, zeros
-from lfm_np.kernels.tiles import gram, lane_backward, lane_cholesky, row_products
+from lfm_np.kernels.tiles import TILE, gram_strip, lane_backward, lane_cholesky, row_products
 
 OK, UNSOLVED = 0, 1
 PANEL = 32  # gathered rows a panel: two panels of 32 × 64 floats fill half of a 32 KiB cache
 AHEAD = 6  # cells between the prefetch of a row and its use
+CANCELLED = 0.02  # share of Σ c·p² below which the loss is summed cell by cell
+
+
+def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An uninitialised array that starts on a cache line: a vector load across two lines costs two."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = np.empty(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 def dual_scratch(n: int, ld: int, dtype: np.dtype) -> tuple[np.ndarray, ...]:
     """Scratch for rows of at most ``n`` cells: panel, scales, products, K, M, cells."""
     n = max(4, (n + 3) // 4 * 4)
     tiles = n // 4 * (n // 4 + 1)
-    shapes = (n, ld), (3, ld), (LANES, tiles * LANES), (n, n + 2, LANES), (n, n + 2, LANES), (7, n * LANES)
-    return tuple(np.empty(shape, dtype) for shape in shapes)
+    shapes = (n, ld), (3, ld), (LANES, tiles * LANES), (n, n + 2, LANES), (n, n + 2, LANES)
+    cells = tuple(aligned((n * LANES,), dtype) for _ in range(7))
+    return *(aligned(shape, dtype) for shape in shapes), cells
 
 
 def primal_scratch(ld: int, dtype: np.dtype) -> tuple[np.ndarray, ...]:
-    """Scratch for eight k × k systems: panels, the matrices and right-hand sides, the lanes, diagonals and solutions."""
-    shapes = (2, PANEL, ld), (LANES, ld, ld), (LANES, ld), (ld, ld + 2, LANES), (2, ld * LANES)
-    return tuple(np.empty(shape, dtype) for shape in shapes)
+    """Scratch for eight k × k systems: panels, A, b, the lanes, Σ c·p², diagonals (or targets) and solutions."""
+    panels = aligned((PANEL, ld), dtype), aligned((PANEL, ld), dtype)
+    A, b, R = aligned((LANES, ld, ld), dtype), aligned((LANES, ld), dtype), aligned((ld, ld + 2, LANES), dtype)
+    return panels, A, b, R, np.empty(LANES), aligned((ld * LANES,), dtype), aligned((ld * LANES,), dtype)
 
 
-@jit
+@inlined
 def _dot(a, at, b, to, ld):
     """Σ_f a[at + f]·b[to + f]."""
     s = zeros(a, WIDTH)
@@ -50,7 +63,7 @@ def _dot(a, at, b, to, ld):
     return total(s)
 
 
-@jit
+@inlined
 def _cell_loss(d, t, a0, s):
     """c(p − s)² − α₀s² of one cell, in float64; p is 0 where c is."""
     c = np.float64(d) + a0
@@ -59,7 +72,7 @@ def _cell_loss(d, t, a0, s):
     return c * residual * residual - a0 * s * s
 
 
-@jit
+@inlined
 def _well_conditioned(R, n, diagonal, lane, limit):
     """Whether no pivot lost more than ``limit`` of its digits; R holds 1/R_ii on its diagonal."""
     worst = diagonal[lane] * R[0, 0, lane] * R[0, 0, lane]
@@ -70,19 +83,18 @@ def _well_conditioned(R, n, diagonal, lane, limit):
     return worst < limit
 
 
-@jit
-def _prefetch_row(Y, indices, a, stop):
-    if a < stop:
-        ld = Y.shape[1]
-        at = np.int64(indices[a]) * ld
-        for f in range(0, ld, WIDTH):
-            prefetch(Y, at + f)
+@inlined
+def _prefetch_row(Y, indices, cell):
+    ld = Y.shape[1]
+    at = np.int64(indices[cell]) * ld
+    for f in range(0, ld, WIDTH):
+        prefetch(Y, at + f)
 
 
 # ---- dual: n_u × n_u ------------------------------------------------------------------------------------------------
 
 
-@jit
+@inlined
 def _set_scales(energy, lam, scales):
     """scales[0] = 1/√E and scales[1] = 1/E of a row's diagonal E = α₀Λ + λ_u; scales[2, 0] remembers λ_u."""
     if scales[2, 0] != lam:
@@ -93,19 +105,19 @@ def _set_scales(energy, lam, scales):
             scales[1, f] = inverse
 
 
-@jit
+@inlined
 def _gather_scaled(Y, indices, start, stop, scales, P):
     """P[a] = Y[indices[start + a]] / √E."""
     ld = Y.shape[1]
     for a in range(start, stop):
-        _prefetch_row(Y, indices, a + AHEAD, stop)
+        _prefetch_row(Y, indices, min(a + AHEAD, stop - 1))
         source = np.int64(indices[a]) * ld
         target = (a - start) * ld
         for f in range(0, ld, WIDTH):
             store(P, target + f, mul(load(scales, f, WIDTH), load(Y, source + f, WIDTH)))
 
 
-@jit
+@inlined
 def _interleave_products(products, n, K):
     """Tiles of `row_products`, a row of ``products`` per lane, to K[i, j, lane]."""
     ld = K.shape[1]
@@ -117,7 +129,7 @@ def _interleave_products(products, n, K):
             t += LANES
 
 
-@jit
+@inlined
 def _symmetric_product(K, n, x, out):
     """out = Kx in every lane, from the upper triangle of K[i, j, lane]."""
     ld = K.shape[1]
@@ -134,10 +146,10 @@ def _symmetric_product(K, n, x, out):
         store(out, i * LANES, s)
 
 
-@jit
+@inlined
 def _dual_system(K, n, cells, M, limit):
     """M = I + √D K √D with right-hand side r − √D K t₀, where t = √D r + t₀ never divides by a small d."""
-    d, t, root, rest, rhs, diagonal = cells[0], cells[1], cells[2], cells[3], cells[4], cells[5]
+    d, t, root, rest, rhs, diagonal, _ = cells
     split = False
     for e in range(n * LANES):
         root[e] = np.sqrt(d[e])
@@ -164,19 +176,19 @@ def _dual_system(K, n, cells, M, limit):
             diagonal[i * LANES + lane] = M[i, i, lane]
 
 
-@jit
+@inlined
 def _dual_solve(K, n, cells, M, limit):
     """z = √D w + t₀ to cells[4] and the scores s = Kz to cells[6]; x is E⁻¹Y_uᵀz."""
     _dual_system(K, n, cells, M, limit)
-    root, rest, z = cells[2], cells[3], cells[4]
+    _, _, root, rest, z, _, scores = cells
     lane_cholesky(M, n, M.shape[1])
     lane_backward(M, n, M.shape[1], z)
     for e in range(n * LANES):
         z[e] = root[e] * z[e] + rest[e]
-    _symmetric_product(K, n, z, cells[6])
+    _symmetric_product(K, n, z, scores)
 
 
-@jit
+@inlined
 def _combine(Y, indices, start, stop, z, lane, scales, X, target):
     """X[target:] = E⁻¹ Σ_a z_a Y[indices[a]]; returns its squared norm."""
     ld = Y.shape[1]
@@ -199,6 +211,7 @@ def dual_rows(csr, Y, model, weights, shift, order, lo, hi, limits, scratch, X, 
     G, energy, lam = model
     d0, d1, t0, t1, a0 = weights
     panel, scales, products, K, M, cells = scratch
+    d, t, _, _, z, diagonal, scores = cells
     ld = Y.shape[1]
     scales[2, 0] = np.nan
     for first in range(lo, hi, LANES):
@@ -213,13 +226,13 @@ def dual_rows(csr, Y, model, weights, shift, order, lo, hi, limits, scratch, X, 
             _gather_scaled(Y, indices, start, start + length, scales, panel)
             for a in range(length):
                 e = a * LANES + lane
-                cells[0, e] = d0 + d1 * data[start + a]
-                cells[1, e] = t0 + t1 * data[start + a]
+                d[e] = d0 + d1 * data[start + a]
+                t[e] = t0 + t1 * data[start + a]
                 if shift.shape[0]:
-                    cells[1, e] -= shift[indices[start + a]]
+                    t[e] -= shift[indices[start + a]]
             for a in range(length, n):
-                cells[0, a * LANES + lane] = 0
-                cells[1, a * LANES + lane] = 0
+                d[a * LANES + lane] = 0
+                t[a * LANES + lane] = 0
                 for f in range(0, ld, WIDTH):
                     store(panel, a * ld + f, zeros(panel, WIDTH))
             row_products(panel, n, ld, products, lane * products.shape[1])
@@ -230,14 +243,14 @@ def dual_rows(csr, Y, model, weights, shift, order, lo, hi, limits, scratch, X, 
             start = indptr[u]
             length = indptr[u + 1] - start
             _set_scales(energy, lam[u], scales)
-            norm = _combine(Y, indices, start, start + length, cells[4], lane, scales, X, np.int64(u) * ld)
-            if not (norm < np.inf and _well_conditioned(M, n, cells[5], lane, limits[1]) and lam[u] >= limits[2]):
+            norm = _combine(Y, indices, start, start + length, z, lane, scales, X, np.int64(u) * ld)
+            if not (norm < np.inf and _well_conditioned(M, n, diagonal, lane, limits[1]) and lam[u] >= limits[2]):
                 status[u] = UNSOLVED
                 continue
             loss = 0.0
             for a in range(length):
                 e = a * LANES + lane
-                loss += _cell_loss(cells[0, e], cells[1, e], a0, cells[6, e]) + np.float64(cells[4, e]) * cells[6, e]
+                loss += _cell_loss(d[e], t[e], a0, scores[e]) + np.float64(z[e]) * scores[e]
             sums[0] += loss
             sums[1] += np.float64(lam[u]) * norm
 
@@ -245,7 +258,7 @@ def dual_rows(csr, Y, model, weights, shift, order, lo, hi, limits, scratch, X, 
 # ---- primal: k × k --------------------------------------------------------------------------------------------------
 
 
-@jit
+@inlined
 def _panel_sum(P, rows, ld, t, b, at):
     """b[at:] += Σ_p t[p]·P[p]."""
     for f in range(0, ld, WIDTH):
@@ -255,32 +268,57 @@ def _panel_sum(P, rows, ld, t, b, at):
         store(b, at + f, s)
 
 
-@jit
-def _add_cells(csr, Y, weights, shift, start, stop, panels, targets, A, b, slot):
-    """A[slot] += Σ d·yyᵀ (tiles on and above the diagonal) and b[slot] += Σ t·y over the cells start … stop − 1."""
+@inlined
+def _add_panel(csr, Y, weights, shift, start, rows, panels, targets):
+    """Gather the cells start … start + rows − 1: P = Y rows, Q = d ∘ P, targets = t; returns Σ c·p²."""
     _, indices, data = csr
-    d0, d1, t0, t1, _ = weights
+    d0, d1, t0, t1, a0 = weights
+    P, Q = panels
     ld = Y.shape[1]
-    P, Q = panels[0], panels[1]
+    energy = 0.0
+    for p in range(rows):
+        cell = start + p
+        d = d0 + d1 * data[cell]
+        t = t0 + t1 * data[cell]
+        if shift.shape[0]:
+            t -= shift[indices[cell]]
+        targets[p] = t
+        energy += t * t / (d + a0) if d + a0 > 0 else 0.0
+        source = np.int64(indices[cell]) * ld
+        scale = splat(Y.dtype.type(d), WIDTH)
+        for f in range(0, ld, WIDTH):
+            y = load(Y, source + f, WIDTH)
+            store(P, p * ld + f, y)
+            store(Q, p * ld + f, mul(scale, y))
+    return energy
+
+
+@inlined
+def _add_cells(csr, Y, weights, shift, start, stop, following, panels, targets, A, b, slot):
+    """A[slot] += Σ d·yyᵀ (tiles on and above the diagonal), b[slot] += Σ t·y over the cells start … stop − 1.
+
+    Returns Σ c·p². While a panel is multiplied the rows of the next one are fetched, those of the cells from
+    ``following`` on after the last: the gather from a factor matrix larger than the caches would cost as much again.
+    """
+    indices = csr[1]
+    ld = Y.shape[1]
+    energy = 0.0
     for base in range(start, stop, PANEL):
         rows = min(PANEL, stop - base)
-        for p in range(rows):
-            cell = base + p
-            _prefetch_row(Y, indices, cell + AHEAD, stop)
-            targets[p] = t0 + t1 * data[cell]
-            if shift.shape[0]:
-                targets[p] -= shift[indices[cell]]
-            source = np.int64(indices[cell]) * ld
-            d = splat(Y.dtype.type(d0 + d1 * data[cell]), WIDTH)
-            for f in range(0, ld, WIDTH):
-                y = load(Y, source + f, WIDTH)
-                store(P, p * ld + f, y)
-                store(Q, p * ld + f, mul(d, y))
-        gram(Q, P, rows, ld, A, slot * ld * ld, ld)
-        _panel_sum(P, rows, ld, targets, b, slot * ld)
+        energy += _add_panel(csr, Y, weights, shift, base, rows, panels, targets)
+        ahead = base + PANEL if base + PANEL < stop else following
+        last = min(ahead + PANEL, indices.shape[0])
+        step = max(1, PANEL * TILE // ld)
+        for i in range(0, ld, TILE):
+            for cell in range(ahead, min(ahead + step, last)):
+                _prefetch_row(Y, indices, cell)
+            ahead += step
+            gram_strip(panels[1], panels[0], rows, ld, i, A, slot * ld * ld, ld)
+        _panel_sum(panels[0], rows, ld, targets, b, slot * ld)
+    return energy
 
 
-@jit
+@inlined
 def _start_system(G, lam, A, b, slot):
     """A[slot] = G + λI and b[slot] = 0."""
     ld = G.shape[0]
@@ -291,13 +329,13 @@ def _start_system(G, lam, A, b, slot):
         b[slot, i] = 0
 
 
-@jit
+@inlined
 def _solve_systems(A, b, R, diagonal, x):
     """x[i·8 + slot] = A[slot]⁻¹ b[slot] for eight systems at once."""
     ld = b.shape[1]
     for i in range(ld):
         row = i * (ld + 2) * LANES
-        for j in range(i // 8 * 8, ld, 8):
+        for j in range(i // LANES * LANES, ld, LANES):
             at = row + j * LANES
             transpose8(A, i * ld + j, ld * ld, R, at, at + 4 * LANES)
         for slot in range(LANES):
@@ -308,7 +346,23 @@ def _solve_systems(A, b, R, diagonal, x):
     lane_backward(R, ld, ld + 2, x)
 
 
-@jit
+@inlined
+def _explained(A, b, slot, X, u):
+    """b·x + x·(b − Ax), by which Σ c·p² falls to the loss with its quadratic terms; exact for any x, not just the minimiser."""
+    ld = b.shape[1]
+    at = np.int64(u) * ld
+    found = 0.0
+    for i in range(ld):
+        row = (slot * ld + i) * ld
+        corner = i // WIDTH * WIDTH
+        inside = _dot(A, row + corner, X, at + corner, WIDTH)
+        beyond = _dot(A, row + corner + WIDTH, X, at + corner + WIDTH, ld - corner - WIDTH)
+        x = np.float64(X[u, i])
+        found += x * (2 * np.float64(b[slot, i]) - inside - 2 * np.float64(beyond))
+    return found
+
+
+@inlined
 def _cells_loss(csr, Y, weights, shift, start, stop, x, at):
     """Σ c(p − s)² − α₀s² over the cells start … stop − 1 for the row x[at:]."""
     _, indices, data = csr
@@ -316,7 +370,7 @@ def _cells_loss(csr, Y, weights, shift, start, stop, x, at):
     ld = Y.shape[1]
     loss = 0.0
     for cell in range(start, stop):
-        _prefetch_row(Y, indices, cell + AHEAD, stop)
+        _prefetch_row(Y, indices, min(cell + AHEAD, stop - 1))
         s = _dot(Y, np.int64(indices[cell]) * ld, x, at, ld)
         t = t0 + t1 * data[cell]
         if shift.shape[0]:
@@ -325,30 +379,38 @@ def _cells_loss(csr, Y, weights, shift, start, stop, x, at):
     return loss
 
 
-@jit
-def _finish_systems(model, rows, count, limits, scratch, X, status, sums):
-    """Solve the eight assembled systems and write their rows; adds the quadratic part of the objective."""
+@inlined
+def _finish_systems(csr, Y, model, weights, shift, rows, limits, scratch, X, status, sums):
+    """Solve the assembled systems of up to eight rows, write the rows and add to the sums.
+
+    The loss is Σ c·p² − b·x − x·(b − Ax), which costs no further pass over the cells. Where little of Σ c·p² is left
+    the difference would be rounding error, and the residuals are summed instead.
+    """
+    indptr = csr[0]
     G, _, lam = model
-    _, A, b, R, ends = scratch
+    _, A, b, R, energy, diagonal, x = scratch
     ld = G.shape[0]
-    _solve_systems(A, b, R, ends[0], ends[1])
-    for slot in range(count):
+    _solve_systems(A, b, R, diagonal, x)
+    for slot in range(rows.shape[0]):
         u = rows[slot]
         for f in range(ld):
-            X[u, f] = ends[1, f * LANES + slot]
+            X[u, f] = x[f * LANES + slot]
         at = np.int64(u) * ld
         norm = _dot(X, at, X, at, ld)
-        if not (norm < np.inf and _well_conditioned(R, ld, ends[0], slot, limits[1]) and lam[u] >= limits[2]):
+        if not (norm < np.inf and _well_conditioned(R, ld, diagonal, slot, limits[1]) and lam[u] >= limits[2]):
             status[u] = UNSOLVED
             continue
-        quadratic = np.float64(lam[u]) * norm
-        sums[1] += quadratic
-        for i in range(ld):
-            quadratic += np.float64(X[u, i]) * _dot(G, i * ld, X, at, ld)
-        sums[0] += quadratic
+        loss = energy[slot] - _explained(A, b, slot, X, u)
+        penalty = np.float64(lam[u]) * norm
+        if loss < CANCELLED * energy[slot]:
+            loss = penalty + _cells_loss(csr, Y, weights, shift, indptr[u], indptr[u + 1], X, at)
+            for i in range(ld):
+                loss += np.float64(X[u, i]) * _dot(G, i * ld, X, at, ld)
+        sums[0] += loss
+        sums[1] += penalty
 
 
-@jit
+@inlined
 def _idle_slots(count, A, b):
     """The identity in the slots that no row uses."""
     for slot in range(count, LANES):
@@ -364,55 +426,50 @@ def primal_rows(csr, Y, model, weights, shift, order, lo, hi, limits, scratch, X
     """Rows whose k × k system is the smaller one, or whose d is negative. See the module docstring."""
     indptr = csr[0]
     G, _, lam = model
-    panels, A, b, _, ends = scratch
+    panels, A, b, _, energy, targets, _ = scratch
     for first in range(lo, hi, LANES):
         count = min(LANES, hi - first)
         rows = order[first : first + count]
         for slot in range(count):
             u = rows[slot]
+            following = indptr[order[min(first + slot + 1, hi - 1)]]
             _start_system(G, lam[u], A, b, slot)
-            _add_cells(csr, Y, weights, shift, indptr[u], indptr[u + 1], panels, ends[0], A, b, slot)
+            energy[slot] = _add_cells(
+                csr, Y, weights, shift, indptr[u], indptr[u + 1], following, panels, targets, A, b, slot
+            )
         _idle_slots(count, A, b)
-        _finish_systems(model, rows, count, limits, scratch, X, status, sums)
-        for u in rows:
-            if status[u] == OK:
-                sums[0] += _cells_loss(csr, Y, weights, shift, indptr[u], indptr[u + 1], X, np.int64(u) * Y.shape[1])
+        _finish_systems(csr, Y, model, weights, shift, rows, limits, scratch, X, status, sums)
 
 
 # ---- rows too heavy for one block: segments of cells ----------------------------------------------------------------
 
 
 @jit
-def segment_system(csr, Y, weights, shift, start, stop, panels, targets, A, b, slot):
-    """A[slot], b[slot]: the share of the cells start … stop − 1 in their row's system."""
+def segment_system(csr, Y, weights, shift, start, stop, scratch, A, b, energy, part):
+    """A[part], b[part], energy[part]: the share of the cells start … stop − 1 in their row's system."""
     for i in range(b.shape[1]):
-        b[slot, i] = 0
+        b[part, i] = 0
         for j in range(b.shape[1]):
-            A[slot, i, j] = 0
-    _add_cells(csr, Y, weights, shift, start, stop, panels, targets, A, b, slot)
+            A[part, i, j] = 0
+    energy[part] = _add_cells(csr, Y, weights, shift, start, stop, stop, scratch[0], scratch[5], A, b, part)
 
 
 @jit
-def heavy_rows(parts, first_part, model, heavy, lo, hi, limits, scratch, X, status, sums):
-    """Solve at most eight rows heavy[lo:hi]: row r is the sum of parts[first_part[r] : first_part[r + 1]], in order."""
-    part_A, part_b = parts
+def heavy_rows(csr, Y, model, weights, shift, heavy, lo, hi, limits, scratch, parts, first_part, X, status, sums):
+    """Solve at most eight rows heavy[lo:hi]; row r is the sum of the parts first_part[r] … first_part[r + 1] − 1."""
+    part_A, part_b, part_energy = parts
     G, _, lam = model
-    _, A, b, _, _ = scratch
+    _, A, b, _, energy, _, _ = scratch
     ld = G.shape[0]
-    count = hi - lo
     rows = heavy[lo:hi]
-    for slot in range(count):
+    for slot in range(hi - lo):
         _start_system(G, lam[rows[slot]], A, b, slot)
+        energy[slot] = 0
         for part in range(first_part[lo + slot], first_part[lo + slot + 1]):
+            energy[slot] += part_energy[part]
             for i in range(ld):
                 b[slot, i] += part_b[part, i]
                 for j in range(ld):
                     A[slot, i, j] += part_A[part, i, j]
-    _idle_slots(count, A, b)
-    _finish_systems(model, rows, count, limits, scratch, X, status, sums)
-
-
-@jit
-def segment_loss(csr, Y, weights, shift, start, stop, row, X, sums):
-    """Add a segment's share of its row's loss."""
-    sums[0] += _cells_loss(csr, Y, weights, shift, start, stop, X, np.int64(row) * Y.shape[1])
+    _idle_slots(hi - lo, A, b)
+    _finish_systems(csr, Y, model, weights, shift, rows, limits, scratch, X, status, sums)

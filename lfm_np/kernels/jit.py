@@ -43,6 +43,11 @@ def jit(function: F) -> F:
     return dispatcher
 
 
+def inlined(function: F) -> F:
+    """Compile a helper into every kernel that calls it. A call would push some eight words per array argument."""
+    return numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy", forceinline=True)(function)
+
+
 # ---- cache ----------------------------------------------------------------------------------------------------------
 
 

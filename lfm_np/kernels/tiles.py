@@ -7,13 +7,13 @@ side, one a lane. Panels are row-major with a leading dimension that is a multip
 
 from __future__ import annotations
 
-from lfm_np.kernels.jit import jit
+from lfm_np.kernels.jit import inlined
 from lfm_np.kernels.simd import LANES, WIDTH, add, broadcast, fma, fnma, load, mul, rsqrt, store, sub, sums8, zeros
 
 TILE = 8  # rows of an accumulator tile
 
 
-@jit
+@inlined
 def tile_update(Q, P, rows, ld, i, j, C, at, ldc):
     """C[at : 8 rows of ldc, 16 columns] += Σ_p Q[p, i:i+8]ᵀ P[p, j:j+16] over ``rows`` panel rows."""
     c0 = c1 = c2 = c3 = c4 = c5 = c6 = c7 = zeros(P, WIDTH)
@@ -38,15 +38,21 @@ def tile_update(Q, P, rows, ld, i, j, C, at, ldc):
     store(C, at + 7 * ldc, add(c7, load(C, at + 7 * ldc, WIDTH)))
 
 
-@jit
+@inlined
+def gram_strip(Q, P, rows, ld, i, C, at, ldc):
+    """Rows i … i + 7 of C[at: ld × ld] += Σ_p Q[p]ᵀ P[p], from the tile that holds the diagonal on."""
+    for j in range(i // WIDTH * WIDTH, ld, WIDTH):
+        tile_update(Q, P, rows, ld, i, j, C, at + i * ldc + j, ldc)
+
+
+@inlined
 def gram(Q, P, rows, ld, C, at, ldc):
-    """C[at: ld × ld] += Σ_p Q[p]ᵀ P[p], tiles on and above the diagonal only (QᵀP must be symmetric)."""
+    """C[at: ld × ld] += Σ_p Q[p]ᵀ P[p], which must be symmetric; tiles on and above the diagonal only."""
     for i in range(0, ld, TILE):
-        for j in range(i // WIDTH * WIDTH, ld, WIDTH):
-            tile_update(Q, P, rows, ld, i, j, C, at + i * ldc + j, ldc)
+        gram_strip(Q, P, rows, ld, i, C, at, ldc)
 
 
-@jit
+@inlined
 def row_products(P, n, ld, out, at):
     """Inner products of a panel's first ``n`` rows (a multiple of 4), on and above the diagonal, in tiles of 2 × 4.
 
@@ -77,7 +83,7 @@ def row_products(P, n, ld, out, at):
             t += LANES
 
 
-@jit
+@inlined
 def lane_cholesky(A, n, ld):
     """Factor eight matrices A = RᵀR in place and forward-solve their right-hand sides.
 
@@ -162,7 +168,7 @@ def lane_cholesky(A, n, ld):
                     store(A, at + 3 * row + LANES, b3)
 
 
-@jit
+@inlined
 def lane_backward(A, n, ld, x):
     """x = R⁻¹y for the factors and the y that `lane_cholesky` left in A. x[i·8 + lane]."""
     for i in range(n - 1, -1, -1):
