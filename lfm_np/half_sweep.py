@@ -96,7 +96,10 @@ def plan_side(csr: tuple[np.ndarray, ...], lam: np.ndarray, weights: Weights, ld
     target = max(SMALLEST_BLOCK, cost.sum() / BLOCKS)
     heavy = ~dual & (cost > 1.5 * target)
     kind = np.where(heavy, 2, np.where(dual, 0, 1)).astype(np.int8)
-    order = np.lexsort((lengths, kind)).astype(np.int32 if len(lengths) < 2**31 else np.int64)
+    # The dual kernel pads to multiples of four cells: rows of one class stay in the matrix's order, which memory likes,
+    # unless λ_u differs by length (its scales are computed once a run of equal λ_u).
+    size = lengths if lam.size and np.ptp(lam) else -(-lengths // 4)
+    order = np.lexsort((size, kind)).astype(np.int32 if len(lengths) < 2**31 else np.int64)
     ends = np.cumsum(np.bincount(kind, minlength=3))
     heavy_rows = order[ends[1] :]
     pieces = np.ceil(cost[heavy_rows] / target).astype(np.int64)
@@ -286,8 +289,8 @@ def _run_blocks(
         if block < len(side.primal):
             als_rows.primal_rows(*arguments, als_rows.primal_scratch(ld, dtype), X, status, sums[block])
         else:
-            longest = side.order[hi - 1]
-            scratch = als_rows.dual_scratch(int(csr[0][longest + 1] - csr[0][longest]), ld, dtype)
+            last = side.order[hi - 1]
+            scratch = als_rows.dual_scratch(int(csr[0][last + 1] - csr[0][last]) + 3, ld, dtype)
             als_rows.dual_rows(*arguments, scratch, X, status, sums[block])
 
     def heavy_pass(block: int, worker: int) -> None:

@@ -7,7 +7,7 @@ Every kernel takes the same arguments:
 * ``model`` = (G, energy, lam): α₀YᵀY (ld × ld), its diagonal, and λ_u of every row. The padding's diagonal is 1;
 * ``weights`` = (d0, d1, t0, t1, a0): a cell of value x has d = c − α₀ = d0 + d1·x and t = c·p = t0 + t1·x;
 * ``shift``: subtracted from t by column (biases), or an empty array;
-* ``order``, ``lo``, ``hi``: the rows order[lo:hi], sorted by length; ``limits`` = (smallest d/|t| that is divided by,
+* ``order``, ``lo``, ``hi``: the rows order[lo:hi], sorted by length (dual: by length / 4, rounded up); ``limits`` = (smallest d/|t| that is divided by,
   largest loss of digits in a pivot, smallest λ_u); scratch arrays from `dual_scratch` or `primal_scratch`.
 
 They write the rows X[u], status[u] (OK or UNSOLVED) and add to ``sums``: [0] the loss of the solved rows,
@@ -216,8 +216,8 @@ def dual_rows(csr, Y, model, weights, shift, order, lo, hi, limits, scratch, X, 
     scales[2, 0] = np.nan
     for first in range(lo, hi, LANES):
         count = min(LANES, hi - first)
-        longest = order[first + count - 1]
-        n = max(4, (indptr[longest + 1] - indptr[longest] + 3) // 4 * 4)
+        last = order[first + count - 1]  # the longest row of the group, up to the padding
+        n = max(4, (indptr[last + 1] - indptr[last] + 3) // 4 * 4)
         for lane in range(LANES):
             u = order[first + min(lane, count - 1)]
             start = indptr[u]
