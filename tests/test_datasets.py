@@ -104,6 +104,17 @@ def test_there_is_something_to_learn():
     assert found >= 2 * recall_at_10(lambda rows: np.tile(popular, (len(rows), 1)), X, test)
 
 
+def test_planted_can_be_learnt_too():
+    from scipy.sparse.linalg import svds
+
+    train, test = planted(5_000, 2_000, 150_000, rank=8, random_state=0).split(random_state=0)
+    U, s, Vt = svds(train.matrix.astype(np.float64), k=8, rng=0)
+    popular = np.bincount(train.matrix.indices, minlength=2_000).astype(float)
+    pairs = np.column_stack(test.matrix.nonzero())
+    found = recall_at_10(lambda rows: (U[rows] * s) @ Vt, train.matrix, pairs)
+    assert found >= 1.5 * recall_at_10(lambda rows: np.tile(popular, (len(rows), 1)), train.matrix, pairs)
+
+
 # ---- planted --------------------------------------------------------------------------------------------------------
 
 

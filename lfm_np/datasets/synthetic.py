@@ -139,7 +139,7 @@ def planted(
     Notes
     -----
     A user mixes three topics with Dirichlet(½) weights; an item belongs to topics with Dirichlet(0.1) weights, most of
-    its weight on one or two. O(cells · log(rank · n)) time: about two seconds for a million cells.
+    its weight on one or two. O(cells · log(rank · n)) time: about a second for a million cells.
 
     Examples
     --------
