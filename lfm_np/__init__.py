@@ -1,5 +1,8 @@
 """Latent factor models on the CPU: exact ALS and deterministic parallel SGD for sparse matrices."""
 
+import importlib
+from types import ModuleType
+
 from lfm_np import datasets
 from lfm_np._version import __version__
 from lfm_np.cells import build_dict, to_csr
@@ -17,3 +20,15 @@ __all__ = [
     "datasets",
     "to_csr",
 ]
+
+_LAZY = ("plots",)  # modules that need an extra: loaded on first access
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _LAZY:
+        return importlib.import_module(f"lfm_np.{name}")
+    raise AttributeError(f"module 'lfm_np' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

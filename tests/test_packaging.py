@@ -50,6 +50,15 @@ def test_every_public_name_is_there_and_documented():
         assert getattr(lfm_np.datasets, name).__doc__
 
 
+def test_modules_of_extras_load_on_first_access():
+    assert (
+        run("import lfm_np, sys; print('lfm_np.plots' in sys.modules, lfm_np.plots.__name__)") == "False lfm_np.plots\n"
+    )
+    assert "plots" in dir(lfm_np)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        lfm_np.nothing  # noqa: B018
+
+
 def settings():
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg")
