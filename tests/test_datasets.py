@@ -10,7 +10,6 @@ from lfm_np.datasets import make_interactions, make_interactions_train_test, pla
 
 
 @pytest.mark.small
-@settings(deadline=None)
 @given(m=st.integers(1, 30), n=st.integers(1, 12), data=st.data(), seed=st.integers(0, 2**40))
 def test_pairs_are_distinct_and_every_row_has_its_share(m, n, data, seed):
     most = data.draw(st.integers(1, n))
@@ -36,7 +35,6 @@ def test_counts_are_uniform_and_full_rows_are_possible():
 
 
 @pytest.mark.small
-@settings(deadline=None)
 @given(m=st.integers(1, 40), most=st.integers(1, 6), fraction=st.floats(0, 0.95), seed=st.integers(0, 2**40))
 def test_train_and_test_part_the_pairs(m, most, fraction, seed):
     train, test = make_interactions_train_test(m, 8, most, fraction, seed)
@@ -133,7 +131,7 @@ def test_planted_has_the_shape_of_real_data():
 
 
 @pytest.mark.small
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(m=st.integers(1, 40), n=st.integers(4, 30), data=st.data(), seed=st.integers(0, 2**40))
 def test_planted_is_valid_at_any_size(m, n, data, seed):
     cells = data.draw(st.integers(m, max(m, m * n // 4)))
