@@ -27,6 +27,7 @@ from lfm_np.kernels.tiles import TILE, gram_strip, lane_backward, lane_cholesky,
 OK, UNSOLVED = 0, 1
 PANEL = 32  # gathered rows a panel: two panels of 32 × 64 floats fill half of a 32 KiB cache
 AHEAD = 6  # cells between the prefetch of a row and its use
+LONG = 2048  # cells after which a row's sums go to float64: float32 sums of more cells lose digits
 CANCELLED = 0.02  # share of Σ c·p² below which the loss is summed cell by cell
 
 
@@ -48,10 +49,13 @@ def dual_scratch(n: int, ld: int, dtype: np.dtype) -> tuple[np.ndarray, ...]:
 
 
 def primal_scratch(ld: int, dtype: np.dtype) -> tuple[np.ndarray, ...]:
-    """Scratch for eight k × k systems: panels, A, b, the lanes, Σ c·p², diagonals (or targets) and solutions."""
+    """Scratch for eight k × k systems: panels, A, b, the lanes, Σ c·p², targets or diagonals, x, and
+    a float64 sum for long rows, kept at zero.
+   """
     panels = aligned((PANEL, ld), dtype), aligned((PANEL, ld), dtype)
     A, b, R = aligned((LANES, ld, ld), dtype), aligned((LANES, ld), dtype), aligned((ld, ld + 2, LANES), dtype)
-    return panels, A, b, R, np.empty(LANES), aligned((ld * LANES,), dtype), aligned((ld * LANES,), dtype)
+    wide = np.zeros((ld, ld)), np.zeros(ld)
+    return panels, A, b, R, np.empty(LANES), aligned((ld * LANES,), dtype), aligned((ld * LANES,), dtype), wide
 
 
 @inlined
@@ -319,6 +323,45 @@ def _add_cells(csr, Y, weights, shift, start, stop, following, panels, targets, 
 
 
 @inlined
+def _flush(A, b, slot, wide):
+    """wide += A[slot], b[slot]; A[slot] = b[slot] = 0."""
+    wide_A, wide_b = wide
+    for i in range(b.shape[1]):
+        wide_b[i] += b[slot, i]
+        b[slot, i] = 0
+        for j in range(i // WIDTH * WIDTH, b.shape[1]):
+            wide_A[i, j] += A[slot, i, j]
+            A[slot, i, j] = 0
+
+
+@inlined
+def _unflush(A, b, slot, wide):
+    """A[slot], b[slot] = wide; wide = 0."""
+    wide_A, wide_b = wide
+    for i in range(b.shape[1]):
+        b[slot, i] = wide_b[i]
+        wide_b[i] = 0
+        for j in range(i // WIDTH * WIDTH, b.shape[1]):
+            A[slot, i, j] = wide_A[i, j]
+            wide_A[i, j] = 0
+
+
+@inlined
+def _add_row(csr, Y, weights, shift, start, stop, following, panels, targets, A, b, slot, wide):
+    """`_add_cells`, with the sums of a long row carried in float64."""
+    energy = 0.0
+    for base in range(start, stop, LONG):
+        end = min(base + LONG, stop)
+        then = end if end < stop else following
+        energy += _add_cells(csr, Y, weights, shift, base, end, then, panels, targets, A, b, slot)
+        if stop - start > LONG:
+            _flush(A, b, slot, wide)
+    if stop - start > LONG:
+        _unflush(A, b, slot, wide)
+    return energy
+
+
+@inlined
 def _start_system(G, lam, A, b, slot):
     """A[slot] = G + λI and b[slot] = 0."""
     ld = G.shape[0]
@@ -388,7 +431,7 @@ def _finish_systems(csr, Y, model, weights, shift, rows, limits, scratch, X, sta
     """
     indptr = csr[0]
     G, _, lam = model
-    _, A, b, R, energy, diagonal, x = scratch
+    _, A, b, R, energy, diagonal, x, _ = scratch
     ld = G.shape[0]
     _solve_systems(A, b, R, diagonal, x)
     for slot in range(rows.shape[0]):
@@ -426,7 +469,7 @@ def primal_rows(csr, Y, model, weights, shift, order, lo, hi, limits, scratch, X
     """Rows whose k × k system is the smaller one, or whose d is negative. See the module docstring."""
     indptr = csr[0]
     G, _, lam = model
-    panels, A, b, _, energy, targets, _ = scratch
+    panels, A, b, _, energy, targets, _, wide = scratch
     for first in range(lo, hi, LANES):
         count = min(LANES, hi - first)
         rows = order[first : first + count]
@@ -434,8 +477,8 @@ def primal_rows(csr, Y, model, weights, shift, order, lo, hi, limits, scratch, X
             u = rows[slot]
             following = indptr[order[min(first + slot + 1, hi - 1)]]
             _start_system(G, lam[u], A, b, slot)
-            energy[slot] = _add_cells(
-                csr, Y, weights, shift, indptr[u], indptr[u + 1], following, panels, targets, A, b, slot
+            energy[slot] = _add_row(
+                csr, Y, weights, shift, indptr[u], indptr[u + 1], following, panels, targets, A, b, slot, wide
             )
         _idle_slots(count, A, b)
         _finish_systems(csr, Y, model, weights, shift, rows, limits, scratch, X, status, sums)
@@ -447,11 +490,12 @@ def primal_rows(csr, Y, model, weights, shift, order, lo, hi, limits, scratch, X
 @jit
 def segment_system(csr, Y, weights, shift, start, stop, scratch, A, b, energy, part):
     """A[part], b[part], energy[part]: the share of the cells start … stop − 1 in their row's system."""
+    panels, _, _, _, _, targets, _, wide = scratch
     for i in range(b.shape[1]):
         b[part, i] = 0
         for j in range(b.shape[1]):
             A[part, i, j] = 0
-    energy[part] = _add_cells(csr, Y, weights, shift, start, stop, stop, scratch[0], scratch[5], A, b, part)
+    energy[part] = _add_row(csr, Y, weights, shift, start, stop, stop, panels, targets, A, b, part, wide)
 
 
 @jit
@@ -459,17 +503,15 @@ def heavy_rows(csr, Y, model, weights, shift, heavy, lo, hi, limits, scratch, pa
     """Solve at most eight rows heavy[lo:hi]; row r is the sum of the parts first_part[r] … first_part[r + 1] − 1."""
     part_A, part_b, part_energy = parts
     G, _, lam = model
-    _, A, b, _, energy, _, _ = scratch
-    ld = G.shape[0]
+    _, A, b, _, energy, _, _, wide = scratch
     rows = heavy[lo:hi]
     for slot in range(hi - lo):
         _start_system(G, lam[rows[slot]], A, b, slot)
+        _flush(A, b, slot, wide)
         energy[slot] = 0
         for part in range(first_part[lo + slot], first_part[lo + slot + 1]):
             energy[slot] += part_energy[part]
-            for i in range(ld):
-                b[slot, i] += part_b[part, i]
-                for j in range(ld):
-                    A[slot, i, j] += part_A[part, i, j]
+            _flush(part_A, part_b, part, wide)
+        _unflush(A, b, slot, wide)
     _idle_slots(hi - lo, A, b)
     _finish_systems(csr, Y, model, weights, shift, rows, limits, scratch, X, status, sums)

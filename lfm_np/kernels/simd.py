@@ -262,7 +262,7 @@ def prefetch(typingctx, array, offset):  # type: ignore[no-untyped-def]
         address = builder.bitcast(pointer, ir.IntType(8).as_pointer())
         signature = ir.FunctionType(ir.VoidType(), [address.type, _I32, _I32, _I32])
         function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
-        builder.call(function, [address, _I32(0), _I32(3), _I32(1)])
+        builder.call(function, [address, _I32(0), _I32(2), _I32(1)])
         return context.get_dummy_value()
 
     return types.void(array, types.int64), codegen
