@@ -5,6 +5,7 @@ from types import ModuleType
 
 from lfm_np import datasets
 from lfm_np._version import __version__
+from lfm_np.als import als
 from lfm_np.cells import build_dict, to_csr
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
@@ -16,6 +17,7 @@ __all__ = [
     "SolverError",
     "Status",
     "__version__",
+    "als",
     "build_dict",
     "datasets",
     "to_csr",

@@ -54,7 +54,8 @@ class Side:
 
     csr: tuple[np.ndarray, np.ndarray, np.ndarray]  # indptr int64, indices int32 (or int64), data; read-only
     lam: np.ndarray  # (rows,) λ_u
-    order: np.ndarray  # (rows,) int32: dual rows by length, then primal rows by length, then heavy rows
+    empty: np.ndarray  # rows without cells: the zero vector
+    order: np.ndarray  # the other rows, int32: dual rows by length, then primal rows by length, then heavy rows
     dual: list[tuple[int, int]]  # blocks lo, hi of ``order``
     primal: list[tuple[int, int]]
     heavy: np.ndarray  # rows cut into segments
@@ -65,6 +66,13 @@ class Side:
     @property
     def rows(self) -> int:
         return len(self.lam)
+
+    def summary(self) -> dict[str, int | bool]:
+        """How many rows take which system, for ``Factors.params``."""
+        dual = self.dual[-1][1] if self.dual else 0
+        blocks = len(self.dual) + len(self.primal) + len(self.segments)
+        rows = {"dual": dual, "primal": self.rows - len(self.empty) - dual, "empty": len(self.empty)}
+        return rows | {"blocks": blocks, "rotated": self.rotate}
 
 
 def frozen(array: np.ndarray) -> np.ndarray:
@@ -95,12 +103,14 @@ def plan_side(csr: tuple[np.ndarray, ...], lam: np.ndarray, weights: Weights, ld
     cost = np.where(dual, dual_ns, primal_ns)
     target = max(SMALLEST_BLOCK, cost.sum() / BLOCKS)
     heavy = ~dual & (cost > 1.5 * target)
-    kind = np.where(heavy, 2, np.where(dual, 0, 1)).astype(np.int8)
+    kind = np.where(lengths == 0, -1, np.where(heavy, 2, np.where(dual, 0, 1))).astype(np.int8)
     # The dual kernel pads to multiples of four cells: rows of one class stay in the matrix's order, which memory likes,
     # unless λ_u differs by length (its scales are computed once a run of equal λ_u).
     size = lengths if lam.size and np.ptp(lam) else -(-lengths // 4)
     order = np.lexsort((size, kind)).astype(np.int32 if len(lengths) < 2**31 else np.int64)
-    ends = np.cumsum(np.bincount(kind, minlength=3))
+    blank, *counts = np.bincount(kind + 1, minlength=4).tolist()
+    empty, order = order[:blank], order[blank:]
+    ends = np.cumsum(counts)
     heavy_rows = order[ends[1] :]
     pieces = np.ceil(cost[heavy_rows] / target).astype(np.int64)
     segments = []
@@ -110,6 +120,7 @@ def plan_side(csr: tuple[np.ndarray, ...], lam: np.ndarray, weights: Weights, ld
     return Side(
         csr=(indptr, indices, data),
         lam=frozen(lam),
+        empty=empty,
         order=frozen(order),
         dual=_cut(cost[order], 0, int(ends[0]), target),
         primal=_cut(cost[order], int(ends[0]), int(ends[1]), target),
@@ -198,7 +209,9 @@ def prepare_fixed(side: Side, Y: np.ndarray, out: np.ndarray, weights: Weights, 
     return Fixed(frozen(Y), frozen(G), frozen(G.diagonal().copy()), floor)
 
 
-def solve_rows(side: Side, fixed: Fixed, weights: Weights, shift: np.ndarray, X: np.ndarray, pool: Pool) -> tuple[float, float]:
+def solve_rows(
+    side: Side, fixed: Fixed, weights: Weights, shift: np.ndarray, X: np.ndarray, pool: Pool
+) -> tuple[float, float]:
     """Write the exact minimiser of every row to X; returns the rows' loss and Σ λ_u‖x_u‖² (float64).
 
     A row that float32 cannot solve to about three digits is solved again in float64.
@@ -208,12 +221,11 @@ def solve_rows(side: Side, fixed: Fixed, weights: Weights, shift: np.ndarray, X:
     SolverError
         A row's system is singular in float64 too.
     """
+    X[side.empty] = 0
     status = np.zeros(side.rows, np.uint8)
     sums = _run_blocks(side, fixed, weights, shift, X, status, pool)
     loss, penalty = sums.sum(axis=0)
     failed = np.flatnonzero(status)
-    import os
-    if os.environ.get('DBG'): print('failed',len(failed))
     if len(failed):
         if X.dtype == np.float64:
             raise _singular(failed)

@@ -405,6 +405,31 @@ def check_factors(user_factors: Any, item_factors: Any) -> tuple[np.ndarray, np.
     return U, V
 
 
+def check_init(init: Any, shape: tuple[int, int], factors: int, biases: bool) -> tuple[np.ndarray, ...] | None:
+    """Starting factors (U, V, user_bias, item_bias) as finite arrays; biases are zero where ``init`` has none."""
+    if init is None:
+        return None
+    if hasattr(init, "user_factors"):
+        U, V, user_bias, item_bias = init.user_factors, init.item_factors, init.user_bias, init.item_bias
+    elif isinstance(init, (tuple, list)) and len(init) == 2:
+        (U, V), user_bias, item_bias = init, None, None
+    else:
+        raise TypeError(f"init must be None, Factors or a pair (U, V), got {shown(init)}")
+    checked = []
+    for name, array, rows in (("U", U, shape[0]), ("V", V, shape[1])):
+        array = np.asarray(array)
+        if array.dtype.kind not in "fiu" or array.shape != (rows, factors):
+            raise ValueError(
+                f"init must have a real {name} of shape ({rows}, {factors}), got shape {array.shape}, dtype {array.dtype}"
+            )
+        if not np.isfinite(array).all():
+            raise ValueError(f"init has a non-finite value in {name}")
+        checked.append(array)
+    for bias, rows in ((user_bias, shape[0]), (item_bias, shape[1])):
+        checked.append(np.zeros(rows) if bias is None or not biases else np.asarray(bias))
+    return tuple(checked)
+
+
 def check_bias(name: str, bias: Any, size: int, dtype: np.dtype) -> np.ndarray | None:
     """None, or a read-only vector of ``size`` values of ``dtype``."""
     if bias is None:

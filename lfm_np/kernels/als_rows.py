@@ -21,7 +21,20 @@ from typing import Any
 import numpy as np
 
 from lfm_np.kernels.jit import inlined, jit
-from lfm_np.kernels.simd import LANES, WIDTH, broadcast, fma, load, mul, prefetch, splat, store, total, transpose8, zeros
+from lfm_np.kernels.simd import (
+    LANES,
+    WIDTH,
+    broadcast,
+    fma,
+    load,
+    mul,
+    prefetch,
+    splat,
+    store,
+    total,
+    transpose8,
+    zeros,
+)
 from lfm_np.kernels.tiles import TILE, gram_strip, lane_backward, lane_cholesky, row_products
 
 OK, UNSOLVED = 0, 1
@@ -51,7 +64,7 @@ def dual_scratch(n: int, ld: int, dtype: np.dtype) -> tuple[np.ndarray, ...]:
 def primal_scratch(ld: int, dtype: np.dtype) -> tuple[np.ndarray, ...]:
     """Scratch for eight k × k systems: panels, A, b, the lanes, Σ c·p², targets or diagonals, x, and
     a float64 sum for long rows, kept at zero.
-   """
+    """
     panels = aligned((PANEL, ld), dtype), aligned((PANEL, ld), dtype)
     A, b, R = aligned((LANES, ld, ld), dtype), aligned((LANES, ld), dtype), aligned((ld, ld + 2, LANES), dtype)
     wide = np.zeros((ld, ld)), np.zeros(ld)

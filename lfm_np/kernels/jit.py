@@ -194,16 +194,22 @@ def single_threaded_blas() -> Iterator[None]:
                 _blas_limits = None
 
 
+class Interrupted(BaseException):
+    """`Pool.run` ended early because ``stop()`` said so."""
+
+
 class Pool:
     """Threads that run ``work(block, worker)`` for every block, handed out in order.
 
     Which worker runs a block is up to the scheduler, so a result may depend on ``block`` only; ``worker`` (0 to
     ``num_threads`` − 1) is there to pick scratch memory. The first exception stops the hand-out and is raised in the
-    caller; so is KeyboardInterrupt. Use as a context manager; no thread outlives it.
+    caller. ``stop`` is asked before every block, and `Interrupted` raised when it returns True. Use as a context
+    manager; no thread outlives it.
     """
 
-    def __init__(self, num_threads: int) -> None:
+    def __init__(self, num_threads: int, stop: Callable[[], bool] = lambda: False) -> None:
         self.num_threads = num_threads
+        self._stop = stop
         self._executor = ThreadPoolExecutor(num_threads - 1, "lfm_np") if num_threads > 1 else None
 
     def __enter__(self) -> Pool:
@@ -222,27 +228,28 @@ class Pool:
         """Call ``work(block, worker)`` for block = 0 … count − 1 and wait for all of them."""
         blocks = iter(range(count))
         lock = threading.Lock()
-        stop = threading.Event()
+        failed = threading.Event()
 
         def drain(worker: int) -> None:
             try:
-                while not stop.is_set():
+                while not failed.is_set():
                     with lock:
                         block = next(blocks, None)
                     if block is None:
                         return
+                    if self._stop():
+                        raise Interrupted
                     work(block, worker)
             except BaseException:
-                stop.set()
+                failed.set()
                 raise
 
-        helpers = min(self.num_threads, count) - 1
-        futures = [self._executor.submit(drain, w) for w in range(1, helpers + 1)] if self._executor else []
+        helpers = range(1, min(self.num_threads, count)) if self._executor else ()
+        futures = [self._executor.submit(drain, worker) for worker in helpers] if self._executor else []
         try:
             drain(0)  # the calling thread works too; a signal reaches it between two blocks
         finally:
-            stop.set() if sys.exc_info()[0] else None
-            errors = [future.exception() for future in futures]
+            errors = [future.exception() for future in futures]  # waits for them
         for error in errors:
             if error is not None:
                 raise error

@@ -1,0 +1,148 @@
+"""What every iterative solver does around its sweeps: history, callback, tolerance, progress, Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from lfm_np.errors import SolverError
+from lfm_np.factors import Factors, Status
+from lfm_np.kernels.jit import Interrupted
+
+Callback = Callable[[dict[str, Any], Factors], Any]
+
+_FIELDS = frozenset(field.name for field in dataclasses.fields(Factors))
+
+
+class FactorsView(Factors):
+    """What a callback sees: Factors that are computed when first looked at, which must be while the callback runs."""
+
+    def __init__(self, make: Callable[[], Factors]) -> None:
+        object.__setattr__(self, "_make", make)
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in _FIELDS and "_make" in (own := object.__getattribute__(self, "__dict__")):
+            factors = own["_make"]()
+            own.clear()
+            own.update({field: getattr(factors, field) for field in _FIELDS})
+        return object.__getattribute__(self, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dataclasses.replace(_plain(self)).__reduce__()
+
+    def expire(self) -> None:
+        """The solver goes on and overwrites its buffers."""
+        if "_make" in self.__dict__:
+            object.__setattr__(self, "_make", _expired)
+
+
+def _plain(view: Factors) -> Factors:
+    return Factors(**{field: getattr(view, field) for field in _FIELDS})
+
+
+def _expired() -> Factors:
+    raise RuntimeError(
+        "a callback's factors must be looked at while the callback runs; keep factors.user_factors there"
+    )
+
+
+@contextlib.contextmanager
+def sigint_noted() -> Iterator[Callable[[], bool]]:
+    """A function that tells whether Ctrl-C was pressed. A second press raises KeyboardInterrupt at once.
+
+    Only in the main thread and only where Python's own handler is in place: a program with a handler of its own keeps
+    it.
+    """
+    pressed = threading.Event()
+
+    def note(signum: int, frame: Any) -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+        pressed.set()
+
+    ours = threading.current_thread() is threading.main_thread()
+    ours = ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed.is_set
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def run_sweeps(
+    sweep: Callable[[], dict[str, Any]],
+    result: Callable[[list[dict[str, Any]], Status], Factors],
+    *,
+    count: int,
+    measure: str,
+    tolerance: float,
+    callback: Callback | None,
+    progress: bool,
+    interrupted: Callable[[], bool],
+) -> Factors:
+    """Run up to ``count`` sweeps and return ``result(history, status)``.
+
+    Parameters
+    ----------
+    sweep : callable
+        Does one sweep, all or nothing, and returns its record, which holds ``measure``.
+    result : callable
+        Makes Factors of the last complete sweep.
+    measure : str
+        What the tolerance watches: stop once it falls by less than ``tolerance`` times itself.
+
+    Raises
+    ------
+    SolverError
+        From ``sweep``, with the number of the sweep and the last complete one's factors added.
+    """
+    history: list[dict[str, Any]] = []
+    status = Status.MAX_ITERATIONS
+    with tqdm(total=count, disable=not progress, unit="sweep") as bar:
+        for iteration in range(1, count + 1):
+            started = time.perf_counter()
+            try:
+                record = {"iteration": iteration, **sweep()}
+            except Interrupted:
+                return result(history, Status.INTERRUPTED)
+            except SolverError as error:
+                raise SolverError(f"sweep {iteration}: {error}", result(history, status)) from None
+            record["seconds"] = time.perf_counter() - started
+            history.append(record)
+            bar.set_postfix({measure: f"{record[measure]:.6g}"}, refresh=False)
+            bar.update()
+            if callback and not _call(callback, record, result, history):
+                return result(history, Status.STOPPED)
+            if interrupted():
+                return result(history, Status.INTERRUPTED)
+            if tolerance and len(history) > 1:
+                before, now = history[-2][measure], record[measure]
+                if before - now < tolerance * abs(before):
+                    return result(history, Status.CONVERGED)
+    return result(history, status)
+
+
+def _call(
+    callback: Callback,
+    record: dict[str, Any],
+    result: Callable[[list[dict[str, Any]], Status], Factors],
+    history: list[dict[str, Any]],
+) -> bool:
+    """Call the callback; False if it raised StopIteration."""
+    view = FactorsView(lambda: result(history, Status.MAX_ITERATIONS))
+    try:
+        callback(record, view)
+    except StopIteration:
+        return False
+    finally:
+        view.expire()
+    return True
