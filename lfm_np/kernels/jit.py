@@ -48,6 +48,16 @@ def inlined(function: F) -> F:
     return numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy", forceinline=True)(function)
 
 
+def jit_private(function: F) -> F:
+    """Compile a function that only compiled code calls: a method of a loss. Never cached; arithmetic as written."""
+    return numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+
+
+def jit_pointer(signature: Any, function: Callable[..., Any]) -> Any:
+    """``function`` as a C function pointer that a kernel takes as an argument, compiled now and never cached."""
+    return function if JIT_DISABLED else numba.cfunc(signature, error_model="numpy")(function)
+
+
 # ---- cache ----------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,144 @@
+"""The negatives of an epoch, and its records sorted into the cells of the block grid.
+
+The first negative of every stored cell is drawn before the epoch, from the whole catalogue: position t of the stream of
+the epoch belongs to the t-th stored cell, whatever the blocks are. It follows the sampler's q over the items that the row
+has not stored, exactly and with one random number: with integer masses w, x is uniform below the mass of those items,
+and the row's sorted items say how much mass to skip. Nothing is rejected, so a nearly full row costs no more than another.
+
+``masses`` holds cumulative masses C[j] = Σ_{i<j} w_i (n + 1 values), or one value, n, when every item has mass 1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lfm_np.kernels.jit import jit
+from lfm_np.kernels.random import S11, TO_UNIT, below, draw
+
+NO_NEGATIVE = -1
+
+
+@jit
+def mass_before(masses, item):
+    """Mass of the items 0 … item − 1."""
+    return masses[item] if masses.shape[0] > 1 else np.int64(item)
+
+
+@jit
+def count_at_most(values, lo, hi, x):
+    """How many of the nondecreasing values[lo:hi] are ≤ x."""
+    start = lo
+    while lo < hi:
+        middle = (lo + hi) >> 1
+        if values[middle] <= x:
+            lo = middle + 1
+        else:
+            hi = middle
+    return lo - start
+
+
+@jit
+def item_at(masses, x):
+    """The item whose stretch of mass holds x."""
+    return count_at_most(masses, 0, masses.shape[0], x) - 1 if masses.shape[0] > 1 else x
+
+
+@jit
+def free_before(indices, lo, hi, masses, before):
+    """before[c] = mass not stored by the row in front of its c-th item; returns the mass not stored at all."""
+    taken = np.int64(0)
+    for t in range(lo, hi):
+        item = np.int64(indices[t])
+        start = mass_before(masses, item)
+        before[t - lo] = start - taken
+        taken += mass_before(masses, item + 1) - start
+    return masses[masses.shape[0] - 1] - taken
+
+
+@jit
+def free_masses(first, last, indptr, indices, masses, free):
+    """free[row] = mass that the row has not stored."""
+    for row in range(first, last):
+        taken = np.int64(0)
+        for t in range(indptr[row], indptr[row + 1]):
+            item = np.int64(indices[t])
+            taken += mass_before(masses, item + 1) - mass_before(masses, item)
+        free[row] = masses[masses.shape[0] - 1] - taken
+
+
+@jit
+def draw_rows(key, first, last, indptr, indices, masses, negatives):
+    """negatives[t] for every stored cell of the rows first … last − 1; NO_NEGATIVE in a row without free mass."""
+    longest = np.int64(0)
+    for row in range(first, last):
+        longest = max(longest, indptr[row + 1] - indptr[row])
+    before = np.empty(longest, np.int64)
+    for row in range(first, last):
+        lo, hi = indptr[row], indptr[row + 1]
+        free = free_before(indices, lo, hi, masses, before)
+        for t in range(lo, hi):
+            negatives[t] = NO_NEGATIVE
+            if free > 0:
+                x = below(draw(key, t), free)
+                skipped = count_at_most(before, 0, hi - lo, x)
+                if skipped > 0:
+                    item = np.int64(indices[lo + skipped - 1])
+                    x += mass_before(masses, item + 1) - before[skipped - 1]
+                negatives[t] = item_at(masses, x)
+
+
+@jit
+def count_cells(lo, hi, indices, negatives, block_of, cell_of, counts):
+    """Add to counts[c] the stored cells lo … hi − 1 whose item and negative lie in the blocks of cell c."""
+    for t in range(lo, hi):
+        if negatives[t] != NO_NEGATIVE:
+            counts[cell_of[block_of[indices[t]], block_of[negatives[t]]]] += 1
+
+
+@jit
+def scatter_rows(first, last, indptr, indices, data, negatives, block_of, cell_of, places, records, values):
+    """Write (row, item, negative) of every stored cell to the next place of its cell, and its value where asked for."""
+    for row in range(first, last):
+        for t in range(indptr[row], indptr[row + 1]):
+            if negatives[t] != NO_NEGATIVE:
+                cell = cell_of[block_of[indices[t]], block_of[negatives[t]]]
+                place = places[cell]
+                places[cell] = place + 1
+                records[place, 0] = row
+                records[place, 1] = indices[t]
+                records[place, 2] = negatives[t]
+                if values.shape[0] > 0:
+                    values[place] = data[t]
+
+
+@jit
+def shuffle(key, lo, hi, records, values):
+    """Fisher-Yates on records[lo:hi] and their values."""
+    for r in range(hi - 1, lo, -1):
+        s = lo + below(draw(key, r - lo), r - lo + 1)
+        for column in range(3):
+            kept = records[r, column]
+            records[r, column] = records[s, column]
+            records[s, column] = kept
+        if values.shape[0] > 0:
+            value = values[r]
+            values[r] = values[s]
+            values[s] = value
+
+
+@jit
+def fill_uniform(key, first, last, k, bound, mask, W):
+    """W[row, f] uniform on (−bound, bound), position row·k + f of the stream; 0 where mask[row] is 0, and beyond k."""
+    for row in range(first, last):
+        for f in range(k):
+            unit = np.float64(draw(key, np.int64(row) * k + f) >> S11) * TO_UNIT
+            W[row, f] = bound * (2.0 * unit - 1.0) if mask[row] else 0.0
+
+
+@jit
+def all_finite(flat, lo, hi):
+    """Whether all of flat[lo:hi] is finite: anything else times 0 is NaN."""
+    poison = flat.dtype.type(0)
+    for at in range(lo, hi):
+        poison += flat[at] * flat.dtype.type(0)
+    return poison == 0

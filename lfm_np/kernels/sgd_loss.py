@@ -1,0 +1,81 @@
+"""Loss functions as C function pointers, so that one cached epoch kernel serves every loss, built-in or the user's.
+
+A scalar loss becomes ``point(x, y) -> (value, gradient)``, a list loss ``ranked(scores, slopes) -> value`` with the positive
+first. Both compute in float64: the formula is a small part of a step, and its precision is what the divergence check and
+the epoch loss rest on. The parameters of the loss are frozen into the compiled code. Nothing is cached, in the process
+or on disk: two classes of the same name never share code, and an edited class runs its edited code.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable
+from typing import Any
+
+from numba import types
+
+from lfm_np.kernels.jit import jit, jit_pointer, jit_private
+
+POINT = types.UniTuple(types.float64, 2)(types.float64, types.float64)
+RANKED = types.float64(types.float64[::1], types.float64[::1])
+
+Method = Callable[..., Any]
+
+
+def frozen(parameters: dict[str, float]) -> Any:
+    """What the methods see as ``self``: the loss's numbers, by name."""
+    return namedtuple("Parameters", parameters)(**parameters)
+
+
+def pointwise(value: Method, gradient: Method, parameters: dict[str, float]) -> Any:
+    """Pointer to (score, target) -> (value, gradient)."""
+    loss, value, gradient = frozen(parameters), jit_private(value), jit_private(gradient)
+
+    def point(score, target):
+        return value(loss, score, target), gradient(loss, score, target)
+
+    return jit_pointer(POINT, point)
+
+
+def pairwise(value: Method, gradient: Method, parameters: dict[str, float]) -> Any:
+    """Pointer to (difference, unused) -> (value, gradient)."""
+    loss, value, gradient = frozen(parameters), jit_private(value), jit_private(gradient)
+
+    def point(difference, unused):
+        return value(loss, difference), gradient(loss, difference)
+
+    return jit_pointer(POINT, point)
+
+
+def listwise(value: Method, gradient: Method, parameters: dict[str, float]) -> Any:
+    """Pointer to (scores, slopes) -> value; writes the gradient by score to ``slopes``."""
+    loss, value, gradient = frozen(parameters), jit_private(value), jit_private(gradient)
+
+    def ranked(scores, slopes):
+        positive, negatives = gradient(loss, scores[0], scores[1:])
+        slopes[0] = positive
+        for m in range(len(negatives)):
+            slopes[m + 1] = negatives[m]
+        return value(loss, scores[0], scores[1:])
+
+    return jit_pointer(RANKED, ranked)
+
+
+@jit
+def call_point(point, x, y):
+    """The compiled function's result; calling a pointer from Python would run the Python code it was made from."""
+    return point(x, y)
+
+
+@jit
+def call_ranked(ranked, scores, slopes):
+    return ranked(scores, slopes)
+
+
+@jit
+def total_slope(point, score, targets, weights):
+    """Σ weight·gradient of a pointwise loss at one score."""
+    total = 0.0
+    for t in range(targets.shape[0]):
+        total += weights[t] * point(score, targets[t])[1]
+    return total

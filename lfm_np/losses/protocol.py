@@ -1,0 +1,202 @@
+"""What a loss class must have, how it is compiled, and its check by finite differences."""
+
+from __future__ import annotations
+
+import inspect
+import numbers
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lfm_np.kernels import sgd_loss
+from lfm_np.validation import check_bool, check_int, shown
+
+KINDS = {("score", "target"): "pointwise", ("difference",): "pairwise", ("positive", "negatives"): "list"}
+COMPILERS = {"pointwise": sgd_loss.pointwise, "pairwise": sgd_loss.pairwise, "list": sgd_loss.listwise}
+ALLOWED = " or ".join(f"(self, {', '.join(names)}) [{kind}]" for names, kind in KINDS.items())
+
+
+class Protocol(NamedTuple):
+    """Everything `sgd` reads from a loss besides its formula."""
+
+    kind: str
+    parameters: dict[str, float]
+    targets: tuple[float, float] | None = None
+    weighted: bool = False
+    trials: int = 0
+    cosine: bool = False
+    correct_logq: bool = False
+
+
+def read(loss: Any) -> Protocol:
+    """The protocol of ``loss``, every part of it checked.
+
+    Raises
+    ------
+    TypeError
+        A class instead of an instance, a missing method, parameter names of no kind, an attribute of the wrong type.
+    ValueError
+        An attribute that the kind of the loss has no use for.
+    """
+    if isinstance(loss, type):
+        raise TypeError(f"loss must be an instance: {loss.__name__}(), not {loss.__name__}")
+    name, kind = type(loss).__name__, _kind(loss)
+    targets = getattr(loss, "targets", None)
+    if targets is not None and (not isinstance(targets, tuple) or [type(t) for t in targets] != [float, float]):
+        raise TypeError(f"{name}.targets must be two floats (of a stored cell, of a negative), got {shown(targets)}")
+    flags = {
+        flag: check_bool(f"{name}.{flag}", getattr(loss, flag, False))
+        for flag in ("weighted", "cosine", "correct_logq")
+    }
+    trials = check_int(f"{name}.trials", getattr(loss, "trials", 0), 0, 10_000)
+    for attribute, used, kinds in (
+        ("targets", targets is not None, ("pointwise",)),
+        ("trials", trials > 0, ("pairwise",)),
+        ("correct_logq", flags["correct_logq"], ("list",)),
+    ):
+        if used and kind not in kinds:
+            raise ValueError(f"{name}.{attribute} has a meaning for {kinds[0]} losses only; {name} is {kind}")
+    if flags["weighted"] and kind == "pointwise" and targets is None:
+        raise ValueError(
+            f"{name} cannot be weighted by the stored value, which is its target; give it targets = (…, …)"
+        )
+    return Protocol(kind, _parameters(loss), targets, trials=trials, **flags)
+
+
+def _kind(loss: Any) -> str:
+    """Pointwise, pairwise or list, from the parameter names of both methods."""
+    found = []
+    for method in ("value", "gradient"):
+        function = getattr(type(loss), method, None)
+        if not inspect.isfunction(function):
+            raise TypeError(f"loss must have a method {method}{ALLOWED}, and {type(loss).__name__} has none")
+        names = tuple(inspect.signature(function).parameters)[1:]
+        if names not in KINDS:
+            raise TypeError(f"{type(loss).__name__}.{method} must take {ALLOWED}, got (self, {', '.join(names)})")
+        found.append(KINDS[names])
+    if found[0] != found[1]:
+        raise TypeError(
+            f"{type(loss).__name__}.value is {found[0]} but its gradient is {found[1]}: use the same parameters"
+        )
+    return found[0]
+
+
+def _parameters(loss: Any) -> dict[str, float]:
+    """The numbers that the methods may read from ``self``: class attributes, fields and instance attributes."""
+    names = [name for name in dir(loss) if not name.startswith("_")]
+    values = {name: getattr(loss, name) for name in names}
+    own = {*getattr(loss, "_fields", ()), *getattr(loss, "__dict__", {})}
+    for name in own:
+        if not isinstance(values.get(name), (numbers.Real, np.bool_)):
+            raise TypeError(f"{type(loss).__name__}.{name} must be a number, got {shown(getattr(loss, name))}")
+    return {name: float(value) for name, value in values.items() if isinstance(value, (numbers.Real, np.bool_))}
+
+
+def compiled(loss: Any) -> Any:
+    """The loss as a function pointer; see `lfm_np.kernels.sgd_loss`.
+
+    Raises
+    ------
+    TypeError
+        A formula that Numba cannot compile; the message is Numba's.
+    """
+    protocol = read(loss)
+    try:
+        return COMPILERS[protocol.kind](type(loss).value, type(loss).gradient, protocol.parameters)
+    except Exception as error:  # Numba raises many kinds; all mean the same to the writer of a loss
+        raise TypeError(
+            f"{type(loss).__name__} cannot be compiled; use numbers, math, NumPy and attributes of self that are "
+            f"numbers. Numba says: {error}"
+        ) from error
+
+
+# ---- check ----------------------------------------------------------------------------------------------------------
+
+
+def check(loss: Any) -> None:
+    """Verify a loss: its methods, that it compiles, and its gradient against finite differences of its value.
+
+    Points have scores up to 5, where the gradient is compared, and up to 1000, where both must be finite. At a kink the
+    gradient may lie anywhere between the slopes of the two sides.
+
+    Parameters
+    ----------
+    loss
+        An instance of a class as described in `lfm_np.losses`.
+
+    Raises
+    ------
+    TypeError
+        A method or attribute that is missing or wrong, or a formula that does not compile.
+    ValueError
+        A gradient that is not the derivative of the value, or a result that is not finite; the message says where.
+
+    Examples
+    --------
+    >>> from lfm_np import losses
+    >>> losses.check(losses.BPR())
+    >>> class Wrong:
+    ...     def value(self, difference):
+    ...         return difference**2
+    ...
+    ...     def gradient(self, difference):
+    ...         return difference
+    >>> losses.check(Wrong())
+    Traceback (most recent call last):
+    ...
+    ValueError: Wrong.gradient is -5 at difference = -5, but finite differences of value give -10
+    """
+    protocol = read(loss)
+    function = compiled(loss)
+    for point in _points(protocol):
+        _check_point(loss, protocol, function, point, compare=np.abs(point).max() <= 5)
+
+
+def _points(protocol: Protocol) -> list[np.ndarray]:
+    scores = [-5.0, -2.1, -0.7, -1e-3, 0.0, 0.013, 0.4, 1.7, 5.0, -1e3, 1e3]
+    if protocol.cosine:
+        scores = [-1.0, -0.63, -1e-3, 0.0, 0.29, 0.4, 0.81, 1.0]
+    if protocol.kind == "pointwise":
+        return [np.array([s, t]) for t in protocol.targets or (0.0, 1.0, 3.0) for s in scores]
+    if protocol.kind == "pairwise":
+        return [np.array([s]) for s in scores]
+    return [np.array([s, *np.roll(scores, r)[:3]]) for s in scores for r in range(3)]
+
+
+def _evaluate(kind: str, function: Any, point: np.ndarray) -> tuple[float, np.ndarray]:
+    """Value and gradient (by score, difference, or every score) of a compiled loss."""
+    if kind == "list":
+        slopes = np.zeros(len(point))
+        return sgd_loss.call_ranked(function, point, slopes), slopes
+    value, slope = sgd_loss.call_point(function, point[0], point[1] if kind == "pointwise" else 0.0)
+    return value, np.array([slope])
+
+
+def _check_point(loss: Any, protocol: Protocol, function: Any, point: np.ndarray, compare: bool) -> None:
+    name = type(loss).__name__
+    value, gradient = _evaluate(protocol.kind, function, point)
+    where = _where(protocol.kind, point)
+    for method, result in (("value", value), ("gradient", gradient)):
+        if not np.isfinite(result).all():
+            raise ValueError(f"{name}.{method} is not finite at {where}: {result}")
+    if not compare:
+        return
+    step = 1e-6
+    for axis, slope in enumerate(gradient):
+        moved = np.zeros(len(point))
+        moved[axis] = step
+        after, before = (_evaluate(protocol.kind, function, point + sign * moved)[0] for sign in (1, -1))
+        right, left = (after - value) / step, (value - before) / step
+        slack = 1e-4 * max(1.0, abs(right), abs(left))
+        if not min(left, right) - slack <= slope <= max(left, right) + slack:
+            part = f" ({'positive' if axis == 0 else f'negatives[{axis - 1}]'})" if protocol.kind == "list" else ""
+            raise ValueError(
+                f"{name}.gradient{part} is {slope:.6g} at {where}, but finite differences of value give "
+                f"{(after - before) / (2 * step):.6g}"
+            )
+
+
+def _where(kind: str, point: np.ndarray) -> str:
+    if kind == "list":
+        return f"positive = {point[0]:g}, negatives = {point[1:].tolist()}"
+    return f"score = {point[0]:g}, target = {point[1]:g}" if kind == "pointwise" else f"difference = {point[0]:g}"

@@ -1,0 +1,219 @@
+"""The state of an `sgd` run and its epochs: draw, sort into cells, train the cells round by round."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lfm_np import sgd_grid
+from lfm_np.factors import Factors
+from lfm_np.kernels import random, sgd_cells, sgd_draws
+from lfm_np.kernels.jit import Pool
+from lfm_np.kernels.simd import WIDTH
+from lfm_np.sgd_plan import Plan
+
+# The streams of an epoch: its negatives, its item blocks, the order of its rounds, then two for every task.
+NEGATIVES, BLOCKS, ROUNDS, TASKS = range(4)
+USERS, ITEMS = 0, 1  # streams of epoch 0, the initial factors; training starts with epoch 1
+KEPT = ("users", "items", "user_bias", "item_bias")
+COPY_BLOCK = 1 << 20
+LINE = 64  # bytes of a cache line
+
+
+def key(seed: int, epoch: int, cell: int) -> np.uint64:
+    """Key of a stream, outside of kernels."""
+    with np.errstate(over="ignore"):
+        return np.uint64(random.stream(seed, epoch, cell))
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    """A read-only view: kernels are compiled for one type of input, whatever the caller's flags are."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Zeros that start a cache line, so that no vector of a padded row lies on two."""
+    dtype = np.dtype(dtype)
+    size = int(np.prod(shape)) * dtype.itemsize
+    raw = np.zeros(size + LINE, np.uint8)
+    start = -raw.ctypes.data % LINE
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def empty_model(shape: tuple[int, int], k: int, dtype: np.dtype, biases: Any, adagrad: bool) -> sgd_cells.Model:
+    """Zero factors padded to WIDTH, and the parts that the model has; absent ones are of size 0.
+
+    Adagrad's squares start at 1, so that the first steps are as long as the learning rate says.
+    """
+    ld = -(-k // WIDTH) * WIDTH
+    (m, n), user_bias, item_bias = shape, biases is True, bool(biases)
+    ones = lambda size, wanted=True: np.ones(size if adagrad and wanted else 0, dtype)  # noqa: E731
+    return sgd_cells.Model(
+        aligned((m, ld), dtype),
+        aligned((n, ld), dtype),
+        np.zeros(m if user_bias else 0, dtype),
+        np.zeros(n if item_bias else 0, dtype),
+        ones(m),
+        ones(n),
+        ones(m, user_bias),
+        ones(n, item_bias),
+    )
+
+
+class Trainer:
+    """Everything that the epochs share. ``epoch`` runs one, ``keep`` copies the state if it is finite."""
+
+    def __init__(self, plan: Plan, start: Factors | None, pool: Pool) -> None:
+        X = plan.X
+        self.plan, self.pool, self.grid, self.seed = plan, pool, plan.grid, plan.seed
+        self.indptr = read_only(X.indptr.astype(np.int64, copy=False))
+        self.indices = read_only(X.indices.astype(np.int32, copy=False))
+        self.data = read_only(X.data)
+        self.masses = None if plan.masses is None else read_only(plan.masses)
+        self.pointers = (None, plan.pointer) if plan.protocol.kind == "list" else (plan.pointer, None)
+        self.records = np.empty((X.nnz, 3), np.int32)
+        self.values = np.empty(X.nnz if plan.uses_values else 0, X.dtype)
+        self.negatives = self.indices if self.masses is None else np.empty(X.nnz, np.int32)
+        self.free = self._free_masses()
+        self.model = empty_model(X.shape, plan.rule.factors, X.dtype, plan.biases, plan.schedule == "adagrad")
+        self._fill() if start is None else self._take(start)
+        self.kept = self.model._replace(**{part: getattr(self.model, part).copy() for part in KEPT})
+
+    def _over_users(self, work: Any) -> None:
+        """work(block, first row, last row) for every block of users."""
+        users = self.grid.users
+        self.pool.run(lambda g, worker: work(g, users[g], users[g + 1]), self.grid.tasks)
+
+    def _free_masses(self) -> np.ndarray:
+        """Mass that each row has not stored; 1 without a sampler, when there is nothing to draw."""
+        free = np.ones(len(self.indptr) - 1, np.int64)
+        if self.masses is not None:
+            self._over_users(
+                lambda g, lo, hi: sgd_draws.free_masses(lo, hi, self.indptr, self.indices, self.masses, free)
+            )
+        return free
+
+    @property
+    def skipped(self) -> np.ndarray:
+        """Rows with stored cells but nothing to draw."""
+        return (np.diff(self.indptr) > 0) & (self.free <= 0)
+
+    def _fill(self) -> None:
+        """Random factors; zero in rows and columns that no record brings in."""
+        lengths, k = np.diff(self.indptr), self.plan.rule.factors
+        active = (lengths > 0) & (self.free > 0)
+        brought = np.zeros(len(self.model.items), bool)
+        brought[self.indices[np.repeat(active, lengths)]] = True
+        bound = (3.0 / k) ** 0.5 * (1.0 if self.plan.rule.cosine else 0.1)
+        for W, mask, cell in ((self.model.users, active, USERS), (self.model.items, brought, ITEMS)):
+            sgd_draws.fill_uniform(key(self.seed, 0, cell), 0, len(W), k, bound, mask, W)
+
+    def _take(self, start: Factors) -> None:
+        k = self.plan.rule.factors
+        self.model.users[:, :k], self.model.items[:, :k] = start.user_factors, start.item_factors
+        for target, source in ((self.model.user_bias, start.user_bias), (self.model.item_bias, start.item_bias)):
+            if len(target) and source is not None:
+                target[:] = source
+
+    def epoch(self, number: int, rule: sgd_cells.Rule) -> float:
+        """Train on every stored cell once; returns the sum of the losses, each taken just before its step."""
+        block_of = sgd_grid.item_blocks(self.grid, key(self.seed, number, BLOCKS))
+        catalogue = self._catalogue(block_of, rule)
+        starts = self._sort(number, block_of)
+        csr, G = (self.indptr, self.indices), self.grid.tasks
+        losses = np.zeros((self.grid.pairs, G))
+        scratch = [self._scratch(rule.negatives + 1) for _ in range(self.pool.num_threads)]
+        for turn, shift in sgd_grid.rounds(self.grid, key(self.seed, number, ROUNDS)):
+
+            def task(slot: int, worker: int, turn: int = turn, shift: int = shift) -> None:
+                pair, g = turn * G + slot, (slot + shift) % G
+                lo, hi = starts[g, pair], starts[g, pair + 1]
+                if lo < hi:
+                    stream = TASKS + 2 * (pair * G + g)
+                    keys = key(self.seed, number, stream), key(self.seed, number, stream + 1)
+                    losses[pair, g] = sgd_cells.train_cell(
+                        keys,
+                        lo,
+                        hi,
+                        self.records,
+                        self.values,
+                        csr,
+                        self.model,
+                        rule,
+                        catalogue,
+                        scratch[worker],
+                        *self.pointers,
+                    )
+
+            self.pool.run(task, G)
+        return float(losses.sum())
+
+    def _scratch(self, count: int) -> sgd_cells.Scratch:
+        numbers = [np.empty(count) for _ in range(4)]
+        direction = aligned(self.model.users.shape[1:], self.model.users.dtype)
+        return sgd_cells.Scratch(np.empty(count, np.int64), *numbers, direction)
+
+    def _sort(self, number: int, block_of: np.ndarray) -> np.ndarray:
+        """Draw the negatives and sort the records by cell; cell c of block g is records[starts[g, c] : starts[g, c + 1]]."""
+        indptr, indices, cell_of = self.indptr, self.indices, self.grid.cell_of
+        stream = key(self.seed, number, NEGATIVES)
+        starts = np.zeros((self.grid.tasks, self.grid.pairs + 1), np.int64)
+
+        def block(g: int, first: int, last: int) -> None:
+            if self.masses is not None:
+                sgd_draws.draw_rows(stream, first, last, indptr, indices, self.masses, self.negatives)
+            counts = np.zeros(self.grid.pairs, np.int64)
+            negatives = read_only(self.negatives)
+            sgd_draws.count_cells(indptr[first], indptr[last], indices, negatives, block_of, cell_of, counts)
+            starts[g] = indptr[first] + np.concatenate([[0], np.cumsum(counts)])
+            sgd_draws.scatter_rows(
+                first,
+                last,
+                indptr,
+                indices,
+                self.data,
+                negatives,
+                block_of,
+                cell_of,
+                starts[g, :-1].copy(),
+                self.records,
+                self.values,
+            )
+
+        self._over_users(block)
+        return starts
+
+    def _catalogue(self, block_of: np.ndarray, rule: sgd_cells.Rule) -> sgd_cells.Catalogue:
+        """What drawing further negatives needs; its masses are cumulative in the order of the blocks."""
+        items = np.argsort(block_of, kind="stable").astype(np.int32)
+        starts = np.searchsorted(block_of[items], np.arange(self.grid.item_blocks + 1))
+        masses, nothing = np.ones(1, np.int64), np.empty(0)
+        log_q, log_free = nothing, nothing
+        if self.masses is not None:
+            own = np.diff(self.masses) if len(self.masses) > 1 else np.ones(len(items), np.int64)
+            if len(self.masses) > 1:
+                masses = np.concatenate([[0], np.cumsum(own[items])])
+            if self.plan.protocol.correct_logq:
+                log_q = np.log(rule.negatives * np.maximum(own, 1).astype(np.float64))
+                log_free = np.log(np.maximum(self.free, 1).astype(np.float64))
+        return sgd_cells.Catalogue(items, starts, masses, block_of, log_q, log_free)
+
+    def keep(self) -> bool:
+        """Copy the state to ``kept`` unless some of it is not finite; says whether it was copied."""
+        for part in KEPT:
+            flat = getattr(self.model, part).reshape(-1)
+            blocks = -(-flat.size // COPY_BLOCK)
+            finite = np.ones(blocks, bool)
+
+            def look(b: int, worker: int, flat: np.ndarray = flat, finite: np.ndarray = finite) -> None:
+                finite[b] = sgd_draws.all_finite(flat, b * COPY_BLOCK, min(flat.size, (b + 1) * COPY_BLOCK))
+
+            self.pool.run(look, blocks)
+            if not finite.all():
+                return False
+        for part in KEPT:
+            np.copyto(getattr(self.kept, part), getattr(self.model, part))
+        return True

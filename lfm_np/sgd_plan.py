@@ -1,0 +1,196 @@
+"""Every argument of `sgd` checked and turned into what its epochs need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+
+from lfm_np import losses, sampling, sgd_grid, validation
+from lfm_np.factors import Factors
+from lfm_np.kernels import sgd_cells, sgd_loss
+from lfm_np.losses import protocol
+from lfm_np.sgd_grid import Grid
+
+KINDS = {"pointwise": sgd_cells.POINTWISE, "pairwise": sgd_cells.PAIRWISE, "list": sgd_cells.LIST}
+SCHEDULES = ("constant", "inverse", "adagrad")
+PARTS = ("user", "item", "negative", "bias")
+MOST_ROWS = 2**31 - 1  # records hold rows and items as int32
+
+
+class Plan(NamedTuple):
+    """What stays the same over a run."""
+
+    X: sp.csr_array
+    protocol: protocol.Protocol
+    pointer: Any
+    masses: np.ndarray | None  # None: no negatives
+    grid: Grid
+    rule: sgd_cells.Rule
+    biases: bool | str
+    schedule: str
+    seed: int
+    params: dict[str, Any]
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.X.dtype
+
+    @property
+    def uses_values(self) -> bool:
+        """Whether the loss reads the stored values."""
+        return self.protocol.weighted or _value_is_target(self.protocol)
+
+    def rate(self, e: int) -> float:
+        """Learning rate of epoch e = 0, 1, …; Adagrad divides it further, row by row."""
+        return self.rule.rate / (1 + e / 10) if self.schedule == "inverse" else self.rule.rate
+
+
+def _value_is_target(read: protocol.Protocol) -> bool:
+    return read.kind == "pointwise" and read.targets is None
+
+
+def make_plan(
+    X: Any,
+    loss: Any,
+    sampler: Any,
+    negatives: Any,
+    factors: Any,
+    learning_rate: Any,
+    schedule: Any,
+    regularization: Any,
+    biases: Any,
+    dtype: Any,
+    random_state: Any,
+) -> Plan:
+    """Check the arguments of `sgd`, alone and together; see there."""
+    read = protocol.read(loss)
+    sampler = sampling.check_sampler(sampler)
+    negatives = validation.check_int("negatives", negatives, 1, 10_000) if sampler is not None else 0
+    biases = validation.check_choice("biases", biases, (False, "item", True))
+    schedule = validation.check_choice("schedule", schedule, SCHEDULES)
+    k = validation.check_int("factors", factors, 1, 65_536)
+    rate = validation.check_float("learning_rate", learning_rate, 0.0, open_low=True)
+    parts = _check_regularization(regularization)
+    _check_together(loss, read, sampler, negatives, biases)
+    X = _check_matrix(X, loss, read, validation.check_dtype("dtype", dtype))
+    counts = np.bincount(X.indices, minlength=X.shape[1])
+    candidates = getattr(sampler, "candidates", 1)
+    draws = max(negatives, read.trials) * candidates
+    seed = int(validation.check_random_state(random_state).integers(2**62))
+    pointer = protocol.compiled(loss)
+    stored_target, negative_target = read.targets or (np.nan, 0.0)
+    rule = sgd_cells.Rule(
+        rate=rate,
+        **parts,
+        mean=_best_constant(pointer, read, X.data, negatives) if biases is True else 0.0,
+        factors=k,
+        kind=KINDS[read.kind],
+        negatives=negatives,
+        candidates=candidates,
+        trials=read.trials,
+        stored_target=stored_target,
+        negative_target=negative_target,
+        weighted=read.weighted,
+        cosine=read.cosine,
+    )
+    params = {
+        "solver": "sgd",
+        "loss": _named(loss),
+        "sampler": None if sampler is None else _named(sampler),
+        "negatives": negatives,
+        "factors": k,
+        "learning_rate": rate,
+        "schedule": schedule,
+        "regularization": parts,
+        "biases": biases,
+        "seed": seed,
+    }
+    masses = None if sampler is None else sampling.cumulative(sampling.masses(sampler, counts), X.shape[1])
+    grid = sgd_grid.make_grid(X.indptr, counts, sgd_grid.blocks_for(X.nnz, X.shape[1], draws))
+    return Plan(X, read, pointer, masses, grid, rule, biases, schedule, seed, params)
+
+
+def _named(thing: Any) -> str:
+    """``BPR(weighted=False)``, also for a class whose repr is an address."""
+    if hasattr(thing, "_fields"):
+        return repr(thing)
+    return f"{type(thing).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(thing).items())})"
+
+
+def _check_regularization(value: Any) -> dict[str, float]:
+    if not isinstance(value, Mapping):
+        return dict.fromkeys(PARTS, validation.check_float("regularization", value, 0.0))
+    unknown = sorted(set(map(str, value)) - set(PARTS))
+    if unknown:
+        raise ValueError(f"regularization must have keys among {', '.join(PARTS)}, got {', '.join(unknown)}")
+    return {part: validation.check_float(f"regularization[{part!r}]", value.get(part, 0.0), 0.0) for part in PARTS}
+
+
+def _check_together(loss: Any, read: protocol.Protocol, sampler: Any, negatives: int, biases: Any) -> None:
+    name = type(loss).__name__
+    if sampler is None and read.kind != "pointwise":
+        raise ValueError(f"sampler must not be None: {name} compares stored cells with negatives")
+    if read.trials > 0 and negatives != 1:
+        raise ValueError(f"negatives must be 1: {name} draws until one violates its margin, got {negatives}")
+    if read.cosine and biases is not False:
+        raise ValueError(f"biases must be False: the scores of {name} are cosines, got {biases!r}")
+
+
+def _check_matrix(X: Any, loss: Any, read: protocol.Protocol, dtype: np.dtype) -> sp.csr_array:
+    ratings = _value_is_target(read) and not isinstance(loss, losses.Poisson)
+    csr = validation.check_matrix(
+        "X",
+        X,
+        zeros="keep" if ratings else "drop",
+        duplicates="refuse" if ratings else "sum",
+        negative=ratings,
+        dtype=dtype,
+    )
+    if max(csr.shape) > MOST_ROWS:
+        raise ValueError(f"X must have at most {MOST_ROWS} rows and columns, got shape {csr.shape}")
+    return csr
+
+
+def _best_constant(pointer: Any, read: protocol.Protocol, data: np.ndarray, negatives: int) -> float:
+    """The score c that fits best when every cell gets it: where the slope of a pointwise loss, summed, changes sign.
+
+    For Squared on ratings the mean, for Logistic log(1/M). 0 for other losses, and where one side has no cells.
+    """
+    if read.kind != "pointwise" or len(data) == 0 or (read.targets is not None and negatives == 0):
+        return 0.0
+    values, counts = np.unique(data.astype(np.float64), return_counts=True)
+    weights = counts * (values if read.weighted else 1.0)
+    targets = values if read.targets is None else np.full(len(values), read.targets[0])
+    if negatives:
+        targets = np.append(targets, read.targets[1] if read.targets else 0.0)
+        weights = np.append(weights, float(negatives * len(data)))
+    low, high = -1.0, 1.0
+    while sgd_loss.total_slope(pointer, low, targets, weights) > 0 and low > -(2.0**60):
+        low *= 2
+    while sgd_loss.total_slope(pointer, high, targets, weights) < 0 and high < 2.0**60:
+        high *= 2
+    for _ in range(120):  # halvings until two neighbouring floats
+        middle = 0.5 * (low + high)
+        if sgd_loss.total_slope(pointer, middle, targets, weights) < 0:
+            low = middle
+        else:
+            high = middle
+    return float(high)
+
+
+def initial(plan: Plan, init: Any) -> Factors | None:
+    """``init`` as Factors of the right shape, or None."""
+    if init is None:
+        return None
+    if not isinstance(init, Factors):
+        if not isinstance(init, tuple) or len(init) != 2:
+            raise TypeError(f"init must be Factors, a tuple (U, V) or None, got {validation.shown(init)}")
+        init = Factors(*(np.asarray(W, plan.dtype) for W in init))
+    shapes = (plan.X.shape[0], plan.rule.factors), (plan.X.shape[1], plan.rule.factors)
+    for name, W, shape in zip(("user_factors", "item_factors"), (init.user_factors, init.item_factors), shapes):
+        if W.shape != shape:
+            raise ValueError(f"init must have {name} of shape {shape}, got {W.shape}")
+    return init
