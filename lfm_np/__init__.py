@@ -3,13 +3,14 @@
 import importlib
 from types import ModuleType
 
-from lfm_np import datasets
+from lfm_np import datasets, losses, sampling
 from lfm_np._version import __version__
 from lfm_np.als import als
 from lfm_np.cells import build_dict, to_csr
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
 from lfm_np.interactions import Interactions
+from lfm_np.sgd import sgd
 
 __all__ = [
     "Factors",
@@ -20,6 +21,9 @@ __all__ = [
     "als",
     "build_dict",
     "datasets",
+    "losses",
+    "sampling",
+    "sgd",
     "to_csr",
 ]
 

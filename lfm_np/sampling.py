@@ -1,7 +1,7 @@
 """Negative samplers of `sgd`: which items stand for all those that a row has not stored.
 
-Every negative is verified: an item that the row has stored is never drawn. A row that leaves nothing to draw is skipped,
-and counted in ``params["skipped_rows"]``.
+Every negative is verified: an item that the row has stored is never drawn. A row that leaves nothing to draw is
+skipped, and counted in ``params["skipped_rows"]``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ _TOTAL = 2.0**52  # masses are integers, so that sums are exact in any order
 class Uniform(NamedTuple):
     """Every item that the row has not stored with the same probability.
 
-    The unbiased choice for BPR as its paper states it, and the cheapest: one random number and a binary search in the row.
+    The unbiased choice for BPR as its paper states it, and the cheapest: one random number and a binary search in the
+    row.
 
     References
     ----------

@@ -46,15 +46,15 @@ def sgd(
 
         Σ_(u,i) E_j [ℓ(s_ui, s_uj_1, …, s_uj_M)] + ½λ‖·‖² of the rows in the step,    s_ui = μ + b_u + b_i + U_u·V_i.
 
-    Every epoch visits every stored cell once, in an order and with negatives of its own. The result depends on the data,
-    the arguments and ``random_state``, not on ``num_threads``: bit for bit.
+    Every epoch visits every stored cell once, in an order and with negatives of its own. The result depends on the
+    data, the arguments and ``random_state``, not on ``num_threads``: bit for bit.
 
     Parameters
     ----------
     X : sparse matrix, shape (m, n)
-        scipy.sparse matrix or array, or Interactions. Duplicates are summed and stored zeros count as absent; where the
-        stored value is the target of a pointwise loss (Squared, Poisson), a zero is a value, and for Squared duplicates are
-        refused and any finite value is allowed.
+        scipy.sparse matrix or array, or Interactions. Duplicates are summed and stored zeros count as absent. For
+        Squared, and for a pointwise loss of your own whose target is the stored value, a zero is a value, any finite
+        value is allowed, and duplicates are refused.
     loss
         One of `lfm_np.losses`, or your own class: see there.
     sampler : Uniform, Popularity, Hard or None
@@ -68,8 +68,8 @@ def sgd(
     schedule : {"constant", "inverse", "adagrad"}
         η; η / (1 + e/10) in epoch e = 0, 1, …; or η / √(1 + Σ mean(g²)) with a sum for every row of U and V.
     regularization : float or mapping
-        λ, or {"user": …, "item": …, "negative": …, "bias": …}; parts left out are 0. Applied to the rows of each step, so
-        rows with many cells are held as tightly as rows with few.
+        λ, or {"user": …, "item": …, "negative": …, "bias": …}; parts left out are 0. Applied to the rows of each step,
+        so rows with many cells are held as tightly as rows with few.
     biases : False, "item" or True
         No biases, b_i, or b_i and b_u and the constant μ. μ is the constant that fits best by itself, and stays.
     epochs : int
@@ -85,7 +85,8 @@ def sgd(
         By default all cores that the process may use.
     random_state : None, int, SeedSequence, Generator or RandomState
     callback : callable, optional
-        ``callback(record, factors)`` after each epoch. StopIteration ends the run with what there is; other exceptions leave.
+        ``callback(record, factors)`` after each epoch. StopIteration ends the run with what there is; other exceptions
+        leave.
     progress : bool
         Show a bar.
     checkpoint : None
@@ -94,9 +95,9 @@ def sgd(
     Returns
     -------
     Factors
-        In the canonical basis; of unit length for cosine losses. ``history``: iteration, sampled_loss (mean over the stored
-        cells of the loss just before each step, float64), seconds. ``params``: the arguments, and ``seed``, ``blocks``,
-        ``skipped_rows`` (rows that left nothing to draw).
+        In the canonical basis; of unit length for cosine losses. ``history``: iteration, sampled_loss (mean over the
+        stored cells of the loss just before each step, float64), seconds. ``params``: the arguments, and ``seed``,
+        ``blocks``, ``skipped_rows`` (rows that left nothing to draw).
 
     Raises
     ------
@@ -107,22 +108,23 @@ def sgd(
 
     Notes
     -----
-    Time: O(nnz·(1 + M·candidates)·k) an epoch. Memory beyond X: 16 bytes a stored cell, 4 or 8 more where the loss reads the
-    values, and the factors twice.
+    Time: O(nnz·(1 + M·candidates)·k) an epoch. Memory beyond X: 16 bytes a stored cell, 4 or 8 more where the loss
+    reads the values, and the factors twice.
 
-    Users are cut into G blocks and items into 2G, and cells of the grid that share neither rows nor items are trained side
-    by side [1]_. Unlike there, negatives come from all items: the first negative of a cell is drawn before the epoch,
-    exactly by q, and the grid has a cell for every pair of item blocks. Further negatives, candidates and trials of the
-    same step come from the block of the first, so that each of them follows q, though they are not independent.
+    Users are cut into G blocks and items into 2G, and cells of the grid that share neither rows nor items are trained
+    side by side [1]_. Unlike there, negatives come from all items: the first negative of a cell is drawn before the
+    epoch, exactly by q, and the grid has a cell for every pair of item blocks. Further negatives, candidates and trials
+    of the same step come from the block of the first, so that each of them follows q, though they are not independent.
     All negatives of a step move by the slopes before the step, like a small batch.
 
     References
     ----------
-    .. [1] Gemulla, Nijkamp, Haas, Sismanis (2011), "Large-scale matrix factorization with distributed stochastic gradient
-       descent".
-    .. [2] Rendle, Freudenthaler, Gantner, Schmidt-Thieme (2009), "BPR: Bayesian personalized ranking from implicit feedback".
-    .. [3] Duchi, Hazan, Singer (2011), "Adaptive subgradient methods for online learning and stochastic optimization" (here with
-       one accumulator a row, which keeps the steps independent of a rotation of the factors).
+    .. [1] Gemulla, Nijkamp, Haas, Sismanis (2011), "Large-scale matrix factorization with distributed stochastic
+       gradient descent".
+    .. [2] Rendle, Freudenthaler, Gantner, Schmidt-Thieme (2009), "BPR: Bayesian personalized ranking from implicit
+       feedback".
+    .. [3] Duchi, Hazan, Singer (2011), "Adaptive subgradient methods for online learning and stochastic optimization"
+       (here with one accumulator a row, which keeps the steps independent of a rotation of the factors).
 
     Examples
     --------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -82,10 +83,19 @@ class Trainer:
         self._fill() if start is None else self._take(start)
         self.kept = self.model._replace(**{part: getattr(self.model, part).copy() for part in KEPT})
 
+    def _run(self, work: Callable[[int, int], None], count: int) -> None:
+        """``pool.run`` for kernels that also run as plain Python, where NumPy reports what wraps around or diverges."""
+
+        def quiet(block: int, worker: int) -> None:
+            with np.errstate(all="ignore"):
+                work(block, worker)
+
+        self.pool.run(quiet, count)
+
     def _over_users(self, work: Any) -> None:
         """work(block, first row, last row) for every block of users."""
         users = self.grid.users
-        self.pool.run(lambda g, worker: work(g, users[g], users[g + 1]), self.grid.tasks)
+        self._run(lambda g, worker: work(g, users[g], users[g + 1]), self.grid.tasks)
 
     def _free_masses(self) -> np.ndarray:
         """Mass that each row has not stored; 1 without a sampler, when there is nothing to draw."""
@@ -109,7 +119,12 @@ class Trainer:
         brought[self.indices[np.repeat(active, lengths)]] = True
         bound = (3.0 / k) ** 0.5 * (1.0 if self.plan.rule.cosine else 0.1)
         for W, mask, cell in ((self.model.users, active, USERS), (self.model.items, brought, ITEMS)):
-            sgd_draws.fill_uniform(key(self.seed, 0, cell), 0, len(W), k, bound, mask, W)
+            stream, rows = key(self.seed, 0, cell), COPY_BLOCK // W.shape[1] + 1
+
+            def fill(b: int, worker: int, W=W, mask=mask, stream=stream, rows=rows) -> None:  # type: ignore[no-untyped-def]
+                sgd_draws.fill_uniform(stream, b * rows, min(len(W), (b + 1) * rows), k, bound, mask, W)
+
+            self._run(fill, -(-len(W) // rows))
 
     def _take(self, start: Factors) -> None:
         k = self.plan.rule.factors
@@ -148,16 +163,16 @@ class Trainer:
                         *self.pointers,
                     )
 
-            self.pool.run(task, G)
+            self._run(task, G)
         return float(losses.sum())
 
     def _scratch(self, count: int) -> sgd_cells.Scratch:
-        numbers = [np.empty(count) for _ in range(4)]
+        scores, slopes, pulls, shrinks = np.empty((4, count))
         direction = aligned(self.model.users.shape[1:], self.model.users.dtype)
-        return sgd_cells.Scratch(np.empty(count, np.int64), *numbers, direction)
+        return sgd_cells.Scratch(np.empty(count, np.int64), scores, slopes, pulls, shrinks, direction)
 
     def _sort(self, number: int, block_of: np.ndarray) -> np.ndarray:
-        """Draw the negatives and sort the records by cell; cell c of block g is records[starts[g, c] : starts[g, c + 1]]."""
+        """Draw the negatives and sort the records: cell c of block g is records[starts[g, c] : starts[g, c + 1]]."""
         indptr, indices, cell_of = self.indptr, self.indices, self.grid.cell_of
         stream = key(self.seed, number, NEGATIVES)
         starts = np.zeros((self.grid.tasks, self.grid.pairs + 1), np.int64)
@@ -211,7 +226,7 @@ class Trainer:
             def look(b: int, worker: int, flat: np.ndarray = flat, finite: np.ndarray = finite) -> None:
                 finite[b] = sgd_draws.all_finite(flat, b * COPY_BLOCK, min(flat.size, (b + 1) * COPY_BLOCK))
 
-            self.pool.run(look, blocks)
+            self._run(look, blocks)
             if not finite.all():
                 return False
         for part in KEPT:

@@ -1,9 +1,10 @@
 """The block grid of `sgd`: which cells are trained side by side.
 
-Users are cut into G blocks of rows with about equally many stored cells, items into 2G random blocks, new ones each epoch.
-A record belongs to the block of its row and to the pair of blocks of its item and its negative. In one round every pair of
-a perfect matching of the item blocks meets another block of users, so no two tasks share a row or an item; G(2G − 1)
-rounds bring all pairs and all blocks of users together. The blocks depend on the data only, hence so does the result.
+Users are cut into G blocks of rows with about equally many stored cells, items into 2G random blocks, new ones each
+epoch. A record belongs to the block of its row and to the pair of blocks of its item and its negative. In one round
+every pair of a perfect matching of the item blocks meets another block of users, so no two tasks share a row or an
+item; G(2G − 1) rounds bring all pairs and all blocks of users together. The blocks depend on the data only, hence so
+does the result.
 
 References
 ----------

@@ -5,8 +5,8 @@ loss and its slopes by score, then all rows at once,
 
     u ← u − η(Σ_m a_m v_m + (λ_u + c_u) u),    v_m ← v_m − η(a_m u + (λ_m + c_m) v_m),
 
-where a_m is the slope and c = 0; for cosines a_m = slope_m / (|u||v_m|) and c takes the part along the row away. Slopes are
-those of the rows before the step. Rows are padded with zeros to a multiple of WIDTH, which stay zero.
+where a_m is the slope and c = 0; for cosines a_m = slope_m / (|u||v_m|) and c takes the part along the row away. Slopes
+are those of the rows before the step. Rows are padded with zeros to a multiple of WIDTH, which stay zero.
 
 The cell owns its block of rows and its two blocks of items: the further negatives of a record come from the block of
 the first one (which was drawn from the whole catalogue), so that each of them follows q.
@@ -217,7 +217,7 @@ def _choose(key, position, csr, catalogue, model, rule, point, u, base, inverse_
         ids[m], scores[m] = best, highest
         if point is not None:  # noqa: SIM102 (a condition that Numba prunes stands alone)
             if rule.trials > 0 and point(scores[0] - highest, 0.0)[0] > 0.0:
-                return np.log(1.0 + max(1, (np.int64(items.shape[0]) - 1) // (number + 1)))
+                return np.log(1.0 + np.maximum(1, (items.shape[0] - 1) // (number + 1)))
     return 0.0 if rule.trials > 0 else 1.0
 
 
@@ -247,16 +247,26 @@ def _pair_loss(point, weight, scores, slopes):
 
 
 @inlined
+def _list_loss(ranked, weight, scores, slopes):
+    """List loss of a record and its slopes by score."""
+    value = weight * ranked(scores, slopes)
+    for m in range(slopes.shape[0]):
+        slopes[m] *= weight
+    return value
+
+
+@inlined
 def _loss(rule, point, ranked, x, rank_weight, scores, slopes):
+    weight = rank_weight * x if rule.weighted else rank_weight
+    value = 0.0
+    if point is not None:  # Numba prunes what tests for None an argument that is None
+        if rule.kind == POINTWISE:
+            value = _point_loss(rule, point, x, scores, slopes)
+        else:
+            value = _pair_loss(point, weight, scores, slopes)
     if ranked is not None:
-        weight = x if rule.weighted else 1.0
-        value = weight * ranked(scores, slopes)
-        for m in range(slopes.shape[0]):
-            slopes[m] *= weight
-        return value
-    if rule.kind == POINTWISE:
-        return _point_loss(rule, point, x, scores, slopes)
-    return _pair_loss(point, rank_weight * x if rule.weighted else rank_weight, scores, slopes)
+        value = _list_loss(ranked, weight, scores, slopes)
+    return value
 
 
 @inlined

@@ -1,9 +1,10 @@
 """The negatives of an epoch, and its records sorted into the cells of the block grid.
 
 The first negative of every stored cell is drawn before the epoch, from the whole catalogue: position t of the stream of
-the epoch belongs to the t-th stored cell, whatever the blocks are. It follows the sampler's q over the items that the row
-has not stored, exactly and with one random number: with integer masses w, x is uniform below the mass of those items,
-and the row's sorted items say how much mass to skip. Nothing is rejected, so a nearly full row costs no more than another.
+the epoch belongs to the t-th stored cell, whatever the blocks are. It follows the sampler's q over the items that the
+row has not stored, exactly and with one random number: with integer masses w, x is uniform below the mass of those
+items, and the row's sorted items say how much mass to skip. Nothing is rejected, so a nearly full row costs no more
+than another.
 
 ``masses`` holds cumulative masses C[j] = Σ_{i<j} w_i (n + 1 values), or one value, n, when every item has mass 1.
 """

@@ -1,9 +1,9 @@
 """Loss functions as C function pointers, so that one cached epoch kernel serves every loss, built-in or the user's.
 
-A scalar loss becomes ``point(x, y) -> (value, gradient)``, a list loss ``ranked(scores, slopes) -> value`` with the positive
-first. Both compute in float64: the formula is a small part of a step, and its precision is what the divergence check and
-the epoch loss rest on. The parameters of the loss are frozen into the compiled code. Nothing is cached, in the process
-or on disk: two classes of the same name never share code, and an edited class runs its edited code.
+A scalar loss becomes ``point(x, y) -> (value, gradient)``, a list loss ``ranked(scores, slopes) -> value`` with the
+positive first. Both compute in float64: the formula is a small part of a step, and its precision is what the divergence
+check and the epoch loss rest on. The parameters of the loss are frozen into the compiled code. Nothing is cached, in
+the process or on disk: two classes of the same name never share code, and an edited class runs its edited code.
 """
 
 from __future__ import annotations

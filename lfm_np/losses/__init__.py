@@ -1,19 +1,20 @@
 """Losses of `sgd`: one small class each, the formula written once.
 
-A loss is a dataclass, a NamedTuple or any class whose attributes are numbers, with two methods, ``value`` and ``gradient``, in plain
-Python that Numba can compile. The names of their parameters say what kind of loss it is:
+A loss is a dataclass, a NamedTuple or any class whose attributes are numbers, with two methods, ``value`` and
+``gradient``, in plain Python that Numba can compile. The names of their parameters say what kind of loss it is:
 
-* ``(self, score, target)``, pointwise: one cell. A drawn negative is a cell too. The target of a stored cell is its value,
-  that of a negative 0, unless the class says ``targets = (of a stored cell, of a negative)``.
-* ``(self, difference)``, pairwise: the score of a stored cell minus the score of a negative. ``gradient`` is the derivative
-  by the difference.
+* ``(self, score, target)``, pointwise: one cell. A drawn negative is a cell too. The target of a stored cell is its
+  value, that of a negative 0, unless the class says ``targets = (of a stored cell, of a negative)``.
+* ``(self, difference)``, pairwise: the score of a stored cell minus the score of a negative. ``gradient`` is the
+  derivative by the difference.
 * ``(self, positive, negatives)``, list: the score of a stored cell and an array of the scores of the negatives.
   ``gradient`` returns the derivative by ``positive`` and an array of the derivatives by ``negatives``.
 
 `sgd` owns everything else: sparsity, sampling, weights, biases and regularisation. A class may say more:
 
 * ``weighted`` (attribute or field): whether the value of a stored cell multiplies its loss;
-* ``trials`` (pairwise): draw negatives until one has a positive loss, at most ``trials``, and weigh it by its estimated rank;
+* ``trials`` (pairwise): draw negatives until one has a positive loss, at most ``trials``, and weigh it by its estimated
+  rank;
 * ``cosine``: scores are cosines of the angle between the factors;
 * ``correct_logq`` (list): a negative's score arrives as s − log(M·q), q being the probability of drawing it.
 

@@ -13,8 +13,8 @@ import numpy as np
 class SampledSoftmax:
     """Cross-entropy of the stored item among itself and M drawn ones: log(eˢ + Σ_j e^(s_j − log(M·q_j))) − s.
 
-    Convex in the scores. With the correction by log q the sum over the drawn items estimates, without bias, the sum over all
-    items that the row has not stored; uncorrected it is a loss of its own (InfoNCE), gentler where M is small.
+    Convex in the scores. With the correction by log q the sum over the drawn items estimates, without bias, the sum
+    over all items that the row has not stored; uncorrected it is a loss of its own (InfoNCE), gentler where M is small.
 
     Parameters
     ----------
@@ -27,7 +27,8 @@ class SampledSoftmax:
 
     References
     ----------
-    Bengio, Senécal (2008), "Adaptive importance sampling to accelerate training of a neural probabilistic language model".
+    Bengio, Senécal (2008), "Adaptive importance sampling to accelerate training of a neural probabilistic language
+    model".
     Rendle (2021), "Item recommendation from implicit feedback", section 4.3.
 
     Examples

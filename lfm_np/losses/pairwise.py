@@ -10,8 +10,8 @@ from dataclasses import dataclass
 class BPR:
     """Bayesian personalised ranking: −log σ(s_i − s_j) for a stored i and a drawn j.
 
-    Convex in the difference, decreasing, ¼-smooth. A smooth bound on the AUC of a row: it counts a misplaced pair the same
-    at the top of the list as at its end.
+    Convex in the difference, decreasing, ¼-smooth. A smooth bound on the AUC of a row: it counts a misplaced pair the
+    same at the top of the list as at its end.
 
     Parameters
     ----------
@@ -74,11 +74,11 @@ class MarginHinge:
 
 @dataclass(frozen=True)
 class WARP:
-    """Weighted approximate-rank pairwise loss: log(1 + rank) · max(0, margin − (s_i − s_j)), rank estimated by sampling.
+    """Weighted approximate-rank pairwise loss: log(1 + rank) · max(0, margin − (s_i − s_j)).
 
-    Negatives are drawn until one violates the margin, at most ``trials``; when the t-th is the first, the rank of the stored
-    item is estimated as ⌊(n − 1)/t⌋. No violation, no update. For a fixed rank convex in the difference and nonincreasing.
-    ``value`` and ``gradient`` are those of the hinge; `sgd` supplies the weight.
+    Negatives are drawn until one violates the margin, at most ``trials``; when the t-th is the first, the rank of the
+    stored item is estimated as ⌊(n − 1)/t⌋. No violation, no update. For a fixed rank convex in the difference and
+    nonincreasing. ``value`` and ``gradient`` are those of the hinge; `sgd` supplies the weight.
 
     The paper's weight is the harmonic number of the rank; log(1 + rank) differs from it by less than 0.58.
 
@@ -92,7 +92,7 @@ class WARP:
 
     References
     ----------
-    Weston, Bengio, Usunier (2011), "WSABIE: Scaling up to large vocabulary image annotation", equations 2-5, algorithm 1.
+    Weston, Bengio, Usunier (2011), "WSABIE: Scaling up to large vocabulary image annotation", algorithm 1.
 
     Examples
     --------
