@@ -102,6 +102,16 @@ def test_there_is_something_to_learn():
     assert found >= 2 * recall_at_10(lambda rows: np.tile(popular, (len(rows), 1)), X, test)
 
 
+def test_als_learns_it():
+    """Also with default parameters."""
+    train, test = make_interactions_train_test(20_000, 500, 4, random_state=0)
+    X = lfm_np.to_csr(train, (20_000, 500))
+    factors = lfm_np.als(X, random_state=0)
+    popular = np.bincount(train[:, 1], minlength=500).astype(float)
+    found = recall_at_10(lambda rows: factors.user_factors[rows] @ factors.item_factors.T, X, test)
+    assert found >= 2 * recall_at_10(lambda rows: np.tile(popular, (len(rows), 1)), X, test)
+
+
 def test_planted_can_be_learnt_too():
     from scipy.sparse.linalg import svds
 
