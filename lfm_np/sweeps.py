@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
