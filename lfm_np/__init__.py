@@ -10,6 +10,7 @@ from lfm_np.cells import build_dict, to_csr
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
 from lfm_np.interactions import Interactions
+from lfm_np.objective import objective
 from lfm_np.sgd import sgd
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "build_dict",
     "datasets",
     "losses",
+    "objective",
     "sampling",
     "sgd",
     "to_csr",

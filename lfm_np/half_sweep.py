@@ -6,15 +6,16 @@ any number of threads: blocks write their own rows, and partial sums are added i
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from lfm_np.errors import SolverError
-from lfm_np.kernels import als_rows, dense
+from lfm_np.kernels import als_dual, als_primal, dense
 from lfm_np.kernels.jit import Pool
-from lfm_np.kernels.simd import LANES, WIDTH
+from lfm_np.kernels.simd import LANES
 
 # Measured costs of the kernels in nanoseconds (`python -m benchmarks.als_kernels`, docs/als_performance.md).
 # Only their ratios matter: they decide which system a row takes and where blocks are cut.
@@ -116,7 +117,7 @@ def plan_side(csr: tuple[np.ndarray, ...], lam: np.ndarray, weights: Weights, ld
     segments = []
     for row, count in zip(heavy_rows.tolist(), pieces.tolist()):
         cuts = (indptr[row] + np.arange(count + 1) * lengths[row] // count).tolist()
-        segments += [(row, a, b) for a, b in zip(cuts[:-1], cuts[1:])]
+        segments += [(row, a, b) for a, b in itertools.pairwise(cuts)]
     return Side(
         csr=(indptr, indices, data),
         lam=frozen(lam),
@@ -144,7 +145,7 @@ def _cut(cost: np.ndarray, start: int, stop: int, target: float) -> list[tuple[i
     wanted = np.arange(1, max(1, round(total[-1] / target))) * (total[-1] / max(1, round(total[-1] / target)))
     inner = start + np.searchsorted(total, wanted) // LANES * LANES
     edges = np.unique(np.concatenate(([start], inner, [stop])))
-    return list(zip(edges[:-1].tolist(), edges[1:].tolist()))
+    return list(itertools.pairwise(edges.tolist()))
 
 
 # ---- running --------------------------------------------------------------------------------------------------------
@@ -280,7 +281,7 @@ def _singular(rows: np.ndarray) -> SolverError:
 def _run_blocks(
     side: Side, fixed: Fixed, weights: Weights, shift: np.ndarray, X: np.ndarray, status: np.ndarray, pool: Pool
 ) -> np.ndarray:
-    csr, ld, dtype, weights = side.csr, X.shape[1], X.dtype, tuple(weights)
+    csr, ld, dtype, affine = side.csr, X.shape[1], X.dtype, tuple(weights)
     model = (fixed.G, fixed.energy, side.lam)
     eps = float(np.finfo(dtype).eps)
     limits = (1e-3, PIVOT_LOSS / eps, fixed.floor)
@@ -292,24 +293,24 @@ def _run_blocks(
     def first_pass(block: int, worker: int) -> None:
         if block < pieces:
             _, start, stop = side.segments[block]
-            scratch = als_rows.primal_scratch(ld, dtype)
-            als_rows.segment_system(csr, fixed.Y, weights, shift, start, stop, scratch, *parts, block)
+            scratch = als_primal.primal_scratch(ld, dtype)
+            als_primal.segment_system(csr, fixed.Y, affine, shift, start, stop, scratch, *parts, block)
             return
         block -= pieces
         lo, hi = row_blocks[block]
-        arguments = csr, fixed.Y, model, weights, shift, side.order, lo, hi, limits
+        arguments = csr, fixed.Y, model, affine, shift, side.order, lo, hi, limits
         if block < len(side.primal):
-            als_rows.primal_rows(*arguments, als_rows.primal_scratch(ld, dtype), X, status, sums[block])
+            als_primal.primal_rows(*arguments, als_primal.primal_scratch(ld, dtype), X, status, sums[block])
         else:
             last = side.order[hi - 1]
-            scratch = als_rows.dual_scratch(int(csr[0][last + 1] - csr[0][last]) + 3, ld, dtype)
-            als_rows.dual_rows(*arguments, scratch, X, status, sums[block])
+            scratch = als_dual.dual_scratch(int(csr[0][last + 1] - csr[0][last]) + 3, ld, dtype)
+            als_dual.dual_rows(*arguments, scratch, X, status, sums[block])
 
     def heavy_pass(block: int, worker: int) -> None:
         lo, hi = block * LANES, min((block + 1) * LANES, len(side.heavy))
-        arguments = csr, fixed.Y, model, weights, shift, side.heavy, lo, hi, limits, als_rows.primal_scratch(ld, dtype)
+        arguments = csr, fixed.Y, model, affine, shift, side.heavy, lo, hi, limits, als_primal.primal_scratch(ld, dtype)
         own = sums[len(row_blocks) + block]
-        als_rows.heavy_rows(*arguments, parts, side.first_segment, X, status, own)
+        als_primal.heavy_rows(*arguments, parts, side.first_segment, X, status, own)
 
     pool.run(first_pass, pieces + len(row_blocks))
     pool.run(heavy_pass, -(-len(side.heavy) // LANES))

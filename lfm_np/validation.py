@@ -420,7 +420,8 @@ def check_init(init: Any, shape: tuple[int, int], factors: int, biases: bool) ->
         array = np.asarray(array)
         if array.dtype.kind not in "fiu" or array.shape != (rows, factors):
             raise ValueError(
-                f"init must have a real {name} of shape ({rows}, {factors}), got shape {array.shape}, dtype {array.dtype}"
+                f"init must have a real {name} of shape ({rows}, {factors}), "
+                f"got shape {array.shape} and dtype {array.dtype}"
             )
         if not np.isfinite(array).all():
             raise ValueError(f"init has a non-finite value in {name}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lfm_np.kernels.jit import jit
-from lfm_np.kernels.simd import WIDTH, load, store, zeros
+from lfm_np.kernels.simd import WIDTH, store, zeros
 from lfm_np.kernels.tiles import gram
 
 CHUNK = 512  # rows summed in the working precision before the sum goes to float64

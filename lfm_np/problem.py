@@ -1,0 +1,108 @@
+"""The weighted least-squares problem that ALS solves: a checked matrix, its weights and its regularisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from lfm_np.half_sweep import Weights
+from lfm_np.kernels.simd import WIDTH
+from lfm_np.validation import check_bool, check_choice, check_dtype, check_float, check_int, check_matrix, shown
+
+WEIGHTINGS = ("hu-koren", "ials", "confidence", "ratings")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A checked matrix with its weights and regularisation."""
+
+    X: sp.csr_array
+    factors: int
+    weights: Weights
+    regularization: float
+    exponent: float
+    biases: bool
+    params: dict[str, Any]
+
+    @property
+    def columns(self) -> int:
+        """Columns of the factor matrices: the factors, the bias if any, and padding."""
+        return -(-(self.factors + self.biases) // WIDTH) * WIDTH
+
+    def row_regularization(self, lengths: np.ndarray, others: int) -> np.ndarray:
+        """λ_u = λ (n_u + α₀ n)^ν of rows of ``lengths`` cells, ``others`` being the length of the other side."""
+        count = lengths + self.weights.a0 * others
+        lam = self.regularization * count**self.exponent
+        if lam.max(initial=0) > np.finfo(self.X.dtype).max:
+            raise ValueError(f"regularization · (cells of a row)^regularization_exponent overflows {self.X.dtype}")
+        return lam.astype(self.X.dtype)
+
+
+def model_weights(weighting: str, alpha: float, unobserved_weight: float) -> Weights:
+    """d = c − α₀ and t = c·p of a stored value, as affine functions of it (the table in `als`)."""
+    a0 = unobserved_weight
+    return {
+        "hu-koren": Weights(1 - a0, alpha, 1.0, alpha, a0),
+        "ials": Weights(0.0, alpha, 0.0, alpha, a0),
+        "confidence": Weights(-a0, alpha, 0.0, alpha, a0),
+        "ratings": Weights(1.0, 0.0, 0.0, 1.0, 0.0),
+    }[weighting]
+
+
+def check_problem(
+    X: Any,
+    *,
+    factors: Any,
+    regularization: Any,
+    alpha: Any,
+    unobserved_weight: Any,
+    exponent: Any,
+    weighting: Any,
+    biases: Any,
+    dtype: Any,
+    shape: tuple[int | None, int | None] = (None, None),
+) -> Problem:
+    """Check what `als` is asked to minimise; see there for the meaning of the arguments."""
+    check_choice("weighting", weighting, WEIGHTINGS)
+    ratings = weighting == "ratings"
+    factors = check_int("factors", factors, 1)
+    regularization = check_float("regularization", regularization, 0.0)
+    alpha = check_float("alpha", alpha, 0.0)
+    exponent = check_float("regularization_exponent", exponent, 0.0)
+    if unobserved_weight is None:
+        unobserved_weight = 0.0 if ratings else 1.0
+    unobserved_weight = check_float("unobserved_weight", unobserved_weight, 0.0)
+    if ratings and unobserved_weight:
+        raise ValueError(
+            f'unobserved_weight must be 0 or None with weighting="ratings", got {shown(unobserved_weight)}'
+        )
+    if check_bool("biases", biases) and not ratings:
+        raise ValueError(f'biases=True needs weighting="ratings", got weighting={weighting!r}')
+    dtype = check_dtype("dtype", dtype)
+    csr = check_matrix(
+        "X",
+        X,
+        shape=shape,
+        zeros="keep" if ratings else "drop",
+        duplicates="refuse" if ratings else "sum",
+        negative=ratings,
+        dtype=dtype,
+    )
+    weights = model_weights(weighting, alpha, unobserved_weight)
+    top = float(np.abs(csr.data).max(initial=0))
+    if not np.isfinite(dtype.type(weights.t0 + weights.t1 * top)):
+        raise ValueError(f"alpha · value overflows {dtype}: alpha is {alpha:g} and the largest value {top:g}")
+    params = {
+        "factors": factors,
+        "regularization": regularization,
+        "alpha": alpha,
+        "unobserved_weight": unobserved_weight,
+        "regularization_exponent": exponent,
+        "weighting": weighting,
+        "biases": bool(biases),
+        "dtype": dtype.name,
+    }
+    return Problem(csr, factors, weights, regularization, exponent, bool(biases), params)
