@@ -37,7 +37,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def jit(function: F) -> F:
     """Compile a kernel: no GIL, IEEE division, NaN-safe fast math, cached on disk."""
-    dispatcher = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy")(function)
+    return _compile(function, FASTMATH)
+
+
+def exact_jit(function: F) -> F:
+    """`jit` without fast math: every operation rounds as it is written, also those of `simd`."""
+    return _compile(function, False)
+
+
+def _compile(function: F, fastmath: Any) -> F:
+    dispatcher = numba.njit(nogil=True, fastmath=fastmath, error_model="numpy")(function)
     if not JIT_DISABLED:
         dispatcher._cache = _KernelCache(function)
     return dispatcher

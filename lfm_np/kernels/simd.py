@@ -120,6 +120,29 @@ def load(typingctx, array, offset, width):  # type: ignore[no-untyped-def]
     return vector(array, types.int64, width), codegen
 
 
+@intrinsic(prefer_literal=True)
+def load_part(typingctx, array, offset, count, width):  # type: ignore[no-untyped-def]
+    """``count`` < ``width`` values from ``offset``, then zeros; reads nothing beyond them."""
+    if not isinstance(width, types.IntegerLiteral):
+        return None
+    vector = Vector(array.dtype, width.literal_value)
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        value = context.get_value_type(sig.return_type)
+        pointer, align = _pointer(context, builder, sig.args[0], args[0], args[1])
+        lanes = ir.VectorType(_I32, value.count)
+        wanted = _splat(builder, builder.trunc(args[2], _I32), lanes)
+        mask = builder.icmp_signed("<", ir.Constant(lanes, [_I32(i) for i in range(value.count)]), wanted)
+        bits = 32 if value.element == ir.FloatType() else 64
+        pointer = builder.bitcast(pointer, value.as_pointer())
+        signature = ir.FunctionType(value, [pointer.type, _I32, mask.type, value])
+        name = f"llvm.masked.load.v{value.count}f{bits}.p0v{value.count}f{bits}"
+        function = cgutils.get_or_insert_function(builder.module, signature, name)
+        return builder.call(function, [pointer, _I32(align), mask, context.get_constant_null(sig.return_type)])
+
+    return vector(array, types.int64, types.int64, width), codegen
+
+
 @intrinsic
 def store(typingctx, array, offset, value):  # type: ignore[no-untyped-def]
     """Write ``value`` to consecutive places from ``offset``."""
@@ -254,6 +277,28 @@ def transpose8(typingctx, source, start, stride, target, low, high):  # type: ig
 
 
 @intrinsic
+def at_least(typingctx, a, b):  # type: ignore[no-untyped-def]
+    """Bit i of an int64 says whether a[i] ≥ b[i]; NaN is not. At most 32 lanes."""
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        lanes = builder.fcmp_ordered(">=", *args)
+        bits = builder.bitcast(lanes, ir.IntType(args[0].type.count))
+        return builder.zext(bits, ir.IntType(64))
+
+    return types.int64(a, b), codegen
+
+
+@intrinsic
+def lowest_bit(typingctx, mask):  # type: ignore[no-untyped-def]
+    """Position of the lowest set bit of an int64 that is not zero."""
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        return builder.cttz(args[0], ir.IntType(1)(1))
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
 def prefetch(typingctx, array, offset):  # type: ignore[no-untyped-def]
     """Ask for the cache line of element ``offset``. Harmless for any offset."""
 
@@ -274,6 +319,11 @@ if JIT_DISABLED:  # the twin: the same names on NumPy arrays, so that kernels ru
         values = array.reshape(-1)[offset : offset + width].copy()
         if len(values) != width:
             raise IndexError(f"load of {width} at {offset} from {array.size}")
+        return values
+
+    def load_part(array, offset, count, width):  # type: ignore[no-untyped-def]
+        values = np.zeros(width, array.dtype)
+        values[:count] = array.reshape(-1)[offset : offset + count]
         return values
 
     def store(array, offset, value):  # type: ignore[no-untyped-def]
@@ -321,6 +371,12 @@ if JIT_DISABLED:  # the twin: the same names on NumPy arrays, so that kernels ru
         tile = np.array([src[start + r * stride : start + r * stride + 8] for r in range(8)])
         dst[low : low + 32] = tile[:, :4].T.ravel()
         dst[high : high + 32] = tile[:, 4:].T.ravel()
+
+    def at_least(a, b):  # type: ignore[no-untyped-def]
+        return sum(int(x >= y) << i for i, (x, y) in enumerate(zip(a, b)))
+
+    def lowest_bit(mask):  # type: ignore[no-untyped-def]
+        return (mask & -mask).bit_length() - 1
 
     def prefetch(array, offset):  # type: ignore[no-untyped-def]
         pass
