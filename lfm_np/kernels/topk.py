@@ -37,7 +37,7 @@ from lfm_np.kernels.simd import (
 PANEL = 16  # items side by side
 TILE = 4  # users of a tile: 4 × 16 comparisons fit an int64
 CELL = 4  # panels of a cell
-WINDOW = 1024  # panels whose forbidden items are kept as bits; beyond them a binary search does
+WINDOW = 256  # panels whose forbidden items are kept as bits; beyond them a binary search does
 SPARSE = 3  # a score of `pair_scores` costs about three of `score_tile`
 
 
@@ -84,6 +84,14 @@ class Search(NamedTuple):
     threshold: np.ndarray  # (count + 1,) the N-th best score; −inf while there are fewer, +inf for nobody
     cut: np.ndarray  # (count + 1,) a bound below it proves that the score is below the threshold
     live: np.ndarray  # (count + TILE,) users that still search
+
+
+class Hits(NamedTuple):
+    """Scores that may change a heap."""
+
+    who: np.ndarray  # users of the block
+    places: np.ndarray  # in the order
+    found: np.ndarray  # scores
 
 
 # ---- scores ---------------------------------------------------------------------------------------------------------
@@ -161,9 +169,8 @@ def add4(x, y):
 
 
 @jit
-def score_tile(model, u0, u1, u2, u3, panel):
+def score_tile(U, constant, u0, u1, u2, u3, panel):
     """Scores of four users and the PANEL items of a packed panel."""
-    U = model.user_factors
     k = U.shape[1]
     r0, r1, r2, r3 = u0 * k, u1 * k, u2 * k, u3 * k
     s = add4(chains(U, r0, r1, r2, r3, panel, 0, 0, 8, k), chains(U, r0, r1, r2, r3, panel, 0, 1, 8, k))
@@ -173,9 +180,9 @@ def score_tile(model, u0, u1, u2, u3, panel):
     t = add4(chains(U, r0, r1, r2, r3, panel, 0, 6, 8, k), chains(U, r0, r1, r2, r3, panel, 0, 7, 8, k))
     s = add4(low, add4(s, t))
     b = load(panel, k * PANEL, PANEL)
-    c = model.user_constant
-    constants = broadcast(c, u0, PANEL), broadcast(c, u1, PANEL), broadcast(c, u2, PANEL), broadcast(c, u3, PANEL)
-    return add4(add4(s, (b, b, b, b)), constants)
+    s = add4(s, (b, b, b, b))
+    constants = broadcast(constant, u0, PANEL), broadcast(constant, u1, PANEL)
+    return add4(s, constants + (broadcast(constant, u2, PANEL), broadcast(constant, u3, PANEL)))
 
 
 @jit
@@ -200,24 +207,24 @@ def pack(model, order, first, panel):
 def row_norms(A, ids, slack, norms):
     """norms[r] = ‖A[ids[r]]‖, float64, rounded up so that a product of two also covers the rounding of a score."""
     for r in range(len(ids)):
-        row = A[ids[r]]
+        row = ids[r]
         square = 0.0
-        for f in range(len(row)):
-            square += np.float64(row[f]) * np.float64(row[f])
+        for f in range(A.shape[1]):
+            square += np.float64(A[row, f]) * np.float64(A[row, f])
         norms[r] = np.sqrt(square * (1.0 + slack[0]) + slack[1])
 
 
 @jit
 def sketch(A, ids, directions, slack, out):
-    """out[r, :-1] = coordinates of row ids[r] of A in the directions, and the norm of the rest; the last one is left."""
+    """out[r, :-1] = coordinates of row ids[r] of A in the directions, and the norm of the rest; not the last one."""
     k, d = directions.shape
     head = np.empty(d, np.float64)
     for r in range(len(ids)):
-        row = A[ids[r]]
+        row = ids[r]
         head[:] = 0.0
         square = 0.0
         for f in range(k):
-            a = np.float64(row[f])
+            a = np.float64(A[row, f])
             square += a * a
             for j in range(d):
                 head[j] += a * directions[f, j]
@@ -229,7 +236,7 @@ def sketch(A, ids, directions, slack, out):
         out[r, d] = np.sqrt(max(rest, 0.0) + slack[0] * square + slack[1]) * (1.0 + slack[2])
 
 
-# ---- the N best so far: a heap whose root is the worst ----------------------------------------------------------------
+# ---- the N best so far: a heap whose root is the worst --------------------------------------------------------------
 
 
 @jit
@@ -239,51 +246,51 @@ def worse(score, item, other_score, other_item):
 
 
 @jit
-def sift_down(scores, ids, size, at):
-    score = scores[at]
-    item = ids[at]
+def sift_down(scores, ids, t, size, at):
+    score = scores[t, at]
+    item = ids[t, at]
     while 2 * at + 1 < size:
         child = 2 * at + 1
-        if child + 1 < size and worse(scores[child + 1], ids[child + 1], scores[child], ids[child]):
+        if child + 1 < size and worse(scores[t, child + 1], ids[t, child + 1], scores[t, child], ids[t, child]):
             child += 1
-        if not worse(scores[child], ids[child], score, item):
+        if not worse(scores[t, child], ids[t, child], score, item):
             break
-        scores[at] = scores[child]
-        ids[at] = ids[child]
+        scores[t, at] = scores[t, child]
+        ids[t, at] = ids[t, child]
         at = child
-    scores[at] = score
-    ids[at] = item
+    scores[t, at] = score
+    ids[t, at] = item
 
 
 @jit
-def push(scores, ids, size, score, item):
-    """Offer an item to the heap of ``size`` items; the new size."""
-    if size < len(scores):
+def push(scores, ids, t, size, score, item):
+    """Offer an item to heap ``t`` of ``size`` items; the new size."""
+    if size < scores.shape[1]:
         at = size
-        while at > 0 and worse(score, item, scores[(at - 1) // 2], ids[(at - 1) // 2]):
-            scores[at] = scores[(at - 1) // 2]
-            ids[at] = ids[(at - 1) // 2]
+        while at > 0 and worse(score, item, scores[t, (at - 1) // 2], ids[t, (at - 1) // 2]):
+            scores[t, at] = scores[t, (at - 1) // 2]
+            ids[t, at] = ids[t, (at - 1) // 2]
             at = (at - 1) // 2
-        scores[at] = score
-        ids[at] = item
+        scores[t, at] = score
+        ids[t, at] = item
         return size + 1
-    if worse(scores[0], ids[0], score, item):
-        scores[0] = score
-        ids[0] = item
-        sift_down(scores, ids, size, 0)
+    if worse(scores[t, 0], ids[t, 0], score, item):
+        scores[t, 0] = score
+        ids[t, 0] = item
+        sift_down(scores, ids, t, size, 0)
     return size
 
 
 @jit
-def sort_best_first(scores, ids, size):
-    """Turn the heap into a list, best first, padded with id −1 and score −inf."""
+def sort_best_first(scores, ids, t, size):
+    """Turn heap ``t`` into a list, best first, padded with id −1 and score −inf."""
     for last in range(size - 1, 0, -1):
-        scores[0], scores[last] = scores[last], scores[0]
-        ids[0], ids[last] = ids[last], ids[0]
-        sift_down(scores, ids, last, 0)
-    for j in range(size, len(scores)):
-        scores[j] = -np.inf
-        ids[j] = -1
+        scores[t, 0], scores[t, last] = scores[t, last], scores[t, 0]
+        ids[t, 0], ids[t, last] = ids[t, last], ids[t, 0]
+        sift_down(scores, ids, t, last, 0)
+    for j in range(size, scores.shape[1]):
+        scores[t, j] = -np.inf
+        ids[t, j] = -1
 
 
 # ---- forbidden items ------------------------------------------------------------------------------------------------
@@ -303,145 +310,155 @@ def contains(sorted_ids, low, high, item):
 
 
 @jit
-def mark(bits, position, ids, low, high):
+def mark(bits, t, position, ids, low, high):
     """Set the bits of ids[low:high] that lie in the window."""
     for p in range(low, high):
         at = position[ids[p]]
         panel = at // PANEL
-        if panel < len(bits):
-            bits[panel] |= np.uint16(1 << (at % PANEL))
+        if panel < bits.shape[1]:
+            bits[t, panel] |= np.uint16(1 << (at % PANEL))
 
 
 @jit
-def mark_forbidden(index, forbidden, search):
-    for t in range(len(search.sizes)):
-        row = forbidden.rows[t]
-        mark(search.bits[t], index.position, forbidden.indices, forbidden.indptr[row], forbidden.indptr[row + 1])
-        mark(search.bits[t], index.position, forbidden.everybody, 0, len(forbidden.everybody))
+def mark_forbidden(index, forbidden, bits):
+    rows, indptr, indices, everybody = forbidden
+    position = index.position
+    for t in range(len(rows)):
+        mark(bits, t, position, indices, indptr[rows[t]], indptr[rows[t] + 1])
+        mark(bits, t, position, everybody, 0, len(everybody))
 
 
 @jit
-def allowed(mask, forbidden, search, t, panel):
+def allowed(mask, bits, t0, t1, t2, t3, panel):
     """The tile's mask without the forbidden lanes of a panel in the window."""
-    if mask == 0 or panel >= search.bits.shape[1]:
+    if mask == 0 or panel >= bits.shape[1]:
         return mask
-    bits = np.int64(search.bits[t[0], panel]) | np.int64(search.bits[t[1], panel]) << 16
-    bits |= np.int64(search.bits[t[2], panel]) << 32 | np.int64(search.bits[t[3], panel]) << 48
-    return mask & ~bits
+    low = np.int64(bits[t0, panel]) | np.int64(bits[t1, panel]) << 16
+    return mask & ~(low | np.int64(bits[t2, panel]) << 32 | np.int64(bits[t3, panel]) << 48)
 
 
 @jit
-def settle(model, index, forbidden, search, t, score, at):
-    """Offer the item at place ``at`` of the order to user ``t`` of the block and lift the thresholds."""
-    scores = search.scores[t]
-    ids = search.ids[t]
-    size = search.sizes[t]
-    item = index.order[at]
-    if size == len(scores) and not worse(scores[0], ids[0], score, item):
-        return
-    if at // PANEL >= search.bits.shape[1]:
-        row = forbidden.rows[t]
-        if contains(forbidden.indices, forbidden.indptr[row], forbidden.indptr[row + 1], item):
-            return
-        if contains(forbidden.everybody, 0, len(forbidden.everybody), item):
-            return
-    size = push(scores, ids, size, score, item)
-    search.sizes[t] = size
-    if size == len(scores):
-        worst = np.float64(scores[0])
-        constant = np.float64(model.user_constant[search.users[t]])
-        search.threshold[t] = scores[0]
-        search.cut[t] = worst - constant - index.slack[2] * (abs(worst) + abs(constant))
+def settle(model, index, forbidden, search, hits, count):
+    """Offer scored items to the heaps and lift the thresholds.
+
+    Arrays are taken out of their tuples once, and hits come in batches, because each access to such a field costs an
+    atomic reference count.
+    """
+    rows, indptr, indices, everybody = forbidden
+    order, slack, constants = index.order, index.slack, model.user_constant
+    users, bits, scores, ids, sizes = search.users, search.bits, search.scores, search.ids, search.sizes
+    threshold, cut = search.threshold, search.cut
+    who, places, found = hits
+    for h in range(count):
+        t = who[h]
+        if found[h] < threshold[t]:
+            continue
+        item = order[places[h]]
+        if places[h] // PANEL >= bits.shape[1]:
+            if contains(indices, indptr[rows[t]], indptr[rows[t] + 1], item):
+                continue
+            if contains(everybody, 0, len(everybody), item):
+                continue
+        sizes[t] = push(scores, ids, t, sizes[t], found[h], item)
+        if sizes[t] == scores.shape[1]:
+            worst = np.float64(scores[t, 0])
+            constant = np.float64(constants[users[t]])
+            threshold[t] = scores[t, 0]
+            cut[t] = worst - constant - slack[2] * (abs(worst) + abs(constant))
 
 
 # ---- cells ----------------------------------------------------------------------------------------------------------
 
 
 @jit
-def pass_mask(s, cut, t):
-    """Bit 16·j + lane: s[j][lane] ≥ cut[t[j]]."""
-    mask = at_least(s[0], broadcast(cut, t[0], PANEL))
-    mask |= at_least(s[1], broadcast(cut, t[1], PANEL)) << 16
-    mask |= at_least(s[2], broadcast(cut, t[2], PANEL)) << 32
-    return mask | (at_least(s[3], broadcast(cut, t[3], PANEL)) << 48)
+def pass_mask(s, cut, t0, t1, t2, t3):
+    """Bit 16·j + lane: s[j][lane] ≥ cut[t_j]."""
+    low = at_least(s[0], broadcast(cut, t0, PANEL)) | at_least(s[1], broadcast(cut, t1, PANEL)) << 16
+    return low | at_least(s[2], broadcast(cut, t2, PANEL)) << 32 | at_least(s[3], broadcast(cut, t3, PANEL)) << 48
 
 
 @jit
 def still_live(index, search, live, cell):
     """Keep the users to whom this cell or a later one may matter; fill up the last tile with nobody."""
-    norm = index.bounds[cell, 0]
-    bias = index.bounds[cell, 1]
-    both = index.bounds[cell, 2]
+    users, norms, cut = search.live, search.norms, search.cut
+    norm, bias, both = index.bounds[cell, 0], index.bounds[cell, 1], index.bounds[cell, 2]
     kept = 0
     for a in range(live):
-        t = search.live[a]
-        u = search.norms[t]
+        t = users[a]
         # max(u‖v‖ + b) ≤ u·max‖v‖ + max b, and ≤ max(pivot‖v‖ + b) + max(u − pivot, 0)·max‖v‖
-        bound = min(u * norm + bias, both + max(u - index.pivot, 0.0) * norm)
-        if bound >= search.cut[t]:
-            search.live[kept] = t
+        bound = min(norms[t] * norm + bias, both + max(norms[t] - index.pivot, 0.0) * norm)
+        if bound >= cut[t]:
+            users[kept] = t
             kept += 1
-    nobody = len(search.sizes)
     for a in range(kept, (kept + TILE - 1) // TILE * TILE):
-        search.live[a] = nobody
+        users[a] = len(search.sizes)
     return kept
 
 
 @jit
-def dense_cell(model, index, forbidden, search, live, first, last, panel):
-    """Score every item of the panels from first to last for every live user."""
-    users = search.users
-    found = np.empty(TILE * PANEL, panel.dtype)
-    for p in range(first, last):
-        pack(model, index.order, p * PANEL, panel)
-        for a in range(0, live, TILE):
-            t = search.live[a : a + TILE]
-            s = score_tile(model, users[t[0]], users[t[1]], users[t[2]], users[t[3]], panel)
-            mask = allowed(pass_mask(s, search.threshold, t), forbidden, search, t, p)
-            if mask != 0:
-                store(found, 0, s[0])
-                store(found, PANEL, s[1])
-                store(found, 2 * PANEL, s[2])
-                store(found, 3 * PANEL, s[3])
-            while mask != 0:
-                bit = lowest_bit(mask)
-                mask &= mask - 1
-                settle(model, index, forbidden, search, t[bit // PANEL], found[bit], p * PANEL + bit % PANEL)
-
-
-@jit
-def sketch_cell(index, forbidden, search, live, first, last, pairs):
-    """Write the pairs (user of the block, place) whose sketches pass; their number, or −1 when they are too many."""
-    D = search.sketches.shape[1]
-    room = live * (last - first) * PANEL // SPARSE
+def dense_panel(model, search, live, p, panel, hits):
+    """Score a packed panel for every live user; write what reaches the thresholds and return its number."""
+    U, constant, users, bits = model.user_factors, model.user_constant, search.users, search.bits
+    threshold, live_users = search.threshold, search.live
+    who, places, found = hits
+    scores = np.empty(TILE * PANEL, panel.dtype)
     count = 0
-    for p in range(first, last):
-        for a in range(0, live, TILE):
-            t = search.live[a : a + TILE]
-            at = p * D * PANEL
-            s = chains(search.sketches, t[0] * D, t[1] * D, t[2] * D, t[3] * D, index.sketches, at, 0, 1, D)
-            mask = allowed(pass_mask(s, search.cut, t), forbidden, search, t, p)
-            while mask != 0:
-                if count == room:
-                    return -1
-                bit = lowest_bit(mask)
-                mask &= mask - 1
-                pairs[0, count] = t[bit // PANEL]
-                pairs[1, count] = p * PANEL + bit % PANEL
-                count += 1
+    for a in range(0, live, TILE):
+        t0, t1, t2, t3 = live_users[a], live_users[a + 1], live_users[a + 2], live_users[a + 3]
+        s = score_tile(U, constant, users[t0], users[t1], users[t2], users[t3], panel)
+        mask = allowed(pass_mask(s, threshold, t0, t1, t2, t3), bits, t0, t1, t2, t3, p)
+        if mask != 0:
+            store(scores, 0, s[0])
+            store(scores, PANEL, s[1])
+            store(scores, 2 * PANEL, s[2])
+            store(scores, 3 * PANEL, s[3])
+        while mask != 0:
+            bit = lowest_bit(mask)
+            mask &= mask - 1
+            who[count] = live_users[a + bit // PANEL]
+            places[count] = p * PANEL + bit % PANEL
+            found[count] = scores[bit]
+            count += 1
     return count
 
 
 @jit
-def sparse_cell(model, index, forbidden, search, pairs, count, scores):
-    """Score the pairs that `sketch_cell` found."""
-    for p in range(count):
-        pairs[2, p] = search.users[pairs[0, p]]
-        pairs[3, p] = index.order[pairs[1, p]]
-    pair_scores(model, pairs[2], pairs[3], count, scores)
-    for p in range(count):
-        if scores[p] >= search.threshold[pairs[0, p]]:
-            settle(model, index, forbidden, search, pairs[0, p], scores[p], pairs[1, p])
+def sketch_panel(index, search, live, p, hits, count, room):
+    """Append the pairs whose sketches pass to the hits and return their number; −1 when there is no room."""
+    S, bits, cut, live_users, sketches = search.sketches, search.bits, search.cut, search.live, index.sketches
+    who, places = hits.who, hits.places
+    D = S.shape[1]
+    for a in range(0, live, TILE):
+        t0, t1, t2, t3 = live_users[a], live_users[a + 1], live_users[a + 2], live_users[a + 3]
+        s = chains(S, t0 * D, t1 * D, t2 * D, t3 * D, sketches, p * D * PANEL, 0, 1, D)
+        mask = allowed(pass_mask(s, cut, t0, t1, t2, t3), bits, t0, t1, t2, t3, p)
+        while mask != 0:
+            if count == room:
+                return -1
+            bit = lowest_bit(mask)
+            mask &= mask - 1
+            who[count] = live_users[a + bit // PANEL]
+            places[count] = p * PANEL + bit % PANEL
+            count += 1
+    return count
+
+
+@jit
+def sparse_cell(model, index, search, live, first, last, hits, pairs):
+    """Score what passes the sketches of some panels; the number of hits, or −1 if a dense cell is cheaper."""
+    room = live * (last - first) * PANEL // SPARSE
+    count = 0
+    for p in range(first, last):
+        count = sketch_panel(index, search, live, p, hits, count, room)
+        if count < 0:
+            return -1
+    users, order = search.users, index.order
+    who, places, found = hits
+    for h in range(count):
+        pairs[0, h] = users[who[h]]
+        pairs[1, h] = order[places[h]]
+    pair_scores(model, pairs[0], pairs[1], count, found)
+    return count
 
 
 # ---- the search -----------------------------------------------------------------------------------------------------
@@ -483,13 +500,12 @@ def start_search(model, index, users, scores, ids):
 def best_items(model, index, forbidden, users, scores, ids):
     """The N best allowed items of each user of a block, best first, into ``scores`` and ``ids``, shape (count, N)."""
     search = start_search(model, index, users, scores, ids)
-    mark_forbidden(index, forbidden, search)
+    mark_forbidden(index, forbidden, search.bits)
     panels = (len(index.order) + PANEL - 1) // PANEL
     live = len(users)
-    sketched = index.directions.shape[1] > 0
-    room = live * CELL * PANEL // SPARSE if sketched else 0
-    pairs = np.empty((4, room), np.int64)
-    found = np.empty(room, scores.dtype)
+    room = (live + TILE) * CELL * PANEL
+    hits = Hits(np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, scores.dtype))
+    pairs = np.empty((2, room), np.int64)
     panel = np.zeros((model.item_factors.shape[1] + 1) * PANEL, scores.dtype)
     wait = 0  # cells to score densely before the sketches are tried again, and how long the next wait is
     next_wait = 0
@@ -499,18 +515,19 @@ def best_items(model, index, forbidden, users, scores, ids):
             break
         first = cell * CELL
         last = min(first + CELL, panels)
-        count = -1
-        if sketched and wait == 0:
-            count = sketch_cell(index, forbidden, search, live, first, last, pairs)
-        if count >= 0:
-            sparse_cell(model, index, forbidden, search, pairs, count, found)
-            next_wait = 0
-            continue
-        dense_cell(model, index, forbidden, search, live, first, last, panel)
-        if wait > 0:
-            wait -= 1
-        else:
+        if wait == 0 and index.directions.shape[1] > 0:
+            count = sparse_cell(model, index, search, live, first, last, hits, pairs)
+            if count >= 0:
+                settle(model, index, forbidden, search, hits, count)
+                next_wait = 0
+                continue
             wait = next_wait
             next_wait = 2 * next_wait + 1
+        else:
+            wait -= 1
+        for p in range(first, last):
+            pack(model, index.order, p * PANEL, panel)
+            count = dense_panel(model, search, live, p, panel, hits)
+            settle(model, index, forbidden, search, hits, count)
     for t in range(len(users)):
-        sort_best_first(scores[t], ids[t], search.sizes[t])
+        sort_best_first(scores, ids, t, search.sizes[t])
