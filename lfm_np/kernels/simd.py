@@ -373,10 +373,10 @@ if JIT_DISABLED:  # the twin: the same names on NumPy arrays, so that kernels ru
         dst[high : high + 32] = tile[:, 4:].T.ravel()
 
     def at_least(a, b):  # type: ignore[no-untyped-def]
-        return sum(int(x >= y) << i for i, (x, y) in enumerate(zip(a, b)))
+        return np.int64(sum(int(x >= y) << i for i, (x, y) in enumerate(zip(a, b))))
 
     def lowest_bit(mask):  # type: ignore[no-untyped-def]
-        return (mask & -mask).bit_length() - 1
+        return (int(mask) & -int(mask)).bit_length() - 1
 
     def prefetch(array, offset):  # type: ignore[no-untyped-def]
         pass

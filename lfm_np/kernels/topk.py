@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lfm_np.kernels.jit import exact_jit as jit  # scores must not depend on how LLVM regroups sums
+from lfm_np.kernels.jit import exact_jit as jit  # a score must not depend on how LLVM regroups its sum
 from lfm_np.kernels.simd import (
     LANES,
     add,
@@ -182,7 +182,7 @@ def score_tile(U, constant, u0, u1, u2, u3, panel):
     b = load(panel, k * PANEL, PANEL)
     s = add4(s, (b, b, b, b))
     constants = broadcast(constant, u0, PANEL), broadcast(constant, u1, PANEL)
-    return add4(s, constants + (broadcast(constant, u2, PANEL), broadcast(constant, u3, PANEL)))
+    return add4(s, (*constants, broadcast(constant, u2, PANEL), broadcast(constant, u3, PANEL)))
 
 
 @jit
@@ -414,7 +414,7 @@ def dense_panel(model, search, live, p, panel, hits):
             store(scores, 3 * PANEL, s[3])
         while mask != 0:
             bit = lowest_bit(mask)
-            mask &= mask - 1
+            mask ^= np.int64(1) << bit
             who[count] = live_users[a + bit // PANEL]
             places[count] = p * PANEL + bit % PANEL
             found[count] = scores[bit]
@@ -436,7 +436,7 @@ def sketch_panel(index, search, live, p, hits, count, room):
             if count == room:
                 return -1
             bit = lowest_bit(mask)
-            mask &= mask - 1
+            mask ^= np.int64(1) << bit
             who[count] = live_users[a + bit // PANEL]
             places[count] = p * PANEL + bit % PANEL
             count += 1

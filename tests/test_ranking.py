@@ -1,0 +1,273 @@
+"""scores, recommend and similar_* against brute force: the same items in the same order with the same bits."""
+
+import numpy as np
+import oracles_ranking as oracles
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import factor_models
+
+from lfm_np import Factors, Interactions, ranking
+
+
+def brute_force(factors, users, N, forbidden):
+    """Score every item with ``scores`` and sort; ``forbidden``: a set of items for each user."""
+    items = np.arange(factors.shape[1])
+    lists = [oracles.best(factors.scores(u, items), forbidden[r], N) for r, u in enumerate(users)]
+    return np.array([ids for ids, _ in lists]), np.array([scores for _, scores in lists])
+
+
+def assert_same(result, expected):
+    np.testing.assert_array_equal(result[0], expected[0])
+    np.testing.assert_array_equal(result[1], expected[1])
+
+
+# ---- scores ---------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=100)
+@given(model=factor_models())
+def test_scores_are_within_rounding_of_the_exact_sum(model):
+    U, V, biases = model
+    factors = Factors(U, V, **biases)
+    users, items = (a.ravel() for a in np.indices(factors.shape))
+    got = factors.scores(users, items)
+    assert got.dtype == U.dtype
+    for u, i, score in zip(users, items, got):
+        exact, size = oracles.score(U, V, u, i, **biases)
+        unit = np.finfo(U.dtype).eps / 2
+        assert abs(score - exact) <= (U.shape[1] + 3) * (unit * size * 1.01 + np.finfo(U.dtype).tiny)
+
+
+@pytest.mark.small
+@pytest.mark.parametrize("k", [0, 1, 7, 8, 9, 16, 21])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_scores_of_small_integers_are_exact(k, dtype):
+    rng = np.random.default_rng(k)
+    U, V = rng.integers(-4, 5, (3, k)), rng.integers(-4, 5, (5, k))
+    factors = Factors(U.astype(dtype), V.astype(dtype), item_bias=np.arange(5), global_bias=2.0)
+    for u in range(3):
+        np.testing.assert_array_equal(factors.scores(u, np.arange(5)), V @ U[u] + np.arange(5) + 2)
+
+
+@pytest.mark.small
+def test_scores_are_pairwise_and_a_scalar_goes_with_all():
+    factors = Factors(np.eye(3), np.arange(12.0).reshape(4, 3))
+    np.testing.assert_array_equal(factors.scores([0, 1, 2], [3, 3, 0]), [9, 10, 2])
+    np.testing.assert_array_equal(factors.scores(1, [0, 2]), [1, 7])
+    np.testing.assert_array_equal(factors.scores([0, 1], 3), [9, 10])
+    assert factors.scores(2, 1).shape == ()
+    assert factors.scores([], []).shape == (0,)
+    with pytest.raises(ValueError, match="equally long, got 2 and 3"):
+        factors.scores([0, 1], [0, 1, 2])
+
+
+# ---- recommend ------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def problems(draw):
+    """A model and everything that can be asked of it."""
+    U, V, biases = draw(factor_models())
+    factors, (m, n) = Factors(U, V, **biases), (len(U), len(V))
+    item = st.integers(0, n - 1)
+    users = draw(st.lists(st.integers(0, m - 1), max_size=6))
+    seen = sp.coo_array(np.random.default_rng(draw(st.integers(0, 99))).random((m, n)) < draw(st.floats(0, 1)))
+    seen = draw(st.sampled_from([None, seen, seen.tocsr(), seen.tocsc(), sp.lil_matrix(seen)]))
+    items = draw(st.none() | st.lists(item, max_size=n))
+    exclude = draw(st.none() | st.lists(item, max_size=5))
+    return factors, users, draw(st.integers(1, n + 3)), seen, items, exclude
+
+
+def forbidden_sets(factors, users, seen, items, exclude):
+    n = factors.shape[1]
+    everybody = set(exclude or ()) | (set() if items is None else set(range(n)) - set(items))
+    dense = np.zeros(factors.shape) if seen is None else seen.toarray()
+    return [everybody | set(np.flatnonzero(dense[u]).tolist()) for u in users]
+
+
+@settings(deadline=None, max_examples=300)
+@given(problem=problems(), threads=st.integers(1, 3))
+def test_recommend_equals_brute_force(problem, threads):
+    factors, users, N, seen, items, exclude = problem
+    result = factors.recommend(users, N=N, seen=seen, items=items, exclude=exclude, num_threads=threads)
+    assert result.ids.shape == result.scores.shape == (len(users), N)
+    forbidden = forbidden_sets(factors, users, seen, items, exclude)
+    if users:
+        assert_same(result, brute_force(factors, users, N, forbidden))
+
+
+@settings(deadline=None, max_examples=300)
+@given(problem=problems(), directions=st.integers(1, 20))
+def test_sketches_change_nothing(problem, directions):
+    factors, users, N, _, _, _ = problem
+    users = np.array(users, np.int64)
+    d = min(directions, factors.user_factors.shape[1])
+    index = ranking.build_index(factors._model, np.arange(factors.shape[1]), d)
+    nothing = np.zeros(len(users), np.int64), np.zeros(2, np.int64), np.empty(0, np.int32)
+    result = ranking.best(factors._model, index, users, N, nothing, np.empty(0, np.int64), 1)
+    if len(users):
+        assert_same(result, brute_force(factors, users, N, [set()] * len(users)))
+
+
+def large_model(kind, dtype=np.float32, m=700, n=5000, k=40):
+    """More items than the window of forbidden bits, more users than a block."""
+    rng = np.random.default_rng(11)
+    U, V = rng.normal(size=(m, k)), rng.normal(size=(n, k))
+    if kind == "decaying":
+        scale = 0.85 ** np.arange(k)
+        U, V = U * scale, V * scale * rng.pareto(1.5, size=(n, 1))
+    elif kind == "flat":
+        V /= np.linalg.norm(V, axis=1, keepdims=True)
+    elif kind == "tied":
+        U, V = np.round(U * 0.7), np.round(V * 0.7)
+    biases = {"item_bias": rng.normal(size=n) * 4, "user_bias": rng.normal(size=m)} if kind == "biased" else {}
+    return Factors(U.astype(dtype), V.astype(dtype), **biases)
+
+
+@pytest.mark.parametrize("kind", ["decaying", "flat", "tied", "biased"])
+@pytest.mark.parametrize("d", [0, 14])
+def test_many_users_and_items(kind, d):
+    factors = large_model(kind)
+    m, n = factors.shape
+    seen = sp.csr_array(np.random.default_rng(5).random((m, n)) < 0.02)
+    users, exclude = np.arange(m), np.arange(0, n, 3)
+    index = ranking.build_index(factors._model, np.arange(n), d)
+    rows = users, seen.indptr.astype(np.int64), seen.indices
+    results = [ranking.best(factors._model, index, users, 20, rows, exclude, threads) for threads in (1, 2, 3, 7)]
+    for other in results[1:]:
+        assert_same(other, results[0])
+    some = users[::37]
+    forbidden = [set(seen.indices[seen.indptr[u] : seen.indptr[u + 1]].tolist()) | set(exclude.tolist()) for u in some]
+    assert_same((results[0].ids[some], results[0].scores[some]), brute_force(factors, some, 20, forbidden))
+
+
+def test_an_index_skips_most_items_of_a_decaying_spectrum():
+    """The guard that the bounds do prune: the forbidden items that a search meets are few."""
+    factors = large_model("decaying")
+    index = factors._index
+    reach = factors._model.user_factors[:50] @ factors._model.item_factors.T
+    tenth = np.sort(reach, axis=1)[:, -10]
+    norms = np.linalg.norm(factors.user_factors[:50], axis=1)
+    cells = [(norms[u] * index.bounds[:, 0] >= tenth[u]).sum() for u in range(50)]
+    assert np.mean(cells) < 0.3 * len(index.bounds)
+
+
+@pytest.mark.small
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("d", [0, 3])
+def test_small_problems_with_and_without_the_jit(dtype, d):
+    rng = np.random.default_rng(2)
+    factors = Factors(
+        rng.normal(size=(5, 9)).astype(dtype), rng.normal(size=(40, 9)).astype(dtype), item_bias=rng.normal(size=40)
+    )
+    index = ranking.build_index(factors._model, np.arange(40), d)
+    seen = np.arange(5), np.arange(0, 20, 3), np.tile([1, 4, 6], 5).astype(np.int32)
+    result = ranking.best(factors._model, index, np.arange(5), 6, seen, np.array([0]), 1)
+    assert_same(result, brute_force(factors, range(5), 6, [{0, 1, 4, 6}] * 5))
+
+
+@pytest.mark.small
+def test_few_items_are_padded():
+    factors = Factors(np.ones((2, 1)), np.ones((3, 1)))
+    ids, scores = factors.recommend([1], N=5, exclude=[1])
+    assert ids.tolist() == [[0, 2, -1, -1, -1]]
+    assert scores.tolist() == [[1, 1, -np.inf, -np.inf, -np.inf]]
+    assert factors.recommend(0, N=2, items=[]).ids.tolist() == [-1, -1]
+
+
+@pytest.mark.small
+def test_a_scalar_user_gives_flat_arrays():
+    factors = Factors(np.eye(2), np.arange(6.0).reshape(3, 2))
+    ids, scores = factors.recommend(1, N=2)
+    assert (ids.tolist(), scores.tolist()) == ([2, 1], [5, 3])
+    assert factors.recommend(np.array([1]), N=2).ids.shape == (1, 2)
+    assert factors.recommend([], N=2).ids.shape == (0, 2)
+
+
+@pytest.mark.small
+def test_seen_may_be_unsorted_repeated_or_interactions():
+    factors = Factors(np.ones((2, 1)), np.arange(4.0, 0, -1).reshape(4, 1))
+    messy = sp.csr_array((np.ones(4), np.array([3, 0, 0, 1]), np.array([0, 3, 4])), shape=(2, 4))
+    before = messy.indices.copy()
+    assert factors.recommend([0, 1], N=2, seen=messy).ids.tolist() == [[1, 2], [0, 2]]
+    np.testing.assert_array_equal(messy.indices, before)
+    data = Interactions(sp.csr_array(np.array([[1.0, 0, 0, 0], [0, 1, 0, 0]])), np.arange(2), np.arange(4))
+    assert factors.recommend([0, 1], N=1, seen=data).ids.tolist() == [[1], [0]]
+
+
+@pytest.mark.small
+def test_a_stored_zero_counts_as_absent_unless_the_model_is_of_ratings():
+    zero = sp.csr_array((np.array([0.0, 1.0]), np.array([0, 1]), np.array([0, 2])), shape=(1, 3))
+    U, V = np.ones((1, 1)), np.array([[3.0], [2.0], [1.0]])
+    assert Factors(U, V).recommend(0, N=2, seen=zero).ids.tolist() == [0, 2]
+    assert Factors(U, V, params={"weighting": "ratings"}).recommend(0, N=2, seen=zero).ids.tolist() == [2, -1]
+
+
+@pytest.mark.small
+@pytest.mark.parametrize("users", [[1], np.arange(40)])
+def test_a_corrupt_seen_matrix_is_refused(users):
+    factors = Factors(np.ones((40, 1)), np.ones((4, 1)))
+    for part, value in (("indices", 9), ("indices", -1), ("indptr", 50), ("indptr", -3)):
+        seen = sp.csr_array(np.ones((40, 4)))
+        getattr(seen, part)[5] = value
+        with pytest.raises(ValueError, match="seen is not a valid sparse matrix"):
+            factors.recommend(users, seen=seen)
+
+
+@pytest.mark.small
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        ({"users": [2]}, ValueError, "users must be from 0 to 1, got 2"),
+        ({"users": [-1]}, ValueError, "users must be from 0 to 1, got -1"),
+        ({"users": [0.5]}, TypeError, "users must be integers"),
+        ({"users": [[0]]}, ValueError, "users must be a scalar or one-dimensional"),
+        ({"N": 0}, ValueError, "N must be an integer ≥ 1"),
+        ({"N": 2.0}, TypeError, "N must be an integer"),
+        ({"seen": sp.csr_array((1, 3))}, ValueError, r"whole matrix of shape \(2, 3\).*got shape \(1, 3\)"),
+        ({"seen": np.ones((2, 3))}, TypeError, "seen must be a two-dimensional scipy.sparse"),
+        ({"items": [3]}, ValueError, "items must be from 0 to 2"),
+        ({"exclude": ["a"]}, TypeError, "exclude must be integers"),
+        ({"num_threads": 0}, ValueError, "num_threads"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, error, says):
+    factors = Factors(np.ones((2, 1)), np.ones((3, 1)))
+    with pytest.raises(error, match=says):
+        factors.recommend(**({"users": [0]} | arguments))
+
+
+@pytest.mark.small
+def test_scores_beyond_the_dtype_are_refused():
+    factors = Factors(np.full((1, 2), 1e25, np.float32), np.full((1, 2), 1e25, np.float32))
+    with pytest.raises(ValueError, match="beyond the range of float32"):
+        factors.recommend(0)
+
+
+# ---- similar --------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=60)
+@given(model=factor_models())
+def test_similar_items_are_the_nearest_by_cosine(model):
+    U, V, biases = model
+    factors = Factors(U, V, **biases)
+    ids, scores = factors.similar_items(np.arange(len(V)), N=len(V))
+    for i in range(len(V)):
+        assert sorted(ids[i]) == list(range(len(V)))
+        assert np.all(np.diff(scores[i]) <= 0)
+        expected = [oracles.cosine(V[i].astype(float), V[j].astype(float)) for j in ids[i]]
+        np.testing.assert_allclose(scores[i], expected, rtol=0, atol=30 * np.finfo(V.dtype).eps)
+
+
+@pytest.mark.small
+def test_similar_users_and_inner_products():
+    U = np.array([[1.0, 0], [10, 1], [0, 1], [0, 0]])
+    factors = Factors(U, np.ones((1, 2)))
+    assert factors.similar_users(0, N=2).ids.tolist() == [0, 1]
+    assert factors.similar_users(0, N=2, metric="inner").ids.tolist() == [1, 0]
+    assert factors.similar_users([3], N=4).scores.tolist() == [[0, 0, 0, 0]]
+    with pytest.raises(ValueError, match="metric must be one of 'cosine', 'inner'"):
+        factors.similar_users(0, metric="euclid")
