@@ -496,3 +496,15 @@ def read_only(*arrays: np.ndarray) -> Any:  # a tuple as long as the arguments, 
     for view in views:
         view.flags.writeable = False
     return views
+
+
+def check_negatives(negatives: Any, shape: tuple[int, int]) -> np.ndarray:
+    """A row of item ids for each user, −1 for none, int64."""
+    array = np.asarray(negatives)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"negatives must be integers, got dtype {array.dtype}")
+    if array.ndim != 2 or len(array) != shape[0]:
+        raise ValueError(f"negatives must have a row for each of the {shape[0]} users, got shape {array.shape}")
+    if array.size and (array.min() < -1 or array.max() >= shape[1]):
+        raise ValueError(f"negatives must be from 0 to {shape[1] - 1}, or -1 for none")
+    return array.astype(np.int64)
