@@ -8,6 +8,7 @@ from lfm_np._version import __version__
 from lfm_np.als import als
 from lfm_np.cells import build_dict, to_csr
 from lfm_np.errors import SolverError
+from lfm_np.evaluation import evaluate
 from lfm_np.factors import Factors, Status
 from lfm_np.interactions import Interactions
 from lfm_np.objective import objective
@@ -22,6 +23,7 @@ __all__ = [
     "als",
     "build_dict",
     "datasets",
+    "evaluate",
     "losses",
     "objective",
     "sampling",

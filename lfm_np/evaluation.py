@@ -236,8 +236,7 @@ def _cells(factors: Factors, train: Any, test: Any) -> tuple[_Known, _Cells]:
     if test is None:
         raise TypeError("test must be a sparse matrix or Interactions, got None")
     _, starts, items = check.check_seen("test", test, everyone, shape, keep_zeros=zeros)
-    missing = np.empty(len(items), np.bool_)
-    kernels.mark_missing(*check.read_only(starts, items, everyone, indptr, indices), missing)
+    missing = _missing(starts, items, everyone, _Known(indptr, indices))
     before = np.concatenate([[0], np.cumsum(missing)])
     starts = before[starts]
     users = np.flatnonzero(np.diff(starts))
@@ -245,6 +244,14 @@ def _cells(factors: Factors, train: Any, test: Any) -> tuple[_Known, _Cells]:
         raise ValueError("test has no user with an item that is not in the user's training row")
     starts = np.concatenate([starts[users], starts[-1:]])
     return _Known(*check.read_only(indptr, indices)), _Cells(*check.read_only(users, starts, items[missing]))
+
+
+def _missing(starts: np.ndarray, items: np.ndarray, rows: np.ndarray, others: _Known) -> np.ndarray:
+    """Which items of each user are not in the given row of the others."""
+    missing = np.empty(len(items), np.bool_)
+    starts, items, rows, indptr, indices = check.read_only(starts, items, rows, *others)
+    kernels.mark_missing(starts, items, rows, indptr, indices, missing)
+    return missing
 
 
 # ---- three ways to rank ---------------------------------------------------------------------------------------------
@@ -311,11 +318,9 @@ def _rivals(
     negatives = np.sort(negatives, axis=1)
     keep = negatives >= 0
     keep[:, 1:] &= negatives[:, 1:] != negatives[:, :-1]
-    for rows, indptr, indices in ((users, known.indptr, known.items), (np.arange(len(users)), starts, items)):
+    for rows, others in ((users, known), (np.arange(len(users)), _Known(starts, items))):
         ends = np.concatenate([[0], np.cumsum(keep.sum(axis=1))])
-        missing = np.empty(ends[-1], np.bool_)
-        kernels.mark_missing(*check.read_only(ends, negatives[keep], rows, indptr, indices), missing)
-        keep[keep] = missing
+        keep[keep] = _missing(ends, negatives[keep], rows, others)
     return check.read_only(np.concatenate([[0], np.cumsum(keep.sum(axis=1))]), negatives[keep])
 
 

@@ -48,8 +48,8 @@ def scores(model: topk.Model, users: np.ndarray, items: np.ndarray, num_threads:
 
     def work(block: int, worker: int) -> None:
         part = slice(block * PAIRS, (block + 1) * PAIRS)
-        pairs = read_only(users[part], items[part])
-        topk.pair_scores(model, *pairs, len(pairs[0]), out[part])
+        some, theirs = read_only(users[part], items[part])
+        topk.pair_scores(model, some, theirs, len(some), out[part])
 
     with Pool(num_threads) as pool:
         pool.run(work, -(-len(users) // PAIRS))
@@ -103,14 +103,15 @@ def build_index(model: topk.Model, candidates: np.ndarray, d: int = 0) -> topk.I
     n, k = V.shape
     directions, residual = leading_directions(V, candidates, d)
     slack = rounding_slack(V.dtype, k, d, residual)
+    candidates, slack, directions = read_only(candidates, slack, directions)
     norms = np.empty(len(candidates))
-    topk.row_norms(V, *read_only(candidates, slack), norms)
+    topk.row_norms(V, candidates, slack, norms)
     highest = bias[candidates].astype(np.float64)
     highest += slack[0] * np.abs(highest) + slack[1]
     pivot = typical_norm(model.user_factors)
     promise = pivot * norms + highest
     by_promise = np.argsort(-promise, kind="stable")
-    order = candidates[by_promise]
+    (order,) = read_only(candidates[by_promise])
     position = np.full(n, len(order), np.int64)
     position[order] = np.arange(len(order))
     step = topk.PANEL * topk.CELL
@@ -118,12 +119,10 @@ def build_index(model: topk.Model, candidates: np.ndarray, d: int = 0) -> topk.I
     panels = -(-len(order) // topk.PANEL)
     rows = np.full((panels * topk.PANEL if d else 0, d + 2), np.nan, V.dtype)
     if d:
-        topk.sketch(V, *read_only(order, directions, slack), rows[: len(order)])
+        topk.sketch(V, order, directions, slack, rows[: len(order)])
         rows[: len(order), -1] = np.nextafter(highest[by_promise].astype(V.dtype), np.inf)
     sketches = rows.reshape(-1, topk.PANEL, d + 2).swapaxes(1, 2)
-    order, position, bounds, slack, directions, sketches = read_only(
-        order, position, bounds, slack, directions, sketches
-    )
+    position, bounds, sketches = read_only(position, bounds, sketches)
     return topk.Index(order, position, bounds, pivot, slack, directions, sketches)
 
 
