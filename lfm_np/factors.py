@@ -6,12 +6,13 @@ import copy
 import dataclasses
 import enum
 import functools
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from lfm_np import ranking
+from lfm_np import persistence, ranking
 from lfm_np import validation as check
 from lfm_np.kernels.topk import Index, Model
 from lfm_np.ranking import Ranked
@@ -89,9 +90,9 @@ class Factors:
             "user_bias": check.check_bias("user_bias", self.user_bias, len(U), U.dtype),
             "item_bias": check.check_bias("item_bias", self.item_bias, len(V), U.dtype),
             "global_bias": None if self.global_bias is None else check.check_float("global_bias", self.global_bias),
-            "history": [dict(record) for record in self.history],
+            "history": [dict(record) for record in check.check_records("history", self.history)],
             "status": Status(self.status),
-            "params": copy.deepcopy(self.params) if self.params is not None else {},
+            "params": copy.deepcopy(check.check_dict("params", self.params)),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -277,6 +278,59 @@ class Factors:
     def _zero_is_a_value(self) -> bool:
         params = self.params or {}
         return params.get("weighting") == "ratings" or str(params.get("loss", "")).startswith("Squared")
+
+    # ---- files ------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file, in one step: a crash leaves the old file or the new one.
+
+        Parameters
+        ----------
+        path : str or path
+            Used as given; no ending is added.
+
+        Raises
+        ------
+        TypeError
+            ``params`` or ``history`` hold something that JSON cannot.
+
+        Notes
+        -----
+        The tensors have the attributes' names, so that other programs can read them; ``lfm_np.persistence`` describes
+        the metadata. JSON turns tuples into lists.
+        """
+        tensors = {name: getattr(self, name) for name in ("user_factors", "item_factors", "user_bias", "item_bias")}
+        model = {name: getattr(self, name) for name in ("global_bias", "status", "params", "history")}
+        persistence.save(path, tensors, model)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, mmap: bool = False) -> Factors:
+        """Read what ``save`` wrote.
+
+        Parameters
+        ----------
+        path : str or path
+        mmap : bool
+            Map the arrays instead of reading them: processes that load the same file share its memory. The file must
+            not be changed while it is mapped (``save`` replaces it by a new one, which is safe).
+
+        Raises
+        ------
+        OSError
+            The file cannot be read.
+        ValueError
+            It is no such file, of another version, truncated or damaged: a SHA-256 checksum covers every byte.
+
+        Notes
+        -----
+        Nothing is unpickled, so a file from elsewhere cannot run code. Each load reads the whole file once for the
+        checksum.
+        """
+        values = persistence.load(path, mmap=check.check_bool("mmap", mmap))
+        try:
+            return cls(**values)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{os.fspath(path)} is not a whole and valid model file: {error}") from None
 
     # ---- copies -----------------------------------------------------------------------------------------------------
 

@@ -441,6 +441,20 @@ def check_bias(name: str, bias: Any, size: int, dtype: np.dtype) -> np.ndarray |
     return vector
 
 
+def check_dict(name: str, value: Any) -> dict[str, Any]:
+    """A dict; None gives an empty one."""
+    if value is not None and not isinstance(value, dict):
+        raise TypeError(f"{name} must be a dict, got {shown(value)}")
+    return value or {}
+
+
+def check_records(name: str, value: Any) -> Sequence[dict[str, Any]]:
+    """A sequence of dicts."""
+    if not isinstance(value, (list, tuple)) or not all(isinstance(record, dict) for record in value):
+        raise TypeError(f"{name} must be a sequence of dicts, got {shown(value)}")
+    return value
+
+
 # ---- what users have seen -------------------------------------------------------------------------------------------
 
 
