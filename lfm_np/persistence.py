@@ -159,6 +159,6 @@ def _check_digest(buffer: Any, header: bytes) -> None:
     start, end = places[0].span(1)
     digest = hashlib.sha256(buffer[:8])
     digest.update(header[:start] + _BLANK.encode() + header[end:])
-    digest.update(np.ascontiguousarray(buffer[8 + len(header) :]))
+    digest.update(memoryview(buffer[8 + len(header) :]))
     if digest.hexdigest().encode() != places[0].group(1):
         raise ValueError("its checksum does not match: it was changed or damaged after it was saved")

@@ -14,31 +14,3 @@ def records(draw, rows=12, columns=9, most=40):
     values = draw(st.lists(st.integers(-20, 20), min_size=len(pairs), max_size=len(pairs)))
     dtype = draw(st.sampled_from([np.int32, np.int64, np.uint16]))
     return np.array(pairs, dtype).reshape(-1, 2), np.array(values, np.float64) / 4
-
-
-@st.composite
-def factor_models(draw, users=8, items=70, factors=20):
-    """(U, V, biases as keywords): of very different spectra, with ties, zero rows, equal rows and huge ranges."""
-    m, n, k = draw(st.integers(1, users)), draw(st.integers(1, items)), draw(st.integers(0, factors))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    dtype = draw(st.sampled_from([np.float32, np.float64]))
-    kind = draw(st.sampled_from(["decaying", "flat", "tied", "range", "equal"]))
-    U, V = rng.normal(size=(m, k)), rng.normal(size=(n, k))
-    if kind == "decaying":
-        V *= 0.7 ** np.arange(k) * rng.pareto(1.0, size=(n, 1))
-    elif kind == "flat":
-        V /= np.maximum(np.linalg.norm(V, axis=1, keepdims=True), 1e-9)
-    elif kind == "tied":
-        U, V = np.round(U), np.round(V)
-    elif kind == "range":
-        U, V = U * 10.0 ** rng.integers(-12, 8, (m, 1)), V * 10.0 ** rng.integers(-25, 8, (n, 1))
-    else:
-        V = np.repeat(V[: n // 3 + 1], 3, axis=0)[:n]
-    biases = {}
-    if draw(st.booleans()):
-        biases["item_bias"] = np.round(rng.normal(size=n) * 3, draw(st.integers(0, 3))).astype(dtype)
-    if draw(st.booleans()):
-        biases["user_bias"] = (rng.normal(size=m) * 100).astype(dtype)
-    if draw(st.booleans()):
-        biases["global_bias"] = 3.5
-    return U.astype(dtype), V.astype(dtype), biases

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 from optional import require
-from strategies import factor_models
+from strategies_ranking import factor_models
 
 from lfm_np import Factors, evaluate
 from lfm_np.evaluation import most_popular

@@ -6,7 +6,7 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import factor_models
+from strategies_ranking import factor_models
 
 from lfm_np import Factors, Interactions, ranking
 
