@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from lfm_np import losses, sampling, validation
-from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
 from lfm_np.kernels.jit import Pool
 from lfm_np.sgd_epoch import Trainer
-from lfm_np.sgd_plan import Plan, initial, make_plan
-
-Callback = Callable[[dict[str, Any], Factors], None]
+from lfm_np.sgd_plan import make_plan
+from lfm_np.sweeps import Callback, run_sweeps, sigint_noted
 
 
 def sgd(
@@ -138,87 +134,29 @@ def sgd(
     plan = make_plan(
         X, loss, sampler, negatives, factors, learning_rate, schedule, regularization, biases, dtype, random_state
     )
-    epochs = validation.check_int("epochs", epochs, 0)
+    epochs = validation.check_int("epochs", epochs, 1)
     tolerance = validation.check_float("tolerance", tolerance, 0.0)
     threads = validation.check_num_threads(num_threads)
     validation.check_callback(callback)
     progress = validation.check_bool("progress", progress)
     if checkpoint is not None:
         raise ValueError(f"checkpoint must be None: sgd cannot be resumed yet, got {validation.shown(checkpoint)}")
-    start = initial(plan, init)
+    start = validation.check_init(init, plan.X.shape, plan.rule.factors, bool(biases))
 
-    with Pool(threads) as pool, tqdm(total=epochs, disable=not progress, desc="sgd", unit="epoch") as bar:
-        run = _Run(plan, Trainer(plan, start, pool), epochs, tolerance)
-        return run.result(run.loop(callback, bar))
+    with sigint_noted() as interrupted, Pool(threads, interrupted) as pool:
+        trainer = Trainer(plan, start, pool)
+        params = plan.params | {"epochs": epochs, "tolerance": tolerance, "skipped_rows": int(trainer.skipped.sum())}
 
+        def result(history: list[dict[str, Any]], status: Status) -> Factors:
+            return trainer.result(history, status, params)
 
-class _Run:
-    """The epochs of one call: their records, and why they end."""
-
-    def __init__(self, plan: Plan, trainer: Trainer, epochs: int, tolerance: float) -> None:
-        self.plan, self.trainer, self.epochs, self.tolerance = plan, trainer, epochs, tolerance
-        self.history: list[dict[str, Any]] = []
-
-    def loop(self, callback: Callback | None, bar: Any) -> Status:
-        for e in range(self.epochs):
-            try:
-                record = self._epoch(e)
-            except KeyboardInterrupt:
-                return Status.INTERRUPTED
-            bar.update()
-            bar.set_postfix(sampled_loss=record["sampled_loss"])
-            if callback is not None:
-                try:
-                    callback(record, self.result(Status.MAX_ITERATIONS))
-                except StopIteration:
-                    return Status.STOPPED
-            if self._converged():
-                return Status.CONVERGED
-        return Status.MAX_ITERATIONS
-
-    def _epoch(self, e: int) -> dict[str, Any]:
-        started = time.perf_counter()
-        rate = self.plan.rate(e)
-        total = self.trainer.epoch(e + 1, self.plan.rule._replace(rate=rate))
-        if not np.isfinite(total) or not self.trainer.keep():
-            raise SolverError(
-                f"sgd diverged in epoch {e + 1} at learning_rate {rate:g}: the factors are no longer finite; try "
-                f'learning_rate={self.plan.rule.rate / 4:g}, schedule="adagrad" or more regularization',
-                self.result(Status.MAX_ITERATIONS),
-            )
-        record = {
-            "iteration": e + 1,
-            "sampled_loss": total / max(self.plan.X.nnz, 1),
-            "seconds": time.perf_counter() - started,
-        }
-        self.history.append(record)
-        return record
-
-    def _converged(self) -> bool:
-        if self.tolerance == 0 or len(self.history) < 2:
-            return False
-        before, now = (record["sampled_loss"] for record in self.history[-2:])
-        return before - now < self.tolerance * abs(before)
-
-    def result(self, status: Status) -> Factors:
-        """The state after the last whole epoch."""
-        plan, kept = self.plan, self.trainer.kept
-        U, V = (W[:, : plan.rule.factors].copy() for W in (kept.users, kept.items))
-        if plan.rule.cosine:
-            U, V = (_unit(W) for W in (U, V))
-        return Factors(
-            U,
-            V,
-            user_bias=kept.user_bias.copy() if plan.biases is True else None,
-            item_bias=kept.item_bias.copy() if plan.biases else None,
-            global_bias=plan.rule.mean if plan.biases is True else None,
-            history=self.history,
-            status=status,
-            params={**plan.params, "blocks": plan.grid.tasks, "skipped_rows": int(self.trainer.skipped.sum())},
+        return run_sweeps(
+            trainer.sweep,
+            result,
+            count=epochs,
+            measure="sampled_loss",
+            tolerance=tolerance,
+            callback=callback,
+            progress=progress,
+            interrupted=interrupted,
         )
-
-
-def _unit(W: np.ndarray) -> np.ndarray:
-    """Rows of length one; zero rows stay."""
-    norms = np.sqrt(np.einsum("rf,rf->r", W, W, dtype=np.float64))
-    return (W / np.where(norms > 0, norms, 1)[:, None]).astype(W.dtype)

@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 
 from lfm_np import sgd_grid
-from lfm_np.factors import Factors
+from lfm_np.canonical import canonical
+from lfm_np.errors import SolverError
+from lfm_np.factors import Factors, Status
 from lfm_np.kernels import random, sgd_cells, sgd_draws
+from lfm_np.kernels.als_rows import aligned
 from lfm_np.kernels.jit import Pool
 from lfm_np.kernels.simd import WIDTH
 from lfm_np.sgd_plan import Plan
@@ -19,7 +22,6 @@ NEGATIVES, BLOCKS, ROUNDS, TASKS = range(4)
 USERS, ITEMS = 0, 1  # streams of epoch 0, the initial factors; training starts with epoch 1
 KEPT = ("users", "items", "user_bias", "item_bias")
 COPY_BLOCK = 1 << 20
-LINE = 64  # bytes of a cache line
 
 
 def key(seed: int, epoch: int, cell: int) -> np.uint64:
@@ -35,13 +37,10 @@ def read_only(array: np.ndarray) -> np.ndarray:
     return view
 
 
-def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Zeros that start a cache line, so that no vector of a padded row lies on two."""
-    dtype = np.dtype(dtype)
-    size = int(np.prod(shape)) * dtype.itemsize
-    raw = np.zeros(size + LINE, np.uint8)
-    start = -raw.ctypes.data % LINE
-    return raw[start : start + size].view(dtype).reshape(shape)
+def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    array = aligned(shape, dtype)
+    array[:] = 0
+    return array
 
 
 def empty_model(shape: tuple[int, int], k: int, dtype: np.dtype, biases: Any, adagrad: bool) -> sgd_cells.Model:
@@ -53,8 +52,8 @@ def empty_model(shape: tuple[int, int], k: int, dtype: np.dtype, biases: Any, ad
     (m, n), user_bias, item_bias = shape, biases is True, bool(biases)
     ones = lambda size, wanted=True: np.ones(size if adagrad and wanted else 0, dtype)  # noqa: E731
     return sgd_cells.Model(
-        aligned((m, ld), dtype),
-        aligned((n, ld), dtype),
+        _zeros((m, ld), dtype),
+        _zeros((n, ld), dtype),
         np.zeros(m if user_bias else 0, dtype),
         np.zeros(n if item_bias else 0, dtype),
         ones(m),
@@ -67,7 +66,7 @@ def empty_model(shape: tuple[int, int], k: int, dtype: np.dtype, biases: Any, ad
 class Trainer:
     """Everything that the epochs share. ``epoch`` runs one, ``keep`` copies the state if it is finite."""
 
-    def __init__(self, plan: Plan, start: Factors | None, pool: Pool) -> None:
+    def __init__(self, plan: Plan, start: tuple[np.ndarray, ...] | None, pool: Pool) -> None:
         X = plan.X
         self.plan, self.pool, self.grid, self.seed = plan, pool, plan.grid, plan.seed
         self.indptr = read_only(X.indptr.astype(np.int64, copy=False))
@@ -81,6 +80,7 @@ class Trainer:
         self.free = self._free_masses()
         self.model = empty_model(X.shape, plan.rule.factors, X.dtype, plan.biases, plan.schedule == "adagrad")
         self._fill() if start is None else self._take(start)
+        self.done = 0  # whole epochs
         self.kept = self.model._replace(**{part: getattr(self.model, part).copy() for part in KEPT})
 
     def _run(self, work: Callable[[int, int], None], count: int) -> None:
@@ -126,12 +126,45 @@ class Trainer:
 
             self._run(fill, -(-len(W) // rows))
 
-    def _take(self, start: Factors) -> None:
-        k = self.plan.rule.factors
-        self.model.users[:, :k], self.model.items[:, :k] = start.user_factors, start.item_factors
-        for target, source in ((self.model.user_bias, start.user_bias), (self.model.item_bias, start.item_bias)):
-            if len(target) and source is not None:
-                target[:] = source
+    def _take(self, start: tuple[np.ndarray, ...]) -> None:
+        U, V, user_bias, item_bias = start
+        self.model.users[:, : U.shape[1]], self.model.items[:, : V.shape[1]] = U, V
+        self.model.user_bias[:] = user_bias[: len(self.model.user_bias)]
+        self.model.item_bias[:] = item_bias[: len(self.model.item_bias)]
+
+    def sweep(self) -> dict[str, Any]:
+        """One epoch, kept if all of it is finite; its record."""
+        plan, number = self.plan, self.done + 1
+        rate = plan.rate(self.done)
+        total = self.epoch(number, plan.rule._replace(rate=rate))
+        if not np.isfinite(total) or not self.keep():
+            raise SolverError(
+                f"the factors diverged in epoch {number} at learning_rate {rate:g}: try "
+                f'learning_rate={plan.rule.rate / 4:g}, schedule="adagrad" or more regularization'
+            )
+        self.done = number
+        return {"sampled_loss": total / max(plan.X.nnz, 1)}
+
+    def result(self, history: list[dict[str, Any]], status: Status, params: dict[str, Any]) -> Factors:
+        """The state after the last whole epoch."""
+        k, kept, biases = self.plan.rule.factors, self.kept, self.plan.biases
+        U, V = kept.users[:, :k], kept.items[:, :k]
+        if self.plan.rule.cosine:
+            U, V = _unit(U), _unit(V)
+        U, V = canonical(U, V, self.pool.num_threads)
+        user_bias = kept.user_bias.copy() if biases is True else None
+        item_bias = kept.item_bias.copy() if biases else None
+        mean = self.plan.rule.mean if biases is True else None
+        return Factors(
+            U,
+            V,
+            user_bias=user_bias,
+            item_bias=item_bias,
+            global_bias=mean,
+            history=history,
+            status=status,
+            params=params,
+        )
 
     def epoch(self, number: int, rule: sgd_cells.Rule) -> float:
         """Train on every stored cell once; returns the sum of the losses, each taken just before its step."""
@@ -232,3 +265,9 @@ class Trainer:
         for part in KEPT:
             np.copyto(getattr(self.kept, part), getattr(self.model, part))
         return True
+
+
+def _unit(W: np.ndarray) -> np.ndarray:
+    """Rows of length one; zero rows stay."""
+    norms = np.sqrt(np.einsum("rf,rf->r", W, W, dtype=np.float64, casting="same_kind"))
+    return (W / np.where(norms > 0, norms, 1)[:, None]).astype(W.dtype)

@@ -9,7 +9,6 @@ import numpy as np
 import scipy.sparse as sp
 
 from lfm_np import losses, sampling, sgd_grid, validation
-from lfm_np.factors import Factors
 from lfm_np.kernels import sgd_cells, sgd_loss
 from lfm_np.losses import protocol
 from lfm_np.sgd_grid import Grid
@@ -96,6 +95,7 @@ def make_plan(
         weighted=read.weighted,
         cosine=read.cosine,
     )
+    grid = sgd_grid.make_grid(X.indptr, counts, sgd_grid.blocks_for(X.nnz, X.shape[1], draws))
     params = {
         "solver": "sgd",
         "loss": _named(loss),
@@ -106,10 +106,11 @@ def make_plan(
         "schedule": schedule,
         "regularization": parts,
         "biases": biases,
+        "dtype": X.dtype.name,
         "seed": seed,
+        "blocks": grid.tasks,
     }
     masses = None if sampler is None else sampling.cumulative(sampling.masses(sampler, counts), X.shape[1])
-    grid = sgd_grid.make_grid(X.indptr, counts, sgd_grid.blocks_for(X.nnz, X.shape[1], draws))
     return Plan(X, read, pointer, masses, grid, rule, biases, schedule, seed, params)
 
 
@@ -179,18 +180,3 @@ def _best_constant(pointer: Any, read: protocol.Protocol, data: np.ndarray, nega
         else:
             high = middle
     return float(high)
-
-
-def initial(plan: Plan, init: Any) -> Factors | None:
-    """``init`` as Factors of the right shape, or None."""
-    if init is None:
-        return None
-    if not isinstance(init, Factors):
-        if not isinstance(init, tuple) or len(init) != 2:
-            raise TypeError(f"init must be Factors, a tuple (U, V) or None, got {validation.shown(init)}")
-        init = Factors(*(np.asarray(W, plan.dtype) for W in init))
-    shapes = (plan.X.shape[0], plan.rule.factors), (plan.X.shape[1], plan.rule.factors)
-    for name, W, shape in zip(("user_factors", "item_factors"), (init.user_factors, init.item_factors), shapes):
-        if W.shape != shape:
-            raise ValueError(f"init must have {name} of shape {shape}, got {W.shape}")
-    return init

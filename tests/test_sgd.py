@@ -1,4 +1,5 @@
 import itertools
+import signal
 
 import numpy as np
 import oracles_sgd
@@ -96,3 +97,281 @@ def test_epochs_equal_the_oracle(blocks, name, sampler, schedule):
 def test_epochs_equal_the_oracle_on_any_grid(blocks, name, G):
     blocks(G)
     assert_like_oracle(matrix(30, 40), name, "Uniform", G, "constant", 1, False)
+
+
+# ---- determinism ----------------------------------------------------------------------------------------------------
+
+
+def bits(fit):
+    arrays = [fit.user_factors, fit.item_factors, fit.user_bias, fit.item_bias]
+    losses_seen = [record["sampled_loss"] for record in fit.history]
+    return [a.tobytes() for a in arrays if a is not None], losses_seen
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"loss": losses.BPR(), "biases": "item"},
+        {"loss": losses.WARP(), "schedule": "adagrad"},
+        {"loss": losses.SampledSoftmax(), "sampler": sampling.Popularity(), "negatives": 4},
+        {"loss": losses.Squared(), "sampler": None, "biases": True},
+    ],
+    ids=lambda options: type(options["loss"]).__name__,
+)
+def test_every_number_of_threads_gives_the_same_bits(blocks, options, dtype):
+    blocks(4)
+    X = matrix(400, 90, 0.1)
+    fits = [
+        lfm_np.sgd(X, factors=5, epochs=3, random_state=1, num_threads=threads, dtype=dtype, **options)
+        for threads in (1, 2, 3, 7)
+    ]
+    assert all(bits(fit) == bits(fits[0]) for fit in fits[1:])
+
+
+@pytest.mark.small
+def test_the_seed_decides_and_is_recorded():
+    X = matrix()
+    one, again, other = (lfm_np.sgd(X, factors=2, epochs=2, random_state=seed) for seed in (1, 1, 2))
+    assert bits(one) == bits(again) != bits(other)
+    assert one.params["seed"] == seed_of(1)
+
+
+@pytest.mark.small
+def test_float32_is_near_float64():
+    X = matrix(60, 40)
+    single, double = (lfm_np.sgd(X, factors=4, epochs=3, random_state=0, dtype=d) for d in (np.float32, np.float64))
+    np.testing.assert_allclose(
+        single.user_factors @ single.item_factors.T, double.user_factors @ double.item_factors.T, atol=1e-5
+    )
+
+
+@pytest.mark.small
+def test_input_formats_give_the_same_bits():
+    """Formats, index types, order, duplicates and flags; and the caller's arrays stay as they are."""
+    X = matrix()
+    wide = X.copy()
+    wide.indices, wide.indptr = wide.indices.astype(np.int64), wide.indptr.astype(np.int64)
+    shuffled = X.tocoo()
+    order = np.random.default_rng(0).permutation(X.nnz)
+    shuffled = sp.coo_array((shuffled.data[order], (shuffled.row[order], shuffled.col[order])), shape=X.shape)
+    frozen = X.copy()
+    for array in (frozen.data, frozen.indices, frozen.indptr):
+        array.flags.writeable = False
+    first = bits(lfm_np.sgd(X, losses.BPR(weighted=True), factors=2, epochs=2, random_state=0))
+    for other in (wide, shuffled, frozen, X.tocsc(), sp.csr_matrix(X)):
+        before = [np.copy(part) for part in (other.data,)]
+        assert bits(lfm_np.sgd(other, losses.BPR(weighted=True), factors=2, epochs=2, random_state=0)) == first
+        np.testing.assert_array_equal(other.data, before[0])
+
+
+# ---- the grid -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.small
+@pytest.mark.parametrize("G", [1, 2, 4, 8, 16])
+def test_tasks_of_a_round_share_nothing_and_rounds_cover_all(G):
+    counts = np.random.default_rng(G).integers(0, 9, 200)
+    grid = sgd_grid.make_grid(np.arange(0, 4001, 10), counts, G)
+    blocks = grid.item_blocks
+    owners = {}
+    for p, q in itertools.product(range(blocks), repeat=2):
+        owners.setdefault(int(grid.cell_of[p, q]), set()).update((p, q))
+    seen = set()
+    for turn, shift in sgd_grid.rounds(grid, np.uint64(5)):
+        tasks = [(turn * G + slot, (slot + shift) % G) for slot in range(G)]
+        items = [block for pair, _ in tasks for block in owners[pair]]
+        assert len(items) == len(set(items))
+        assert len({user for _, user in tasks}) == G
+        seen.update(tasks)
+    assert seen == set(itertools.product(range(grid.pairs), range(G)))
+
+
+@pytest.mark.small
+def test_item_blocks_are_balanced_random_and_new():
+    counts = np.sort(np.random.default_rng(0).zipf(1.5, 103))[::-1]
+    grid = sgd_grid.make_grid(np.array([0, 5, 10]), counts, 2)
+    first, second = (sgd_grid.item_blocks(grid, np.uint64(key)) for key in (1, 2))
+    for block_of in (first, second):
+        sizes = np.bincount(block_of, minlength=4)
+        assert sizes.max() - sizes.min() <= 1
+        assert set(block_of[:4]) == {0, 1, 2, 3}  # the most popular ones are dealt apart
+    assert (first != second).any()
+
+
+@pytest.mark.small
+def test_the_number_of_blocks_is_a_function_of_the_data():
+    assert sgd_grid.blocks_for(1000, 10**6, 1) == 1
+    assert sgd_grid.blocks_for(10**9, 10**6, 1) == sgd_grid.MOST_BLOCKS
+    assert sgd_grid.blocks_for(10**9, 100, 20) == 1
+    assert lfm_np.sgd(matrix(), factors=2, epochs=1).params["blocks"] == 1
+
+
+# ---- learning -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.small
+@pytest.mark.parametrize("name", [name for name in LOSSES if name not in ("Squared", "Poisson")])
+def test_every_ranking_loss_learns_two_groups(name):
+    """Users and items of two groups: held-out items of a user's own group mostly come before the other's."""
+    rng = np.random.default_rng(0)
+    same = np.arange(40)[:, None] % 2 == np.arange(30) % 2
+    stored = same & (rng.random((40, 30)) < 0.7)
+    rate = 0.5 if name == "CosineContrastive" else 0.1
+    fit = lfm_np.sgd(
+        sp.csr_array(stored, dtype=np.float32), LOSSES[name], factors=2, learning_rate=rate, epochs=40, random_state=0,
+        negatives=1 if name == "WARP" else 2, regularization=0.05,
+    )  # fmt: skip
+    scores = fit.user_factors @ fit.item_factors.T
+    auc = [np.mean(s[held][:, None] > s[other]) for s, held, other in zip(scores, same & ~stored, ~same) if held.any()]
+    assert np.mean(auc) > 0.95
+    assert fit.history[-1]["sampled_loss"] < fit.history[0]["sampled_loss"]
+
+
+@pytest.mark.small
+def test_ratings_with_biases_recover_a_low_rank_matrix():
+    rng = np.random.default_rng(1)
+    truth = 3 + rng.normal(size=(40, 1)) + rng.normal(size=30) + rng.normal(size=(40, 2)) @ rng.normal(size=(2, 30))
+    stored = rng.random(truth.shape) < 0.7
+    X = sp.csr_array((truth[stored], np.nonzero(stored)), shape=truth.shape)
+    fit = lfm_np.sgd(
+        X, losses.Squared(), sampler=None, biases=True, factors=2, learning_rate=0.05, schedule="inverse",
+        regularization=1e-4, epochs=400, random_state=0, dtype=np.float64,
+    )  # fmt: skip
+    guess = fit.global_bias + fit.user_bias[:, None] + fit.item_bias + fit.user_factors @ fit.item_factors.T
+    assert fit.global_bias == pytest.approx(X.data.mean())
+    assert np.sqrt(np.mean((guess - truth)[~stored] ** 2)) < 0.1 * truth.std()
+
+
+@pytest.mark.small
+def test_the_constant_is_the_best_one():
+    X = matrix()
+    options = {"biases": True, "factors": 2, "epochs": 1}
+    assert lfm_np.sgd(X, losses.Logistic(), negatives=3, **options).global_bias == pytest.approx(-np.log(3))
+    poisson = lfm_np.sgd(X, losses.Poisson(), sampler=None, **options)
+    assert poisson.global_bias == pytest.approx(np.log(X.data.mean()))
+    assert lfm_np.sgd(X, losses.BPR(), **options).global_bias == 0
+    assert lfm_np.sgd(X, losses.BPR(), biases="item", factors=2, epochs=1).global_bias is None
+
+
+@pytest.mark.small
+def test_zero_ratings_are_values_and_negative_ones_too():
+    X = sp.csr_array((np.array([0.0, -1.0, 2.0]), ([0, 1, 2], [0, 1, 0])), shape=(3, 2))
+    fit = lfm_np.sgd(X, losses.Squared(), sampler=None, factors=1, epochs=1, random_state=0)
+    assert fit.user_factors[0].any()
+    with pytest.raises(ValueError, match="negative value"):
+        lfm_np.sgd(X, losses.Poisson(), sampler=None)
+
+
+@pytest.mark.small
+def test_rows_that_nothing_updates_are_zero():
+    X = matrix()
+    X.data[X.indptr[3] : X.indptr[4]] = 0
+    fit = lfm_np.sgd(X, losses.Poisson(), sampler=None, factors=3, epochs=2, random_state=0)
+    assert not fit.user_factors[[1, 3]].any()
+    assert not fit.item_factors[2].any()
+    cosine = lfm_np.sgd(matrix(), losses.CosineContrastive(), factors=3, epochs=2, random_state=0)
+    lengths = np.linalg.norm(cosine.user_factors, axis=1)
+    np.testing.assert_allclose(np.delete(lengths, [1, 3]), 1, atol=1e-6)
+    assert not lengths[[1, 3]].any()  # an empty row, and a full one that leaves no negative
+
+
+# ---- ends -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.small
+def test_callback_sees_every_epoch_and_may_stop():
+    seen = []
+
+    def callback(record, factors):
+        record["norm"] = float(np.linalg.norm(factors.user_factors))
+        seen.append(factors.user_factors.copy())
+        if record["iteration"] == 2:
+            raise StopIteration
+
+    X = matrix()
+    fit = lfm_np.sgd(X, factors=2, epochs=5, random_state=0, callback=callback)
+    assert fit.status == "stopped"
+    assert [record["iteration"] for record in fit.history] == [1, 2]
+    assert fit.history[1]["norm"] > 0
+    np.testing.assert_array_equal(fit.user_factors, seen[1])
+    full = lfm_np.sgd(X, factors=2, epochs=2, random_state=0)
+    assert full.status == "max_iterations"
+    np.testing.assert_array_equal(full.user_factors, fit.user_factors)
+
+
+@pytest.mark.small
+def test_other_exceptions_of_the_callback_leave():
+    def callback(record, factors):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lfm_np.sgd(matrix(), factors=2, epochs=2, callback=callback)
+
+
+@pytest.mark.small
+def test_ctrl_c_gives_the_last_whole_epoch():
+    def callback(record, factors):
+        if record["iteration"] == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    fit = lfm_np.sgd(matrix(), factors=2, epochs=50, random_state=0, callback=callback)
+    assert fit.status == "interrupted"
+    assert len(fit.history) == 2
+
+
+@pytest.mark.small
+def test_tolerance_stops_a_run_that_no_longer_falls():
+    fit = lfm_np.sgd(matrix(), losses.Squared(), sampler=None, factors=2, epochs=500, tolerance=1e-3, random_state=0)
+    assert fit.status == "converged"
+    assert len(fit.history) < 500
+
+
+@pytest.mark.small
+def test_divergence_is_found_in_its_epoch():
+    X = matrix()
+    with pytest.raises(lfm_np.SolverError, match=r"diverged in epoch \d+ at learning_rate 50") as caught:
+        lfm_np.sgd(X, losses.Squared(), factors=2, learning_rate=50.0, epochs=50, random_state=0)
+    left = caught.value.factors
+    assert np.isfinite(left.user_factors).all()
+    assert f"epoch {len(left.history) + 1} " in str(caught.value)
+
+
+@pytest.mark.small
+def test_warm_start_goes_on_from_factors():
+    X = matrix()
+    first = lfm_np.sgd(X, losses.Logistic(), factors=2, epochs=30, biases="item", random_state=0, learning_rate=0.1)
+    again = lfm_np.sgd(X, losses.Logistic(), factors=2, epochs=1, biases="item", random_state=1, init=first)
+    assert again.history[0]["sampled_loss"] < first.history[0]["sampled_loss"]
+    assert np.abs(again.item_bias - first.item_bias).max() < 0.5
+
+
+@pytest.mark.small
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": losses.BPR(), "sampler": None}, "sampler must not be None"),
+        ({"loss": losses.WARP(), "negatives": 2}, "negatives must be 1"),
+        ({"loss": losses.CosineContrastive(), "biases": True}, "biases must be False"),
+        ({"learning_rate": 0}, "learning_rate"),
+        ({"schedule": "adam"}, "schedule"),
+        ({"regularization": {"users": 1}}, "users"),
+        ({"regularization": {"user": -1}}, "regularization"),
+        ({"biases": 1}, "biases"),
+        ({"epochs": 0}, "epochs"),
+        ({"checkpoint": "here"}, "checkpoint"),
+        ({"init": (np.zeros((2, 2)), np.zeros((2, 2)))}, "init"),
+        ({"loss": "bpr"}, "loss"),
+    ],
+)
+def test_bad_arguments_are_named(options, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        lfm_np.sgd(matrix(), **options)
+
+
+@pytest.mark.small
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (3, 4)])
+def test_empty_matrices(shape):
+    fit = lfm_np.sgd(sp.csr_array(shape), factors=2, epochs=1)
+    assert fit.user_factors.shape == (shape[0], 2)
+    assert not fit.item_factors.any()
