@@ -215,60 +215,40 @@ def solve_rows(
 ) -> tuple[float, float]:
     """Write the exact minimiser of every row to X; returns the rows' loss and Σ λ_u‖x_u‖² (float64).
 
-    A row that float32 cannot solve to about three digits is solved again in float64.
+    A row whose system is too ill-conditioned for float32 is solved again in float64, and one that is too much so for
+    float64 by its eigenvalues, which are known to be at least λ_u.
 
     Raises
     ------
     SolverError
-        A row's system is singular in float64 too.
+        λ_u = 0 and a row's system is singular.
     """
     X[side.empty] = 0
     status = np.zeros(side.rows, np.uint8)
-    sums = _run_blocks(side, fixed, weights, shift, X, status, pool)
-    loss, penalty = sums.sum(axis=0)
+    loss, penalty = _run_blocks(side, fixed, weights, shift, X, status, pool).sum(axis=0)
     failed = np.flatnonzero(status)
     if len(failed):
-        if X.dtype == np.float64:
-            raise _singular(failed)
-        more_loss, more_penalty = _solve_in_float64(side, fixed, weights, shift, X, failed, pool)
-        loss, penalty = loss + more_loss, penalty + more_penalty
+        G = fixed.G if X.dtype == np.float64 else _gram_in_float64(fixed, weights, pool)
+        for rows in _chunks(side, failed, X.shape[1]):
+            part, Y, own_shift = _rows_in_float64(side, fixed, weights, shift, rows)
+            exact = Fixed(Y, frozen(G), frozen(G.diagonal().copy()), -np.inf)
+            solution, status = np.empty((len(rows), X.shape[1])), np.ones(len(rows), np.uint8)
+            if X.dtype == np.float32:
+                status[:] = 0
+                more_loss, more_penalty = _run_blocks(part, exact, weights, own_shift, solution, status, pool).sum(
+                    axis=0
+                )
+                loss, penalty = loss + more_loss, penalty + more_penalty
+            for row in np.flatnonzero(status).tolist():
+                more_loss, more_penalty = _solve_by_eigenvalues(part, exact, weights, own_shift, row, solution[row])
+                if not np.isfinite(more_loss):
+                    raise _singular(rows[status != 0])
+                loss, penalty = loss + more_loss, penalty + more_penalty
+            with np.errstate(over="ignore"):
+                X[rows] = solution
+            if not np.isfinite(X[rows]).all():
+                raise _singular(rows[~np.isfinite(X[rows]).all(axis=1)])
     return float(loss), float(penalty)
-
-
-def _solve_in_float64(
-    side: Side, fixed: Fixed, weights: Weights, shift: np.ndarray, X: np.ndarray, rows: np.ndarray, pool: Pool
-) -> np.ndarray:
-    """Solve ``rows`` again in float64, in chunks of bounded memory; returns their loss and penalty."""
-    indptr, indices, data = side.csr
-    ld = X.shape[1]
-    G = np.zeros((ld, ld))
-    if weights.a0:
-        step = RETRY_BYTES // (8 * ld)
-        for lo in range(0, len(fixed.Y), step):
-            G += weights.a0 * gram_matrix(fixed.Y[lo : lo + step].astype(np.float64), pool)
-    pad = np.flatnonzero(G.diagonal() == 0)
-    G[pad, pad] = fixed.G[pad, pad]
-    sums = np.zeros(2)
-    cells = np.cumsum(np.diff(indptr)[rows] + 1)
-    for chunk in np.split(rows, np.flatnonzero(np.diff(cells // (RETRY_BYTES // (8 * ld)))) + 1):
-        lengths = np.diff(indptr)[chunk]
-        ends = np.concatenate(([0], np.cumsum(lengths)))
-        cell = np.arange(ends[-1]) + np.repeat(indptr[chunk] - ends[:-1], lengths)
-        columns, own = np.unique(indices[cell], return_inverse=True)
-        csr = ends, own.astype(np.int32), data[cell].astype(np.float64)
-        part = plan_side(csr, side.lam[chunk].astype(np.float64), weights, ld, fixed_rows=2**62)
-        Y = fixed.Y[columns].astype(np.float64)
-        exact = Fixed(frozen(Y), frozen(G), frozen(G.diagonal().copy()), -np.inf)
-        solution, status = np.empty((len(chunk), ld)), np.zeros(len(chunk), np.uint8)
-        own_shift = frozen(shift[columns].astype(np.float64)) if len(shift) else frozen(np.empty(0))
-        sums += _run_blocks(part, exact, weights, own_shift, solution, status, pool).sum(axis=0)
-        if status.any():
-            raise _singular(chunk[status != 0])
-        with np.errstate(over="ignore"):
-            X[chunk] = solution
-        if not np.isfinite(X[chunk]).all():
-            raise _singular(chunk[~np.isfinite(X[chunk]).all(axis=1)])
-    return sums
 
 
 def _singular(rows: np.ndarray) -> SolverError:
@@ -276,6 +256,63 @@ def _singular(rows: np.ndarray) -> SolverError:
         f"the normal equations of row {rows[0]} ({len(rows)} rows in all) are singular or overflow; "
         "raise regularization, or lower alpha or factors"
     )
+
+
+def _chunks(side: Side, rows: np.ndarray, ld: int) -> list[np.ndarray]:
+    """``rows`` in pieces whose fixed side takes at most RETRY_BYTES in float64, or one row."""
+    cells = np.cumsum(np.diff(side.csr[0])[rows] + 1)
+    return np.split(rows, np.flatnonzero(np.diff(cells // (RETRY_BYTES // (8 * ld)))) + 1)
+
+
+def _gram_in_float64(fixed: Fixed, weights: Weights, pool: Pool) -> np.ndarray:
+    ld = fixed.Y.shape[1]
+    G = np.zeros((ld, ld))
+    step = RETRY_BYTES // (8 * ld)
+    for lo in range(0, len(fixed.Y) if weights.a0 else 0, step):
+        G += weights.a0 * gram_matrix(fixed.Y[lo : lo + step].astype(np.float64), pool)
+    pad = np.flatnonzero(~fixed.Y.any(axis=0))
+    G[pad, pad] = fixed.G[pad, pad]
+    return G
+
+
+def _rows_in_float64(
+    side: Side, fixed: Fixed, weights: Weights, shift: np.ndarray, rows: np.ndarray
+) -> tuple[Side, np.ndarray, np.ndarray]:
+    """A side of its own for ``rows``, with the rows of Y and the shifts that it needs, all float64."""
+    indptr, indices, data = side.csr
+    lengths = np.diff(indptr)[rows]
+    ends = np.concatenate(([0], np.cumsum(lengths)))
+    cell = np.arange(ends[-1]) + np.repeat(indptr[rows] - ends[:-1], lengths)
+    columns, own = np.unique(indices[cell], return_inverse=True)
+    csr = ends, own.astype(np.int32), data[cell].astype(np.float64)
+    never = np.iinfo(np.int64).max  # rows in the other side: too many to rotate
+    part = plan_side(csr, side.lam[rows].astype(np.float64), weights, fixed.Y.shape[1], fixed_rows=never)
+    own_shift = shift[columns].astype(np.float64) if len(shift) else np.empty(0)
+    return part, frozen(fixed.Y[columns].astype(np.float64)), frozen(own_shift)
+
+
+def _solve_by_eigenvalues(
+    side: Side, fixed: Fixed, weights: Weights, shift: np.ndarray, row: int, x: np.ndarray
+) -> tuple[float, float]:
+    """Minimiser of one row from the eigenvalues of its system, raised to λ_u; NaN if λ_u = 0 and one vanishes."""
+    indptr, indices, data = side.csr
+    cells = slice(indptr[row], indptr[row + 1])
+    Y, lam = fixed.Y[indices[cells]], float(side.lam[row])
+    d, t = weights.d0 + weights.d1 * data[cells], weights.t0 + weights.t1 * data[cells]
+    if len(shift):
+        t = t - shift[indices[cells]]
+    A = fixed.G + (Y.T * d) @ Y + lam * np.eye(len(x))
+    if not np.isfinite(A).all():
+        return np.nan, np.nan
+    values, basis = np.linalg.eigh(A)
+    if lam == 0 and values[0] <= len(x) * np.finfo(np.float64).eps * values[-1]:
+        return np.nan, np.nan
+    x[:] = basis @ ((basis.T @ (Y.T @ t)) / np.maximum(values, lam))
+    scores, c = Y @ x, d + weights.a0
+    target = np.divide(t, c, out=np.zeros_like(t), where=c > 0)
+    penalty = lam * float(x @ x)
+    loss = float(np.sum(c * (target - scores) ** 2 - weights.a0 * scores**2) + x @ fixed.G @ x)
+    return loss + penalty, penalty
 
 
 def _run_blocks(

@@ -36,7 +36,7 @@ class Problem:
         """λ_u = λ (n_u + α₀ n)^ν of rows of ``lengths`` cells, ``others`` being the length of the other side."""
         count = lengths + self.weights.a0 * others
         lam = self.regularization * count**self.exponent
-        if lam.max(initial=0) > np.finfo(self.X.dtype).max:
+        if lam.max(initial=0) > float(np.finfo(self.X.dtype).max):
             raise ValueError(f"regularization · (cells of a row)^regularization_exponent overflows {self.X.dtype}")
         return lam.astype(self.X.dtype)
 
@@ -93,7 +93,7 @@ def check_problem(
     )
     weights = model_weights(weighting, alpha, unobserved_weight)
     top = float(np.abs(csr.data).max(initial=0))
-    if not np.isfinite(dtype.type(weights.t0 + weights.t1 * top)):
+    if weights.t0 + weights.t1 * top > float(np.finfo(dtype).max):
         raise ValueError(f"alpha · value overflows {dtype}: alpha is {alpha:g} and the largest value {top:g}")
     params = {
         "factors": factors,

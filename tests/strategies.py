@@ -1,6 +1,7 @@
 """Hypothesis strategies that several test modules share."""
 
 import numpy as np
+import scipy.sparse as sp
 from hypothesis import strategies as st
 
 DUPLICATES = ("sum", "last", "mean", "max")
@@ -14,3 +15,29 @@ def records(draw, rows=12, columns=9, most=40):
     values = draw(st.lists(st.integers(-20, 20), min_size=len(pairs), max_size=len(pairs)))
     dtype = draw(st.sampled_from([np.int32, np.int64, np.uint16]))
     return np.array(pairs, dtype).reshape(-1, 2), np.array(values, np.float64) / 4
+
+
+@st.composite
+def csr_matrices(draw, rows=40, columns=40, most=120, values=(0.25, 0.5, 1.0, 2.0, 5.0), least=0):
+    """Canonical csr_array of shape 0 … rows × 0 … columns with positive values; empty rows and columns are likely."""
+    m, n = draw(st.integers(least, rows)), draw(st.integers(least, columns))
+    cells = st.tuples(st.integers(0, max(m - 1, 0)), st.integers(0, max(n - 1, 0)))
+    chosen = sorted(draw(st.sets(cells, max_size=most))) if m and n else []
+    data = draw(st.lists(st.sampled_from(values), min_size=len(chosen), max_size=len(chosen)))
+    coordinates = np.array(chosen, np.int64).reshape(-1, 2)
+    return sp.csr_array((np.array(data, np.float64), (coordinates[:, 0], coordinates[:, 1])), shape=(m, n))
+
+
+@st.composite
+def als_settings(draw, smallest=1e-8, largest=1e8):
+    """Keyword arguments of als that every matrix of positive values allows."""
+    weighting = draw(st.sampled_from(["hu-koren", "ials", "confidence", "ratings"]))
+    logs = st.floats(np.log10(smallest), np.log10(largest))
+    return {
+        "weighting": weighting,
+        "regularization": 10 ** draw(logs),
+        "alpha": draw(st.sampled_from([0.0, 0.3, 1.0, 40.0])),
+        "unobserved_weight": 0.0 if weighting == "ratings" else draw(st.sampled_from([0.0, 0.1, 1.0, 3.0])),
+        "regularization_exponent": draw(st.sampled_from([0.0, 0.5, 1.0])),
+        "factors": draw(st.sampled_from([1, 3, 16, 17])),
+    }
