@@ -19,9 +19,9 @@ from lfm_np.kernels.simd import LANES
 
 # Measured costs of the kernels in nanoseconds (`python -m benchmarks.als_kernels`, docs/als_performance.md).
 # Only their ratios matter: they decide which system a row takes and where blocks are cut.
-DUAL_ROW, DUAL_CELL, DUAL_GRAM, DUAL_SQUARE, DUAL_CUBE = 20.0, 0.20, 0.0130, 2.0, 0.0045
-PRIMAL_CELL, PRIMAL_GRAM, PRIMAL_SQUARE, PRIMAL_CUBE = 0.35, 0.0110, 0.5, 0.0060
-GRAM_ROW, ROTATE_ROW = 0.0110, 0.0220
+DUAL_ROW, DUAL_CELL, DUAL_SQUARE, DUAL_GRAM, DUAL_CUBE = 58.0, 0.32, 0.44, 0.0090, 0.0058
+PRIMAL_CELL, PRIMAL_GRAM, PRIMAL_SQUARE, PRIMAL_CUBE = 0.41, 0.0080, 0.47, 0.0027
+GRAM_ROW, ROTATE_ROW = 0.014, 0.032
 
 BLOCKS = 256  # at most about this many blocks: enough to balance 64 threads
 RETRY_BYTES = 32 << 20  # memory of a chunk of rows that are solved again in float64

@@ -1,0 +1,152 @@
+"""The ALS kernels alone: GFLOP/s beside sgemm, and the cost model beside measured rows.
+
+    python -m benchmarks.als_kernels            # both tables
+    python -m benchmarks.als_kernels --fit      # also fit the model's constants (lfm_np/half_sweep.py)
+
+One thread, float32. A useful flop counts one triangle only: n·k·(k + 1) for a Gram matrix of n rows, n³/3 for a
+Cholesky factorisation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+import scipy.optimize
+
+from lfm_np import half_sweep
+from lfm_np.half_sweep import Fixed, Weights, frozen
+from lfm_np.kernels import als_dual, als_primal, tiles
+from lfm_np.kernels.als_rows import aligned
+from lfm_np.kernels.jit import jit, single_threaded_blas
+from lfm_np.kernels.simd import LANES
+
+F = np.float32
+
+
+def best(function, *args, repeats=15):
+    """Seconds of the fastest of several calls, after one that compiles."""
+    function(*args)
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function(*args)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+@jit
+def _grams(P, rows, ld, C, times):
+    for _ in range(times):
+        tiles.gram(P, P, rows, ld, C, 0, ld)
+
+
+@jit
+def _products(P, n, ld, out, times):
+    for _ in range(times):
+        tiles.row_products(P, n, ld, out, 0)
+
+
+@jit
+def _choleskys(start, A, n, ld, x, times):
+    for _ in range(times):
+        for e in range(start.size):
+            A[e] = start[e]
+        tiles.lane_cholesky(A, n, ld)
+        tiles.lane_backward(A, n, ld, x)
+
+
+def random(shape):
+    array = aligned(shape, F)
+    array[:] = np.random.default_rng(0).uniform(-0.1, 0.1, shape)
+    return array
+
+
+def gflops():
+    """Rows of the first table: kernel, size, GFLOP/s."""
+    a = random((1536, 1536))
+    with single_threaded_blas():
+        yield "sgemm", 1536, 2 * 1536**3 / best(np.matmul, a, a) / 1e9
+    for k in (32, 64, 128, 256):
+        times = 4_000_000 // k**2
+        seconds = best(_grams, random((32, k)), 32, k, random((k, k)), times) / times
+        yield "Gram, panel of 32 rows", k, 32 * k * (k + 1) / seconds / 1e9
+    for k, n in ((64, 8), (64, 32), (128, 32), (128, 64)):
+        times = 4_000_000 // (n * k)
+        out = random((n * n + 16 * n,))
+        seconds = best(_products, random((n, k)), n, k, out, times) / times
+        yield f"inner products of {n} rows", k, n * (n + 1) * k / seconds / 1e9
+    for n in (8, 16, 32, 64, 96, 128, 192, 256):
+        A = np.zeros((n, n + 2, LANES), F)
+        A[range(n), range(n)] = 2
+        A[:, n] = 1
+        A = A.reshape(-1)
+        times = max(1, 3_000_000 // n**3)
+        work = aligned(A.shape, F)
+        seconds = best(_choleskys, A, work, n, n + 2, np.empty((n, LANES), F), times) / times / LANES
+        yield "Cholesky and solve, eight at once", n, n**3 / 3 / seconds / 1e9
+
+
+def seconds_per_row(kind, n, k, rows=64, others=20_000):
+    """One thread, rows of ``n`` cells each, the fixed side larger than the L2 cache."""
+    rng = np.random.default_rng(n)
+    rows = max(rows, 20_000 // n // LANES * LANES)
+    indices = np.concatenate([np.sort(rng.choice(others, n, replace=False)) for _ in range(rows)]).astype(np.int32)
+    csr = frozen(np.arange(rows + 1) * n), frozen(indices), frozen(np.ones(rows * n, F))
+    Y = random((others, k))
+    fixed = Fixed(frozen(Y), frozen(np.eye(k, dtype=F)), frozen(np.ones(k, F)), -np.inf)
+    model = fixed.G, fixed.energy, frozen(np.full(rows, 0.1, F))
+    kernel, scratch = {
+        "dual": (als_dual.dual_rows, als_dual.dual_scratch(n, k, np.dtype(F))),
+        "primal": (als_primal.primal_rows, als_primal.primal_scratch(k, np.dtype(F))),
+    }[kind]
+    arguments = csr, fixed.Y, model, tuple(Weights(0.9, 0.0, 1.0, 0.0, 0.1)), frozen(np.empty(0, F))
+    order, X = frozen(np.arange(rows, dtype=np.int32)), aligned((rows, k), F)
+    ends = order, 0, rows, (1e-3, 1e30, -np.inf), scratch, X, np.zeros(rows, np.uint8), np.zeros(2)
+    return best(kernel, *arguments, *ends) / rows
+
+
+def model_table():
+    """Measured and predicted nanoseconds a row, and what the model's choice costs over the better one."""
+    table = []
+    for k in (32, 64, 128, 256):
+        for share in (0.05, 0.125, 0.25, 0.5, 0.75, 1.0, 1.25, 2.0):
+            n = max(1, round(share * k))
+            dual, primal = (1e9 * seconds_per_row(kind, n, k) for kind in ("dual", "primal"))
+            table.append((k, n, dual, primal))
+    return table
+
+
+def fit(table):
+    """Constants of `half_sweep.dual_cost` and `half_sweep.primal_cost` by least squares on relative errors."""
+    k, n, dual, primal = np.array(table).T
+    features = np.stack((np.ones_like(n), n * k, n * n, n * n * k, n**3)), np.stack((n * k, n * k * k, k * k, k**3))
+    for name, terms, target in (("dual", features[0], dual), ("primal", features[1], primal)):
+        constants, _ = scipy.optimize.nnls((terms / target).T, np.ones_like(target))
+        error = constants @ terms / target - 1
+        print(f"{name}: constants {np.array2string(constants, precision=4)}; relative error up to {abs(error).max():.0%}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--fit", action="store_true")
+    asked = parser.parse_args()
+    print("| kernel | size | GFLOP/s | of sgemm |\n| --- | --- | --- | --- |")
+    peak = None
+    for kernel, size, rate in gflops():
+        peak = peak or rate
+        print(f"| {kernel} | {size} | {rate:.1f} | {rate / peak:.0%} |")
+    table = model_table()
+    print("\n| k | cells | dual ns | primal ns | dual model | primal model | chosen | regret |\n" + "| --- " * 8 + "|")
+    for k, n, dual, primal in table:
+        models = [float(cost(np.array(n), k)) for cost in (half_sweep.dual_cost, half_sweep.primal_cost)]
+        chosen = "dual" if models[0] < models[1] else "primal"
+        regret = (dual if chosen == "dual" else primal) / min(dual, primal) - 1
+        print(f"| {k} | {n} | {dual:.0f} | {primal:.0f} | {models[0]:.0f} | {models[1]:.0f} | {chosen} | {regret:.0%} |")
+    if asked.fit:
+        fit(table)
+
+
+if __name__ == "__main__":
+    main()
