@@ -34,12 +34,8 @@ def solve_side(C, P, stored, lam, Y):
     X = np.zeros((len(C), Y.shape[1]))
     for u in range(len(C)):
         if stored[u].any():
-            A = lam[u] * np.eye(Y.shape[1])
-            b = np.zeros(Y.shape[1])
-            for i in range(len(Y)):
-                A += C[u, i] * np.outer(Y[i], Y[i])
-                b += C[u, i] * P[u, i] * Y[i]
-            X[u] = np.linalg.solve(A, b)
+            A = (Y.T * C[u]) @ Y + lam[u] * np.eye(Y.shape[1])
+            X[u] = np.linalg.solve(A, Y.T @ (C[u] * P[u]))
     return X
 
 
