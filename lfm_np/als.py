@@ -178,7 +178,7 @@ def als(
         def result(history: list[dict[str, Any]], status: Status) -> Factors:
             return state.result(history, status, params)
 
-        return run_sweeps(
+        history, status = run_sweeps(
             state.sweep,
             result,
             count=iterations,
@@ -188,9 +188,14 @@ def als(
             progress=progress,
             interrupted=interrupted,
         )
+        state.finish()
+        return result(history, status)
 
 
 # ---- the state of a run ---------------------------------------------------------------------------------------------
+
+
+_DRAWN = 1 << 16  # rows of starting factors drawn at once
 
 
 class _State:
@@ -212,8 +217,9 @@ class _State:
         k = self._problem.factors
         if start is None:
             # Drawn in float32 for either dtype, so that float32 and float64 runs start from the same numbers.
-            draws = rng.standard_normal((len(self._V), k), dtype=np.float32)
-            self._V[:, :k] = draws * np.float32(0.1 / np.sqrt(k))
+            for lo in range(0, len(self._V), _DRAWN):
+                rows = self._V[lo : lo + _DRAWN, :k]
+                rows[:] = rng.standard_normal(rows.shape, dtype=np.float32) * np.float32(0.1 / np.sqrt(k))
             return
         U, V, user_bias, item_bias = start
         self._U[:, :k], self._V[:, :k] = U, V
@@ -252,6 +258,10 @@ class _State:
         if bias is not None:
             Y[:, k] = bias
         return sums
+
+    def finish(self) -> None:
+        """Free what only a further sweep would need, so that the result has room."""
+        del self._next_U, self._next_V, self._users, self._items
 
     def result(self, history: list[dict[str, Any]], status: Status, params: dict[str, Any]) -> Factors:
         k = self._problem.factors

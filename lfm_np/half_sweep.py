@@ -24,6 +24,7 @@ PRIMAL_CELL, PRIMAL_GRAM, PRIMAL_SQUARE, PRIMAL_CUBE = 0.41, 0.0080, 0.47, 0.002
 GRAM_ROW, ROTATE_ROW = 0.014, 0.032
 
 BLOCKS = 256  # at most about this many blocks: enough to balance 64 threads
+GRAM_BYTES = 8 << 20  # memory of the partial sums of a Gram matrix
 RETRY_BYTES = 32 << 20  # memory of a chunk of rows that are solved again in float64
 PIVOT_LOSS = 1e-5  # a pivot may lose digits until eps · loss reaches this; such rows are solved again in float64
 SMALLEST_BLOCK = 400e3  # ns; handing out a block costs about 15 µs of Python
@@ -163,7 +164,8 @@ class Fixed(NamedTuple):
 def gram_matrix(Y: np.ndarray, pool: Pool) -> np.ndarray:
     """YᵀY (ld × ld, float64) from fixed chunks of rows, added in order."""
     ld = Y.shape[1]
-    step = max(1, int(SMALLEST_BLOCK / (GRAM_ROW * ld * ld)))
+    most = max(16, GRAM_BYTES // (8 * ld * ld))
+    step = max(1, int(SMALLEST_BLOCK / (GRAM_ROW * ld * ld)), -(-len(Y) // most))
     starts = range(0, len(Y), step)
     parts = np.zeros((len(starts), ld, ld))
     Y = frozen(Y)

@@ -150,7 +150,7 @@ def sgd(
         def result(history: list[dict[str, Any]], status: Status) -> Factors:
             return trainer.result(history, status, params)
 
-        return run_sweeps(
+        history, status = run_sweeps(
             trainer.sweep,
             result,
             count=epochs,
@@ -160,3 +160,4 @@ def sgd(
             progress=progress,
             interrupted=interrupted,
         )
+        return result(history, status)

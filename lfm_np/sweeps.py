@@ -88,15 +88,15 @@ def run_sweeps(
     callback: Callback | None,
     progress: bool,
     interrupted: Callable[[], bool],
-) -> Factors:
-    """Run up to ``count`` sweeps and return ``result(history, status)``.
+) -> tuple[list[dict[str, Any]], Status]:
+    """Run up to ``count`` sweeps; returns the history and why they ended.
 
     Parameters
     ----------
     sweep : callable
         Does one sweep, all or nothing, and returns its record, which holds ``measure``.
     result : callable
-        Makes Factors of the last complete sweep.
+        Makes Factors of the last complete sweep, for the callback and for errors.
     measure : str
         What the tolerance watches: stop once it falls by less than ``tolerance`` times itself.
 
@@ -113,7 +113,7 @@ def run_sweeps(
             try:
                 record = {"iteration": iteration, **sweep()}
             except Interrupted:
-                return result(history, Status.INTERRUPTED)
+                return history, Status.INTERRUPTED
             except SolverError as error:
                 raise SolverError(f"sweep {iteration}: {error}", result(history, status)) from None
             record["seconds"] = time.perf_counter() - started
@@ -121,14 +121,14 @@ def run_sweeps(
             bar.set_postfix({measure: f"{record[measure]:.6g}"}, refresh=False)
             bar.update()
             if callback and not _call(callback, record, result, history):
-                return result(history, Status.STOPPED)
+                return history, Status.STOPPED
             if interrupted():
-                return result(history, Status.INTERRUPTED)
+                return history, Status.INTERRUPTED
             if tolerance and len(history) > 1:
                 before, now = history[-2][measure], record[measure]
                 if before - now < tolerance * abs(before):
-                    return result(history, Status.CONVERGED)
-    return result(history, status)
+                    return history, Status.CONVERGED
+    return history, status
 
 
 def _call(

@@ -3,6 +3,7 @@
 import itertools
 import signal
 import sys
+import tracemalloc
 
 import numpy as np
 import oracles_als as oracle
@@ -447,6 +448,19 @@ def test_ctrl_c_within_a_sweep_leaves_the_sweep_before(monkeypatch):
 def test_progress_shows_the_objective(capsys):
     factors = fit(matrix(), progress=True)
     assert f"objective={factors.history[-1]['objective']:.6g}" in capsys.readouterr().err
+
+
+def test_memory_beyond_the_matrix():
+    """The transpose, the factors twice and 64 MiB; a third copy of the factors would not fit."""
+    m, n, k = 300_000, 500, 128
+    pairs = lfm_np.datasets.make_interactions(m, n, 2, random_state=0)
+    X = lfm_np.to_csr(pairs, shape=(m, n))
+    fit(X[:1000], factors=k, dtype=np.float32)  # what compiling takes is not counted
+    tracemalloc.start()
+    fit(X, factors=k, dtype=np.float32, iterations=1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= 12 * X.nnz + 2 * 4 * k * (m + n) + (64 << 20)
 
 
 # ---- input ----------------------------------------------------------------------------------------------------------
