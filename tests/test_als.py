@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optional import require
 from strategies import als_settings, csr_matrices
+from threadpoolctl import threadpool_limits
 
 import lfm_np
 from lfm_np import half_sweep
@@ -123,18 +124,19 @@ def test_equals_the_implicit_library():
     implicit = require("implicit")
     X = matrix(200, 90, seed=5, values=(1.0, 2.0, 4.0)).astype(np.float64)
     U0, V0 = start(X, 8)
-    model = implicit.cpu.als.AlternatingLeastSquares(
-        factors=8,
-        regularization=0.1,
-        alpha=2.0,
-        dtype=np.float64,
-        use_native=True,
-        use_cg=False,
-        iterations=3,
-        num_threads=1,
-    )
-    model.user_factors, model.item_factors = U0.copy(), V0.copy()
-    model.fit(sp.csr_matrix(X), show_progress=False)
+    with threadpool_limits(1, "blas"):  # implicit warns otherwise
+        model = implicit.cpu.als.AlternatingLeastSquares(
+            factors=8,
+            regularization=0.1,
+            alpha=2.0,
+            dtype=np.float64,
+            use_native=True,
+            use_cg=False,
+            iterations=3,
+            num_threads=1,
+        )
+        model.user_factors, model.item_factors = U0.copy(), V0.copy()
+        model.fit(sp.csr_matrix(X), show_progress=False)
     factors = fit(X, factors=8, init=(U0, V0), weighting="confidence", alpha=2.0)
     np.testing.assert_allclose(scores(factors), model.user_factors @ model.item_factors.T, rtol=0, atol=1e-8)
 

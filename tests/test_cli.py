@@ -4,12 +4,12 @@ import subprocess
 import sys
 
 import pytest
+from optional import require
 
 import lfm_np
 from lfm_np import demo
 from lfm_np.cli import main
 from lfm_np.datasets import grouplens
-from tests.optional import require
 
 
 def test_demo_on_synthetic_data(tmp_path, capsys):

@@ -4,8 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-
-from tests.optional import require
+from optional import require
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

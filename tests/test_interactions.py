@@ -3,15 +3,15 @@
 import pickle
 
 import numpy as np
+import oracles_data as oracle
 import pytest
 import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import DUPLICATES, records
 
 import lfm_np
 from lfm_np import Interactions, build_dict, to_csr
-from tests import oracles_data as oracle
-from tests.strategies import DUPLICATES, records
 
 pytestmark = pytest.mark.small
 

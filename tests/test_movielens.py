@@ -8,10 +8,10 @@ import zipfile
 
 import numpy as np
 import pytest
+from optional import require
 
 import lfm_np
 from lfm_np.datasets import grouplens, movielens, movielens_records, movielens_split
-from tests.optional import require
 
 ROWS = [(3, 20, 4, 881250949), (1, 20, 5, 881250950), (3, 7, 1, 881250951), (2, 31, 3.5, 881250952)]
 TEXT = {

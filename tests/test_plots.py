@@ -4,9 +4,9 @@ import sys
 
 import numpy as np
 import pytest
+from optional import require
 
 from lfm_np import Factors, plots
-from tests.optional import require
 
 pytestmark = pytest.mark.small
 
