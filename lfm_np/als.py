@@ -12,7 +12,7 @@ from lfm_np.factors import Factors, Status
 from lfm_np.half_sweep import Side, frozen, plan_side, prepare_fixed, solve_rows
 from lfm_np.kernels.als_rows import aligned
 from lfm_np.kernels.jit import Pool
-from lfm_np.problem import Problem, check_problem
+from lfm_np.problem import Problem, check_problem, narrow
 from lfm_np.sweeps import Callback, run_sweeps, sigint_noted
 from lfm_np.validation import (
     check_bool,
@@ -203,9 +203,9 @@ class _State:
 
     def __init__(self, problem: Problem, start: tuple[Any, ...] | None, rng: np.random.Generator, pool: Pool) -> None:
         self._problem, self._pool = problem, pool
-        X, dtype, ld = problem.X, problem.X.dtype, problem.columns
+        X, dtype, ld = narrow(problem.X), problem.X.dtype, problem.columns
         self._users = _side(problem, X, X.shape[1])
-        self._items = _side(problem, X.T.tocsr(), X.shape[0])
+        self._items = _side(problem, narrow(X.T.tocsr()), X.shape[0])
         self._mean = float(X.data.mean(dtype=np.float64)) if problem.biases and X.nnz else 0.0
         self._U, self._next_U = (aligned((X.shape[0], ld), dtype) for _ in range(2))
         self._V, self._next_V = (aligned((X.shape[1], ld), dtype) for _ in range(2))

@@ -10,9 +10,16 @@ import scipy.sparse as sp
 
 from lfm_np.half_sweep import Weights
 from lfm_np.kernels.simd import WIDTH
-from lfm_np.validation import check_bool, check_choice, check_dtype, check_float, check_int, check_matrix, shown
+from lfm_np.validation import check_bool, check_choice, check_dtype, check_float, check_int, check_matrix, share_csr, shown
 
 WEIGHTINGS = ("hu-koren", "ials", "confidence", "ratings")
+
+
+def narrow(X: sp.csr_array) -> sp.csr_array:
+    """X with int32 column indices where they fit: half the memory, and one kind of kernel to compile."""
+    if X.shape[1] > np.iinfo(np.int32).max or X.indices.dtype == np.int32:
+        return X
+    return share_csr(X.data, X.indices.astype(np.int32), X.indptr, X.shape)
 
 
 @dataclass(frozen=True)

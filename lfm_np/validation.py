@@ -293,11 +293,11 @@ def check_matrix(
     if data is not csr.data:
         if np.dtype(dtype) == np.float32 and np.isinf(data).any():
             raise ValueError(f"{name} has a value too large for float32: {shown(float(np.abs(csr.data).max()))}")
-        csr = _share(data, csr.indices, csr.indptr, csr.shape)
+        csr = share_csr(data, csr.indices, csr.indptr, csr.shape)
     return csr
 
 
-def _share(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: tuple[int, int]) -> sp.csr_array:
+def share_csr(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: tuple[int, int]) -> sp.csr_array:
     """A csr_array over these very arrays (scipy's constructor may recast indptr and indices)."""
     csr = sp.csr_array(shape, dtype=data.dtype)
     csr.data, csr.indices, csr.indptr = data, indices, indptr
@@ -308,12 +308,12 @@ def _wrap(name: str, X: Any) -> sp.csr_array:
     """The structure checked in full on an object that shares X's arrays."""
     try:
         if X.format == "csr":
-            csr = _share(np.asarray(X.data), np.asarray(X.indices), np.asarray(X.indptr), X.shape)
+            csr = share_csr(np.asarray(X.data), np.asarray(X.indices), np.asarray(X.indptr), X.shape)
         else:
             if X.format in ("csc", "bsr"):
                 X.check_format(full_check=True)
             csr = X.tocsr()
-            csr = _share(csr.data, csr.indices, csr.indptr, csr.shape)
+            csr = share_csr(csr.data, csr.indices, csr.indptr, csr.shape)
         for part, array in (("indices", csr.indices), ("indptr", csr.indptr)):
             if array.dtype.kind not in "iu" or array.ndim != 1:
                 raise ValueError(f"{part} must be a one-dimensional integer array")
@@ -321,20 +321,20 @@ def _wrap(name: str, X: Any) -> sp.csr_array:
             raise ValueError("data must be one-dimensional")
         if len(csr.data) < csr.indptr[-1] or len(csr.indices) < csr.indptr[-1]:
             raise ValueError("indptr points past the end of indices and data")
-        checked = _share(csr.data, csr.indices, csr.indptr, csr.shape)
+        checked = share_csr(csr.data, csr.indices, csr.indptr, csr.shape)
         checked.check_format(full_check=True)
     except (ValueError, IndexError, TypeError) as error:
         raise ValueError(f"{name} is not a valid sparse matrix: {error}") from None
     stored = int(csr.indptr[-1])
-    return _share(csr.data[:stored], csr.indices[:stored], csr.indptr, csr.shape)
+    return share_csr(csr.data[:stored], csr.indices[:stored], csr.indptr, csr.shape)
 
 
 def _canonical(name: str, csr: sp.csr_array, zeros: str, duplicates: str) -> sp.csr_array:
-    probe = _share(csr.data, csr.indices, csr.indptr, csr.shape)  # scipy caches flags on the object it looks at
+    probe = share_csr(csr.data, csr.indices, csr.indptr, csr.shape)  # scipy caches flags on the object it looks at
     drop = zeros == "drop" and csr.nnz and not np.all(csr.data)
     if probe.has_canonical_format and not drop:
         return csr
-    copy = _share(csr.data.copy(), csr.indices.copy(), csr.indptr.copy(), csr.shape)
+    copy = share_csr(csr.data.copy(), csr.indices.copy(), csr.indptr.copy(), csr.shape)
     copy.sort_indices()
     if not copy.has_canonical_format:
         if duplicates == "refuse":
@@ -482,8 +482,8 @@ def check_seen(
         X, rows = _take_rows(name, X, users)
     csr = _wrap(name, X)
     drop = not keep_zeros and not np.all(csr.data)
-    if drop or not _share(csr.data, csr.indices, csr.indptr, csr.shape).has_sorted_indices:
-        csr = _share(csr.data.copy(), csr.indices.copy(), csr.indptr.copy(), csr.shape)
+    if drop or not share_csr(csr.data, csr.indices, csr.indptr, csr.shape).has_sorted_indices:
+        csr = share_csr(csr.data.copy(), csr.indices.copy(), csr.indptr.copy(), csr.shape)
         csr.sort_indices()
         if drop:
             csr.eliminate_zeros()
@@ -501,7 +501,7 @@ def _take_rows(name: str, X: Any, rows: np.ndarray) -> tuple[sp.csr_array, np.nd
     lengths = (indptr[taken + 1] - indptr[taken]).astype(np.int64)
     starts = np.concatenate([[0], np.cumsum(lengths)])
     cells = np.repeat(indptr[taken] - starts[:-1], lengths) + np.arange(starts[-1])
-    return _share(data[cells], indices[cells], starts, (len(taken), X.shape[1])), place.astype(np.int64)
+    return share_csr(data[cells], indices[cells], starts, (len(taken), X.shape[1])), place.astype(np.int64)
 
 
 def read_only(*arrays: np.ndarray) -> Any:  # a tuple as long as the arguments, which mypy cannot say
