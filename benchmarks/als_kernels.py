@@ -125,7 +125,9 @@ def fit(table):
     for name, terms, target in (("dual", features[0], dual), ("primal", features[1], primal)):
         constants, _ = scipy.optimize.nnls((terms / target).T, np.ones_like(target))
         error = constants @ terms / target - 1
-        print(f"{name}: constants {np.array2string(constants, precision=4)}; relative error up to {abs(error).max():.0%}")
+        print(
+            f"{name}: constants {np.array2string(constants, precision=4)}; relative error up to {abs(error).max():.0%}"
+        )
 
 
 def main():
@@ -143,7 +145,9 @@ def main():
         models = [float(cost(np.array(n), k)) for cost in (half_sweep.dual_cost, half_sweep.primal_cost)]
         chosen = "dual" if models[0] < models[1] else "primal"
         regret = (dual if chosen == "dual" else primal) / min(dual, primal) - 1
-        print(f"| {k} | {n} | {dual:.0f} | {primal:.0f} | {models[0]:.0f} | {models[1]:.0f} | {chosen} | {regret:.0%} |")
+        print(
+            f"| {k} | {n} | {dual:.0f} | {primal:.0f} | {models[0]:.0f} | {models[1]:.0f} | {chosen} | {regret:.0%} |"
+        )
     if asked.fit:
         fit(table)
 

@@ -10,7 +10,16 @@ import scipy.sparse as sp
 
 from lfm_np.half_sweep import Weights
 from lfm_np.kernels.simd import WIDTH
-from lfm_np.validation import check_bool, check_choice, check_dtype, check_float, check_int, check_matrix, share_csr, shown
+from lfm_np.validation import (
+    check_bool,
+    check_choice,
+    check_dtype,
+    check_float,
+    check_int,
+    check_matrix,
+    share_csr,
+    shown,
+)
 
 WEIGHTINGS = ("hu-koren", "ials", "confidence", "ratings")
 
