@@ -77,6 +77,8 @@ class Trainer:
         self.records = np.empty((X.nnz, 3), np.int32)
         self.values = np.empty(X.nnz if plan.uses_values else 0, X.dtype)
         self.negatives = self.indices if self.masses is None else np.empty(X.nnz, np.int32)
+        self.guide = np.zeros(1 if self.masses is None else 2 * len(self.masses) + 1, np.int32)
+        self.shift = 0 if self.masses is None else sgd_draws.mass_guide(self.masses, self.guide)
         self.free = self._free_masses()
         self.model = empty_model(X.shape, plan.rule.factors, X.dtype, plan.biases, plan.schedule == "adagrad")
         self._fill() if start is None else self._take(start)
@@ -212,7 +214,10 @@ class Trainer:
 
         def block(g: int, first: int, last: int) -> None:
             if self.masses is not None:
-                sgd_draws.draw_rows(stream, first, last, indptr, indices, self.masses, self.negatives)
+                longest = int(np.diff(indptr[first : last + 1]).max(initial=0))
+                before, guide = np.empty(longest, np.int64), np.empty(2 * longest + 1, np.int32)
+                items = self.masses, self.guide, self.shift
+                sgd_draws.draw_rows(stream, first, last, indptr, indices, *items, before, guide, self.negatives)
             counts = np.zeros(self.grid.pairs, np.int64)
             negatives = read_only(self.negatives)
             sgd_draws.count_cells(indptr[first], indptr[last], indices, negatives, block_of, cell_of, counts)

@@ -13,38 +13,67 @@ from __future__ import annotations
 
 import numpy as np
 
-from lfm_np.kernels.jit import jit
+from lfm_np.kernels.borrow import borrowed
+from lfm_np.kernels.jit import inlined, jit
 from lfm_np.kernels.random import S11, TO_UNIT, below, draw
 
 NO_NEGATIVE = -1
 
 
-@jit
+@inlined
 def mass_before(masses, item):
     """Mass of the items 0 … item − 1."""
     return masses[item] if masses.shape[0] > 1 else np.int64(item)
 
 
-@jit
+@inlined
 def count_at_most(values, lo, hi, x):
-    """How many of the nondecreasing values[lo:hi] are ≤ x."""
-    start = lo
-    while lo < hi:
-        middle = (lo + hi) >> 1
-        if values[middle] <= x:
-            lo = middle + 1
-        else:
-            hi = middle
-    return lo - start
+    """How many of the nondecreasing values[lo:hi] are ≤ x.
+
+    Steps by a product, not by a branch: which half comes next is a coin toss that no processor predicts.
+    """
+    base, length = lo, hi - lo
+    while length > 1:
+        half = length >> 1
+        base += half * np.int64(values[base + half - 1] <= x)
+        length -= half
+    return base - lo + (np.int64(values[base] <= x) if length > 0 else 0)
+
+
+@inlined
+def fill_guide(values, count, total, guide):
+    """Prepare `find`: guide[b] = how many of values[:count] are < b·2^shift. Returns shift.
+
+    There are between count and 2·count + 1 stretches of 2^shift, so a uniform x < total has less than one value, on
+    average, between it and the start of its stretch, however the values cluster (Chen, Asau 1974).
+    """
+    shift = np.int64(0)
+    while (total >> shift) > 2 * count:
+        shift += 1
+    c = 0
+    for b in range((total >> shift) + 1):
+        while c < count and values[c] < b << shift:
+            c += 1
+        guide[b] = c
+    return shift
+
+
+@inlined
+def find(values, count, guide, shift, x):
+    """How many of values[:count] are ≤ x < total."""
+    c = np.int64(guide[x >> shift])
+    while c < count and values[c] <= x:
+        c += 1
+    return c
 
 
 @jit
-def item_at(masses, x):
-    """The item whose stretch of mass holds x."""
-    return count_at_most(masses, 0, masses.shape[0], x) - 1 if masses.shape[0] > 1 else x
+def mass_guide(masses, guide):
+    """Guide to the masses of all items, and its shift."""
+    return fill_guide(masses, masses.shape[0], masses[masses.shape[0] - 1], guide)
 
 
-@jit
+@inlined
 def free_before(indices, lo, hi, masses, before):
     """before[c] = mass not stored by the row in front of its c-th item; returns the mass not stored at all."""
     taken = np.int64(0)
@@ -68,24 +97,29 @@ def free_masses(first, last, indptr, indices, masses, free):
 
 
 @jit
-def draw_rows(key, first, last, indptr, indices, masses, negatives):
-    """negatives[t] for every stored cell of the rows first … last − 1; NO_NEGATIVE in a row without free mass."""
-    longest = np.int64(0)
-    for row in range(first, last):
-        longest = max(longest, indptr[row + 1] - indptr[row])
-    before = np.empty(longest, np.int64)
+def draw_rows(key, first, last, indptr, indices, masses, item_guide, item_shift, before, guide, negatives):
+    """negatives[t] for every stored cell of the rows first … last − 1; NO_NEGATIVE in a row without free mass.
+
+    ``before`` and ``guide`` are scratch for the longest row: its length, and twice its length plus one.
+    """
+    indptr, indices, masses, item_guide = borrowed(indptr), borrowed(indices), borrowed(masses), borrowed(item_guide)
+    before, guide, negatives = borrowed(before), borrowed(guide), borrowed(negatives)
     for row in range(first, last):
         lo, hi = indptr[row], indptr[row + 1]
         free = free_before(indices, lo, hi, masses, before)
+        if free <= 0:
+            negatives[lo:hi] = NO_NEGATIVE
+            continue
+        shift = fill_guide(before, hi - lo, free, guide)
         for t in range(lo, hi):
-            negatives[t] = NO_NEGATIVE
-            if free > 0:
-                x = below(draw(key, t), free)
-                skipped = count_at_most(before, 0, hi - lo, x)
-                if skipped > 0:
-                    item = np.int64(indices[lo + skipped - 1])
-                    x += mass_before(masses, item + 1) - before[skipped - 1]
-                negatives[t] = item_at(masses, x)
+            x = below(draw(key, t), free)
+            skipped = find(before, hi - lo, guide, shift, x)
+            if skipped > 0:
+                item = np.int64(indices[lo + skipped - 1])
+                x += mass_before(masses, item + 1) - before[skipped - 1]
+            if masses.shape[0] > 1:
+                x = find(masses, masses.shape[0], item_guide, item_shift, x) - 1
+            negatives[t] = x
 
 
 @jit
