@@ -31,7 +31,7 @@ __all__ = [
     "to_csr",
 ]
 
-_LAZY = ("plots",)  # modules that need an extra: loaded on first access
+_LAZY = ("plots", "torch_backend")  # modules that need an extra: loaded on first access
 
 
 def __getattr__(name: str) -> ModuleType:

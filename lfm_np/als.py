@@ -192,10 +192,20 @@ def als(
         return result(history, status)
 
 
-# ---- the state of a run ---------------------------------------------------------------------------------------------
-
-
 _DRAWN = 1 << 16  # rows of starting factors drawn at once
+
+
+def draw_items(V: np.ndarray, rng: np.random.Generator) -> None:
+    """Fill V (n × k) with item factors to start from, N(0, (0.1/√k)²).
+
+    Drawn in float32 for either dtype, so that float32 and float64 runs start from the same numbers.
+    """
+    for lo in range(0, len(V), _DRAWN):
+        rows = V[lo : lo + _DRAWN]
+        rows[:] = rng.standard_normal(rows.shape, dtype=np.float32) * np.float32(0.1 / np.sqrt(V.shape[1]))
+
+
+# ---- the state of a run ---------------------------------------------------------------------------------------------
 
 
 class _State:
@@ -216,10 +226,7 @@ class _State:
     def _fill_start(self, start: tuple[Any, ...] | None, rng: np.random.Generator) -> None:
         k = self._problem.factors
         if start is None:
-            # Drawn in float32 for either dtype, so that float32 and float64 runs start from the same numbers.
-            for lo in range(0, len(self._V), _DRAWN):
-                rows = self._V[lo : lo + _DRAWN, :k]
-                rows[:] = rng.standard_normal(rows.shape, dtype=np.float32) * np.float32(0.1 / np.sqrt(k))
+            draw_items(self._V[:, :k], rng)
             return
         U, V, user_bias, item_bias = start
         self._U[:, :k], self._V[:, :k] = U, V

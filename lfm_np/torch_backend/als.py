@@ -1,0 +1,281 @@
+"""als() on a torch device: the same objective, arguments, start and result as `lfm_np.als`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from lfm_np.als import draw_items
+from lfm_np.canonical import canonical
+from lfm_np.errors import SolverError
+from lfm_np.factors import Factors, Status
+from lfm_np.kernels.jit import Interrupted
+from lfm_np.problem import Problem, check_problem
+from lfm_np.sweeps import Callback, run_sweeps, sigint_noted
+from lfm_np.torch_backend import systems
+from lfm_np.torch_backend.batches import make_batches
+from lfm_np.torch_backend.device import Device, check_device, torch, torch_threads
+from lfm_np.torch_backend.systems import Fixed
+from lfm_np.validation import (
+    check_bool,
+    check_callback,
+    check_choice,
+    check_float,
+    check_init,
+    check_int,
+    check_num_threads,
+    check_random_state,
+)
+
+DUAL_SHARE = 0.75  # rows with up to this share of k cells take the n × n system
+GRAM_ROWS = 1 << 14  # rows whose Gram matrix is summed at once
+CELL_BYTES = 128  # of a padded cell beside its rows of Y: its position, column, weights, and their loss in float64
+
+
+def als(
+    X: Any,
+    *,
+    factors: int = 64,
+    regularization: float = 0.01,
+    alpha: float = 1.0,
+    unobserved_weight: float | None = None,
+    regularization_exponent: float = 0.0,
+    weighting: str = "hu-koren",
+    iterations: int = 15,
+    tolerance: float = 0.0,
+    solver: str = "auto",
+    biases: bool = False,
+    init: Any = None,
+    dtype: Any = np.float32,
+    num_threads: int | None = None,
+    random_state: Any = None,
+    callback: Callback | None = None,
+    progress: bool = False,
+    device: str | torch.device = "cpu",
+    memory_budget: int | None = None,
+) -> Factors:
+    """Factor a sparse matrix by exact alternating least squares, on a torch device.
+
+    The objective, every argument but the last two, the starting factors and the result are those of `lfm_np.als`; see
+    there. `lfm_np.torch_backend.crosscheck` compares the two.
+
+    Parameters
+    ----------
+    device : {"cpu", "cuda", "cuda:1", …, "mps", "auto"} or torch.device
+        "auto" takes CUDA, else MPS (float32 only), else the CPU.
+    memory_budget : int, optional
+        Bytes that a batch of rows may take on the device, beside X, its transpose and two copies of the factors. The
+        default is 32 MiB on a CPU (more is slower), a quarter of the free memory of a CUDA device, and 256 MiB on MPS.
+        A sweep that is repeated in float64 takes twice as much.
+
+    Returns
+    -------
+    Factors
+        As from `lfm_np.als`; ``params["solver"]`` is "exact", or "cg" on a device without Cholesky (MPS), where the
+        systems are solved by conjugate gradients to rounding.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a bad argument; the message names it.
+    SolverError
+        When a row's normal equations are singular; ``.factors`` is the last complete sweep.
+
+    Notes
+    -----
+    Rows are sorted by length and padded to batches (`lfm_np.torch_backend.batches`); a batch is one gather, one batched
+    matrix product and one batched Cholesky factorisation. Rows with fewer cells than three quarters of k solve the
+    smaller, dual system. A sweep waits for the device once, for its objective.
+
+    A float32 sweep in which a system is too ill-conditioned is done again in float64 (the Numba side repeats single
+    rows); on MPS it raises SolverError. ``num_threads`` holds for torch's operations on a CPU. Results agree with those
+    of `lfm_np.als` to rounding, not bit for bit, and on CUDA may differ between runs as far as cuBLAS does.
+
+    Examples
+    --------
+    >>> import lfm_np
+    >>> X = lfm_np.to_csr(lfm_np.datasets.make_interactions(500, 40, 4, random_state=0), shape=(500, 40))
+    >>> here = lfm_np.als(X, factors=4, dtype="float64", random_state=0)
+    >>> there = lfm_np.torch_backend.als(X, factors=4, dtype="float64", random_state=0, device="cpu")
+    >>> abs(here.item_factors - there.item_factors).max() < 1e-9
+    True
+    """
+    problem = check_problem(
+        X,
+        factors=factors,
+        regularization=regularization,
+        alpha=alpha,
+        unobserved_weight=unobserved_weight,
+        exponent=regularization_exponent,
+        weighting=weighting,
+        biases=biases,
+        dtype=dtype,
+    )
+    iterations = check_int("iterations", iterations, 1)
+    tolerance = check_float("tolerance", tolerance, 0.0)
+    check_choice("solver", solver, ("auto", "exact"))
+    threads = check_num_threads(num_threads)
+    rng = check_random_state(random_state)
+    check_callback(callback)
+    progress = check_bool("progress", progress)
+    start = check_init(init, problem.X.shape, problem.factors, biases)
+    where = check_device(device, problem.X.dtype, memory_budget)
+
+    with sigint_noted() as interrupted, torch_threads(threads), torch.inference_mode():
+        state = _State(problem, start, rng, where, interrupted)
+        asked = {"iterations": iterations, "tolerance": tolerance, "device": str(where.device)}
+        params = problem.params | {"solver": "exact" if where.direct else "cg"} | asked
+
+        def result(history: list[dict[str, Any]], status: Status) -> Factors:
+            return state.result(history, status, params, threads)
+
+        history, status = run_sweeps(
+            state.sweep,
+            result,
+            count=iterations,
+            measure="objective",
+            tolerance=tolerance,
+            callback=callback,
+            progress=progress,
+            interrupted=interrupted,
+        )
+        return result(history, status)
+
+
+# ---- the state of a run ---------------------------------------------------------------------------------------------
+
+
+class _Side:
+    """The rows of one side on the device, their regularisation and their batches."""
+
+    def __init__(self, problem: Problem, csr: sp.csr_array, device: Device) -> None:
+        lengths = np.diff(csr.indptr)
+        lam = problem.row_regularization(lengths, csr.shape[1])
+        self.lam = device.tensor(lam)
+        size, k = csr.data.itemsize, problem.factors + problem.biases
+        dual = _dual_rows(problem, csr, lam, k) & device.direct
+        per_cell = 2 * k * size + CELL_BYTES
+        short = (6 * k * size, per_cell + 3 * int(DUAL_SHARE * k) * size)
+        self.dual = make_batches(csr, np.flatnonzero(dual), short, device)
+        self.primal = make_batches(csr, np.flatnonzero(~dual), (4 * k * k * size, per_cell), device)
+
+
+def _dual_rows(problem: Problem, csr: sp.csr_array, lam: np.ndarray, k: int) -> np.ndarray:
+    """Rows that take the n × n system: short, with λ > 0 and every c ≥ α₀."""
+    d0, d1, *_ = problem.weights
+    negative = np.concatenate([[0], np.cumsum(d0 + d1 * csr.data < 0)])
+    fine = negative[csr.indptr[1:]] == negative[csr.indptr[:-1]]
+    return fine & (lam > 0) & (np.diff(csr.indptr) <= DUAL_SHARE * k)
+
+
+class _State:
+    """Factors on the device. A sweep writes new ones and replaces the old when all of it is done."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        start: tuple[Any, ...] | None,
+        rng: np.random.Generator,
+        device: Device,
+        interrupted: Callable[[], bool],
+    ) -> None:
+        self._problem, self._device, self._interrupted = problem, device, interrupted
+        X = problem.X
+        self._users = _Side(problem, X, device)
+        self._items = _Side(problem, sp.csr_array(X.T.tocsr()), device)
+        self._mean = float(X.data.mean(dtype=np.float64)) if problem.biases and X.nnz else 0.0
+        U, V = (np.zeros((rows, problem.factors + problem.biases), X.dtype) for rows in X.shape)
+        _fill(problem, U, V, start, rng)
+        self._U, self._V = device.tensor(U), device.tensor(V)
+
+    def sweep(self) -> dict[str, Any]:
+        """Users from V, items from the new U; the objective after either half."""
+        U, V, losses, failed = self._try(self._U, self._V)
+        if failed and self._U.dtype == torch.float32 and self._device.wide == torch.float64:
+            U, V, losses, failed = self._try(self._U.double(), self._V.double())
+            U, V = U.float(), V.float()
+        if failed:
+            raise SolverError(
+                "the normal equations of a row are singular or too ill-conditioned; "
+                "raise regularization, or lower alpha or factors"
+            )
+        self._U, self._V = U, V
+        return {"objective_users": losses[0], "objective": losses[1]}
+
+    def _try(self, U: torch.Tensor, V: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, list[float], bool]:
+        """One sweep; the only place that waits for the device."""
+        old = self._penalty(self._items, V)
+        new_U, _, users, penalty, failed_users = self._half(self._users, U, V)
+        new_V, new_U, items, _, failed_items = self._half(self._items, V, new_U)
+        found = torch.stack([users + old, items + penalty, (failed_users | failed_items).to(users.dtype)])
+        *losses, failed = found.tolist()
+        return new_U, new_V, losses, bool(failed)
+
+    def _penalty(self, side: _Side, W: torch.Tensor) -> torch.Tensor:
+        return (side.lam * (W * W).sum(1)).sum(dtype=self._device.wide)
+
+    def _half(self, side: _Side, old: torch.Tensor, Y: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Solve one side from Y; returns it, Y in the basis that was used, loss, penalty and whether a row failed."""
+        problem, device = self._problem, self._device
+        bias = Y[:, problem.factors].clone() if problem.biases else None
+        if bias is not None:
+            Y = torch.cat([Y[:, :-1], torch.ones_like(Y[:, -1:])], 1)
+        Y, G = _prepared(Y, problem.weights.a0, bool(side.dual), device)
+        fixed = Fixed(Y, G, None if bias is None else bias + self._mean, problem.weights)
+        lam = side.lam.to(Y.dtype)
+        new = torch.zeros_like(old)
+        loss, penalty = (torch.zeros((), dtype=device.wide, device=device.device) for _ in range(2))
+        failed = torch.zeros((), dtype=torch.bool, device=device.device)
+        for solve, own in ((systems.solve_dual, side.dual), (systems.solve_primal, side.primal)):
+            for batch in own:
+                if self._interrupted():
+                    raise Interrupted
+                solved = solve(batch, fixed, lam[batch.rows], device.wide, device.direct)
+                new[batch.rows] = solved.x
+                loss, penalty = loss + solved.loss, penalty + solved.penalty
+                failed = failed | solved.failed.any()
+        if bias is not None:
+            Y = torch.cat([Y[:, :-1], bias[:, None]], 1)
+        return new, Y, loss, penalty, failed
+
+    def result(self, history: list[dict[str, Any]], status: Status, params: dict[str, Any], threads: int) -> Factors:
+        U, V = (W.cpu().numpy() for W in (self._U, self._V))
+        k, biases = self._problem.factors, self._problem.biases
+        return Factors(
+            *canonical(U[:, :k], V[:, :k], threads),
+            user_bias=U[:, k].copy() if biases else None,
+            item_bias=V[:, k].copy() if biases else None,
+            global_bias=self._mean if biases else None,
+            history=history,
+            status=status,
+            params=params,
+        )
+
+
+def _fill(
+    problem: Problem, U: np.ndarray, V: np.ndarray, start: tuple[Any, ...] | None, rng: np.random.Generator
+) -> None:
+    k = problem.factors
+    if start is None:
+        draw_items(V[:, :k], rng)
+        return
+    U[:, :k], V[:, :k] = start[:2]
+    if problem.biases:
+        U[:, k], V[:, k] = start[2:]
+
+
+def _prepared(Y: torch.Tensor, a0: float, rotate: bool, device: Device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Y and α₀YᵀY, summed wide; with ``rotate`` in the basis that makes it diagonal."""
+    k = Y.shape[1]
+    G = torch.zeros(k, k, dtype=device.wide, device=device.device)
+    if a0:
+        for block in Y.split(GRAM_ROWS):
+            block = block.to(device.wide)
+            G.addmm_(block.mT, block, alpha=a0)
+        if rotate:
+            values, basis = torch.linalg.eigh(G)
+            Y, G = Y @ basis.to(Y.dtype), torch.diag(values.clamp_min(0))
+    return Y, G.to(Y.dtype)

@@ -1,0 +1,130 @@
+"""The small systems of ALS rows, a batch at a time: normal equations by Cholesky, or Woodbury's form of them.
+
+With Y the other side, G = α₀YᵀY, d = c − α₀ and t = c·p, a row solves (G + λI + Y_uᵀ D Y_u) x = Y_uᵀ t. Rows with fewer
+cells than factors solve the n × n system instead (see `lfm_np.half_sweep`), for which Y has been rotated so that G is
+diagonal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from lfm_np.half_sweep import Weights
+from lfm_np.torch_backend.batches import Batch
+from lfm_np.torch_backend.device import torch
+
+SPLIT = 1e-3  # τ: r = t/√d only where d ≥ τ|t|
+CG_EXTRA = 2  # steps of CG beyond k, in multiples of k: rounding costs some
+
+
+class Fixed(NamedTuple):
+    """The fixed side of a half-sweep."""
+
+    Y: torch.Tensor  # (n, k)
+    G: torch.Tensor  # (k, k)
+    shift: torch.Tensor | None  # (n,) subtracted from the targets of ratings
+    weights: Weights
+
+
+class Solved(NamedTuple):
+    """The rows of a batch."""
+
+    x: torch.Tensor  # (R, k)
+    loss: torch.Tensor  # () wide: without the fixed side's penalty
+    penalty: torch.Tensor  # () wide: Σ λ‖x‖²
+    failed: torch.Tensor  # (R,) bool
+
+
+def gathered(batch: Batch, fixed: Fixed) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Y_u, d and t of a batch (of its row, piece by piece); d and t are 0 on the padding."""
+    d0, d1, t0, t1, _ = fixed.weights
+    dtype = fixed.Y.dtype
+    for own in batch.cells():
+        inside, values = own.inside.to(dtype), own.values.to(dtype)
+        t = t0 + t1 * values
+        if fixed.shift is not None:
+            t = t - fixed.shift[own.columns]
+        yield torch.nn.functional.embedding(own.columns, fixed.Y), (d0 + d1 * values) * inside, t * inside
+
+
+def solve_primal(batch: Batch, fixed: Fixed, lam: torch.Tensor, wide: torch.dtype, direct: bool) -> Solved:
+    """Solve the k × k systems of a batch; a heavy row is gathered piece by piece."""
+    k = fixed.Y.shape[1]
+    A = fixed.G.repeat(len(lam), 1, 1)
+    A.diagonal(dim1=1, dim2=2).add_(lam[:, None])
+    b = torch.zeros(len(lam), k, 1, dtype=lam.dtype, device=lam.device)
+    for rows, d, t in gathered(batch, fixed):
+        b.baddbmm_(rows.mT, t[:, :, None])
+        A.baddbmm_((rows * d[:, :, None]).mT, rows)
+    if direct:
+        L, info = torch.linalg.cholesky_ex(A)
+        x, failed = torch.cholesky_solve(b, L)[:, :, 0], info != 0
+    else:
+        x, failed = conjugate_gradients(A, b[:, :, 0])
+    if batch.pieces == 1:
+        return _measured(fixed, lam, x, failed, [(rows, d, t)], wide)
+    del rows, d, t
+    return _measured(fixed, lam, x, failed, gathered(batch, fixed), wide)
+
+
+def conjugate_gradients(A: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Solve A x = b for a batch by Jacobi-preconditioned CG, for devices without Cholesky.
+
+    A fixed number of steps, so that nothing waits for the host; a row that has converged moves no more. The second
+    result tells which rows have not converged.
+    """
+    tiny, eps = torch.finfo(b.dtype).tiny, torch.finfo(b.dtype).eps
+    scale = A.diagonal(dim1=1, dim2=2).clamp_min(tiny).rsqrt()
+    A, b = A * scale[:, :, None] * scale[:, None, :], b * scale
+    x, r = torch.zeros_like(b), b.clone()
+    p, rr = r.clone(), (r * r).sum(1)
+    goal = rr * eps**2
+    for _ in range((1 + CG_EXTRA) * b.shape[1]):
+        Ap = (A @ p[:, :, None])[:, :, 0]
+        step = torch.where(rr > goal, rr / (p * Ap).sum(1).clamp_min(tiny), 0)[:, None]
+        x, r = x + step * p, r - step * Ap
+        before, rr = rr, (r * r).sum(1)
+        p = r + (rr / before.clamp_min(tiny))[:, None] * p
+    residual = ((A @ x[:, :, None])[:, :, 0] - b).norm(dim=1)
+    return x * scale, residual > 64 * eps * b.shape[1] * b.norm(dim=1)
+
+
+def solve_dual(batch: Batch, fixed: Fixed, lam: torch.Tensor, wide: torch.dtype, direct: bool) -> Solved:
+    """Solve the n × n systems of a batch of rows with d ≥ 0: (I + √D K √D) w = r − √D K t₀, x = E⁻¹Yᵀ(√D w + t₀)."""
+    ((rows, d, t),) = gathered(batch, fixed)
+    E = fixed.G.diagonal() + lam[:, None]
+    root = d.sqrt()
+    split = d >= SPLIT * t.abs()
+    r = torch.where(split & (d > 0), t / root, 0)
+    t0 = torch.where(split, 0, t)
+    K = (rows * E.reciprocal()[:, None, :]) @ rows.mT
+    right = r - root * (K @ t0[:, :, None])[:, :, 0]
+    K.mul_(root[:, :, None]).mul_(root[:, None, :])
+    K.diagonal(dim1=1, dim2=2).add_(1)
+    L, info = torch.linalg.cholesky_ex(K)
+    w = torch.cholesky_solve(right[:, :, None], L)[:, :, 0]
+    x = (rows.mT @ (root * w + t0)[:, :, None])[:, :, 0] / E
+    failed = (info != 0) | ~torch.isfinite(x).all(dim=1)
+    if lam.dtype == torch.float32:  # as in the Numba kernels: such rows are solved in float64
+        failed = failed | (E.amin(dim=1) < E.shape[1] * torch.finfo(E.dtype).eps * E.amax(dim=1))
+    return _measured(fixed, lam, x, failed, [(rows, d, t)], wide)
+
+
+def _measured(
+    fixed: Fixed,
+    lam: torch.Tensor,
+    x: torch.Tensor,
+    failed: torch.Tensor,
+    parts: Iterable[tuple[torch.Tensor, ...]],
+    wide: torch.dtype,
+) -> Solved:
+    """Σ over the cells of c(p − s)² − α₀s² + xᵀ(G + λ)x; c(p − s)² − α₀s² = t²/c − 2ts + ds²."""
+    loss = ((x @ fixed.G) * x).sum(dtype=wide)
+    for rows, d, t in parts:
+        s = (rows @ x[:, :, None])[:, :, 0].to(wide)
+        d, t = d.to(wide), t.to(wide)
+        c = d + fixed.weights.a0
+        loss = loss + (torch.where(c > 0, t * t / c, 0) - 2 * t * s + d * s * s).sum()
+    penalty = (lam * (x * x).sum(1)).sum(dtype=wide)
+    return Solved(x, loss + penalty, penalty, failed | ~torch.isfinite(x).all(dim=1))
