@@ -22,7 +22,7 @@ import lfm_np
 from lfm_np import sgd_epoch
 from lfm_np.kernels import sgd_cells
 
-EPOCHS = 2
+SECONDS, MOST_EPOCHS = 5.0, 20
 Run = Callable[[int], None]
 
 
@@ -89,7 +89,7 @@ def lightfm(X: sp.csr_array, k: int, threads: int, loss: str) -> Run | None:
 LIBRARIES = {"lfm_np": ours, "implicit": implicit, "cornac": cornac, "lightfm": lightfm}
 
 
-def seconds_an_epoch(run: Run, epochs: int = EPOCHS) -> float:
+def seconds_an_epoch(run: Run, epochs: int) -> float:
     times = []
     for count in (1, 1 + epochs):
         started = time.perf_counter()
@@ -98,16 +98,21 @@ def seconds_an_epoch(run: Run, epochs: int = EPOCHS) -> float:
     return (times[1] - times[0]) / epochs
 
 
+def epochs_for(run: Run) -> int:
+    """As many epochs as take some seconds, so that the set-up's noise is small beside them."""
+    run(1)
+    return max(1, min(MOST_EPOCHS, int(SECONDS / max(seconds_an_epoch(run, 2), 0.05))))
+
+
 def compare(X: sp.csr_array, k: int, threads: int, loss: str, rounds: int, only: list[str]) -> dict[str, float]:
     """Median million samples a second of every library, rounds interleaved."""
     makers = {name: make for name, make in LIBRARIES.items() if name in only}
     runs = {name: run for name, make in makers.items() if (run := make(X, k, threads, loss))}
-    for run in runs.values():
-        run(1)
+    epochs = {name: epochs_for(run) for name, run in runs.items()}
     speeds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
-            speeds[name].append(X.nnz / seconds_an_epoch(run) / 1e6)
+            speeds[name].append(X.nnz / seconds_an_epoch(run, epochs[name]) / 1e6)
     return {name: float(np.median(values)) for name, values in speeds.items()}
 
 
