@@ -13,6 +13,7 @@ from lfm_np.factors import Factors, Status
 from lfm_np.kernels import metrics as kernels
 from lfm_np.kernels import topk
 from lfm_np.kernels.jit import Pool
+from lfm_np.kernels.scores import Model, pair_scores
 
 BLOCK = 256  # users of a block
 
@@ -324,11 +325,11 @@ def _rivals(
     return check.read_only(np.concatenate([[0], np.cumsum(keep.sum(axis=1))]), negatives[keep])
 
 
-def _scores(model: topk.Model, users: np.ndarray, starts: np.ndarray, items: np.ndarray) -> np.ndarray:
+def _scores(model: Model, users: np.ndarray, starts: np.ndarray, items: np.ndarray) -> np.ndarray:
     """The users' scores of their items."""
     scores = np.empty(len(items), model.user_factors.dtype)
     pairs = check.read_only(np.repeat(users, np.diff(starts)), items.astype(np.int64))
-    topk.pair_scores(model, pairs[0], pairs[1], len(items), scores)
+    pair_scores(model, pairs[0], pairs[1], len(items), scores)
     return check.read_only(scores)[0]
 
 

@@ -14,7 +14,9 @@ import numpy as np
 
 from lfm_np import persistence, ranking
 from lfm_np import validation as check
-from lfm_np.kernels.topk import Index, Model
+from lfm_np.item_index import build_index
+from lfm_np.kernels.scores import Model
+from lfm_np.kernels.topk import Index
 from lfm_np.ranking import Ranked
 
 
@@ -212,7 +214,7 @@ class Factors:
         if items is None:
             index = self._index
         else:
-            index = ranking.build_index(self._model, np.unique(check.check_ids("items", items, n)))
+            index = build_index(self._model, np.unique(check.check_ids("items", items, n)))
         threads = check.check_num_threads(num_threads)
         result = ranking.best(self._model, index, u, N, rows, denied, threads)
         return result if np.ndim(users) else Ranked(result.ids[0], result.scores[0])
@@ -252,7 +254,7 @@ class Factors:
         if key not in self._similarity:
             unit = ranking.unit_rows(A) if metric == "cosine" else A
             model = ranking.make_model(unit, unit, None, None, None)
-            self._similarity[key] = model, ranking.build_index(model, np.arange(len(A)))
+            self._similarity[key] = model, build_index(model, np.arange(len(A)))
         nothing = check.check_seen("seen", None, rows, (0, 0))
         threads = check.check_num_threads(num_threads)
         result = ranking.best(*self._similarity[key], rows, N, nothing, np.empty(0, np.int64), threads)
@@ -268,7 +270,7 @@ class Factors:
 
     @functools.cached_property
     def _index(self) -> Index:
-        return ranking.build_index(self._model, np.arange(len(self.item_factors)))
+        return build_index(self._model, np.arange(len(self.item_factors)))
 
     @functools.cached_property
     def _similarity(self) -> dict[tuple[str, str], tuple[Model, Index]]:

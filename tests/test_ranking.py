@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from strategies_ranking import factor_models
 
 from lfm_np import Factors, Interactions, ranking
+from lfm_np.item_index import build_index, worthwhile_directions
 
 
 def brute_force(factors, users, N, forbidden):
@@ -104,7 +105,7 @@ def test_sketches_change_nothing(problem, directions):
     factors, users, N, _, _, _ = problem
     users = np.array(users, np.int64)
     d = min(directions, factors.user_factors.shape[1])
-    index = ranking.build_index(factors._model, np.arange(factors.shape[1]), d)
+    index = build_index(factors._model, np.arange(factors.shape[1]), d)
     nothing = np.zeros(len(users), np.int64), np.zeros(2, np.int64), np.empty(0, np.int32)
     result = ranking.best(factors._model, index, users, N, nothing, np.empty(0, np.int64), 1)
     if len(users):
@@ -133,7 +134,7 @@ def test_many_users_and_items(kind, d):
     m, n = factors.shape
     seen = sp.csr_array(np.random.default_rng(5).random((m, n)) < 0.02)
     users, exclude = np.arange(m), np.arange(0, n, 3)
-    index = ranking.build_index(factors._model, np.arange(n), d)
+    index = build_index(factors._model, np.arange(n), d)
     rows = users, seen.indptr.astype(np.int64), seen.indices
     results = [ranking.best(factors._model, index, users, 20, rows, exclude, threads) for threads in (1, 2, 3, 7)]
     for other in results[1:]:
@@ -154,6 +155,17 @@ def test_an_index_skips_most_items_of_a_decaying_spectrum():
     assert np.mean(cells) < 0.3 * len(index.bounds)
 
 
+def test_sketches_are_made_where_the_spectrum_is_steep():
+    rng = np.random.default_rng(6)
+    scale = np.arange(1, 41.0) ** -1.5
+    U, V = rng.normal(size=(300, 40)) * scale, rng.normal(size=(3000, 40)) * scale
+    steep = Factors(U.astype(np.float32), V.astype(np.float32))
+    assert steep._index.directions.shape[1] > 0
+    assert large_model("flat")._index.directions.shape[1] == 0
+    assert worthwhile_directions(steep._model, np.arange(100)) == 0  # too few items to be worth the look
+    assert_same(steep.recommend(np.arange(20), N=7), brute_force(steep, range(20), 7, [set()] * 20))
+
+
 @pytest.mark.small
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("d", [0, 3])
@@ -162,7 +174,7 @@ def test_small_problems_with_and_without_the_jit(dtype, d):
     factors = Factors(
         rng.normal(size=(5, 9)).astype(dtype), rng.normal(size=(40, 9)).astype(dtype), item_bias=rng.normal(size=40)
     )
-    index = ranking.build_index(factors._model, np.arange(40), d)
+    index = build_index(factors._model, np.arange(40), d)
     seen = np.arange(5), np.arange(0, 20, 3), np.tile([1, 4, 6], 5).astype(np.int32)
     result = ranking.best(factors._model, index, np.arange(5), 6, seen, np.array([0]), 1)
     assert_same(result, brute_force(factors, range(5), 6, [{0, 1, 4, 6}] * 5))

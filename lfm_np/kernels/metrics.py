@@ -14,8 +14,9 @@ import math
 import numpy as np
 
 from lfm_np.kernels.jit import exact_jit as jit
-from lfm_np.kernels.simd import store
-from lfm_np.kernels.topk import PANEL, TILE, contains, pack, score_tile
+from lfm_np.kernels.scores import PANEL, TILE, pack, score_tile
+from lfm_np.kernels.simd import LANES, store
+from lfm_np.kernels.topk import contains
 
 CHUNK = 16  # panels whose scores are kept at a time
 ABOVE, EQUAL, FIRST = 0, 1, 2  # rows of counts: higher score; same score; same score and a lower id
@@ -77,12 +78,14 @@ def count_all(model, users, starts, items, scores, counts):
     """Add the counts over all items of the model, scored a chunk at a time."""
     n = len(model.item_factors)
     order = np.arange(n)
-    panels = np.empty((CHUNK, (model.item_factors.shape[1] + 1) * PANEL), scores.dtype)
+    width = model.item_factors.shape[1] + 1  # rows of a panel
+    panels = np.empty(CHUNK * width * PANEL, scores.dtype)
+    rows = np.empty(LANES, np.int64)
     tile = np.empty((TILE, CHUNK * PANEL), scores.dtype)
     for start in range(0, n, CHUNK * PANEL):
         size = min(CHUNK * PANEL, n - start)
         for c in range(0, size, PANEL):
-            pack(model, order, start + c, panels[c // PANEL])
+            pack(model, order, start + c, panels, c * width, rows)
         for a in range(0, len(users), TILE):
             score_chunk(model, users, a, panels, size, tile)
             for u in range(a, min(a + TILE, len(users))):
@@ -101,8 +104,9 @@ def score_chunk(model, users, a, panels, size, tile):
     u0, u1 = users[a], users[min(a + 1, last)]
     u2, u3 = users[min(a + 2, last)], users[min(a + 3, last)]
     width = tile.shape[1]
+    rows = model.item_factors.shape[1] + 1
     for c in range(0, size, PANEL):
-        s = score_tile(model.user_factors, model.user_constant, u0, u1, u2, u3, panels[c // PANEL])
+        s = score_tile(model.user_factors, model.user_constant, u0, u1, u2, u3, panels, c * rows)
         store(tile, c, s[0])
         store(tile, width + c, s[1])
         store(tile, 2 * width + c, s[2])

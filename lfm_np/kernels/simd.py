@@ -299,6 +299,24 @@ def lowest_bit(typingctx, mask):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def transpose8_rows(typingctx, source, starts, target, at, stride):  # type: ignore[no-untyped-def]
+    """Eight rows side by side: target[at + c·stride + r] = source[starts[r] + c] for c < 8; int64 ``starts``."""
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        src, starts, dst, at, stride = args
+        vector = ir.VectorType(context.get_value_type(sig.args[0].dtype), 8)
+        i64 = ir.IntType(64)
+        places = [builder.load(_pointer(context, builder, sig.args[1], starts, i64(r))[0]) for r in range(8)]
+        rows = [_load(context, builder, sig.args[0], src, place, vector) for place in places]
+        for c, column in enumerate(_transposed(builder, rows)):
+            to = builder.add(at, builder.mul(stride, i64(c)))
+            _store(context, builder, sig.args[2], dst, to, column)
+        return context.get_dummy_value()
+
+    return types.void(source, starts, target, types.int64, types.int64), codegen
+
+
+@intrinsic
 def prefetch(typingctx, array, offset):  # type: ignore[no-untyped-def]
     """Ask for the cache line of element ``offset``. Harmless for any offset."""
 
@@ -377,6 +395,12 @@ if JIT_DISABLED:  # the twin: the same names on NumPy arrays, so that kernels ru
 
     def lowest_bit(mask):  # type: ignore[no-untyped-def]
         return (int(mask) & -int(mask)).bit_length() - 1
+
+    def transpose8_rows(source, starts, target, at, stride):  # type: ignore[no-untyped-def]
+        src, dst = source.reshape(-1), target.reshape(-1)
+        for c in range(8):
+            for r in range(8):
+                dst[at + c * stride + r] = src[starts[r] + c]
 
     def prefetch(array, offset):  # type: ignore[no-untyped-def]
         pass

@@ -1,16 +1,11 @@
 """The N best items of each user, exactly, without scoring every item.
 
-A score is eight chains of fused multiply-adds (chain j over the latent dimensions j, j + 8, …), summed as a balanced
-tree, then the item's bias, then the user's constant. `pair_scores` (dimensions in lanes) and `score_tile` (items in
-lanes) do the same operations in the same order, so their bits agree.
-
 Most items are never scored. They are sorted by falling ‖v‖ (plus bias), so that a bound on everything that is left,
 against the N-th best score so far, ends a user's search. Where it pays, each row of U and V also has a *sketch*: its
 coordinates in a few orthonormal directions and the norm of the rest, inflated by a rounding margin, so that the inner
 product of two sketches bounds the score as computed; items whose sketches fail are not scored.
 
-Items are laid out in panels of `PANEL` columns: panel[d, lane]. Blocks of users meet cells of `CELL` panels; lanes
-beyond the last item hold NaN, which passes no comparison.
+Blocks of users meet cells of `CELL` panels of items; lanes beyond the last item hold NaN, which passes no comparison.
 """
 
 from __future__ import annotations
@@ -19,35 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lfm_np.kernels.jit import exact_jit as jit  # a score must not depend on how LLVM regroups its sum
-from lfm_np.kernels.simd import (
-    LANES,
-    add,
-    at_least,
-    broadcast,
-    fma,
-    load,
-    load_part,
-    lowest_bit,
-    store,
-    sums8,
-    zeros,
-)
+from lfm_np.kernels.heap import push, sort_best_first
+from lfm_np.kernels.jit import exact_jit as jit
+from lfm_np.kernels.scores import PANEL, TILE, chains, pack, pair_scores, score_tile
+from lfm_np.kernels.simd import LANES, at_least, broadcast, lowest_bit, store
 
-PANEL = 16  # items side by side
-TILE = 4  # users of a tile: 4 × 16 comparisons fit an int64
 CELL = 4  # panels of a cell
 WINDOW = 256  # panels whose forbidden items are kept as bits; beyond them a binary search does
-SPARSE = 3  # a score of `pair_scores` costs about three of `score_tile`
-
-
-class Model(NamedTuple):
-    """What a score is made of."""
-
-    user_factors: np.ndarray  # (m, k)
-    item_factors: np.ndarray  # (n, k)
-    user_constant: np.ndarray  # (m,)
-    item_bias: np.ndarray  # (n,)
+SPARSE = 4  # a score of `pair_scores`, found by a sketch, costs about four of `score_tile`
 
 
 class Index(NamedTuple):
@@ -94,112 +68,6 @@ class Hits(NamedTuple):
     found: np.ndarray  # scores
 
 
-# ---- scores ---------------------------------------------------------------------------------------------------------
-
-
-@jit
-def products8(U, V, u, v, k, out):
-    """Eight inner products U[u[p] : u[p] + k] · V[v[p] : v[p] + k]."""
-    a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = zeros(U, LANES)
-    u0, u1, u2, u3, u4, u5, u6, u7 = u[0], u[1], u[2], u[3], u[4], u[5], u[6], u[7]
-    v0, v1, v2, v3, v4, v5, v6, v7 = v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]
-    whole = k // LANES * LANES
-    for f in range(0, whole, LANES):
-        a0 = fma(load(U, u0 + f, LANES), load(V, v0 + f, LANES), a0)
-        a1 = fma(load(U, u1 + f, LANES), load(V, v1 + f, LANES), a1)
-        a2 = fma(load(U, u2 + f, LANES), load(V, v2 + f, LANES), a2)
-        a3 = fma(load(U, u3 + f, LANES), load(V, v3 + f, LANES), a3)
-        a4 = fma(load(U, u4 + f, LANES), load(V, v4 + f, LANES), a4)
-        a5 = fma(load(U, u5 + f, LANES), load(V, v5 + f, LANES), a5)
-        a6 = fma(load(U, u6 + f, LANES), load(V, v6 + f, LANES), a6)
-        a7 = fma(load(U, u7 + f, LANES), load(V, v7 + f, LANES), a7)
-    if whole < k:
-        f = whole
-        n = k - whole
-        a0 = fma(load_part(U, u0 + f, n, LANES), load_part(V, v0 + f, n, LANES), a0)
-        a1 = fma(load_part(U, u1 + f, n, LANES), load_part(V, v1 + f, n, LANES), a1)
-        a2 = fma(load_part(U, u2 + f, n, LANES), load_part(V, v2 + f, n, LANES), a2)
-        a3 = fma(load_part(U, u3 + f, n, LANES), load_part(V, v3 + f, n, LANES), a3)
-        a4 = fma(load_part(U, u4 + f, n, LANES), load_part(V, v4 + f, n, LANES), a4)
-        a5 = fma(load_part(U, u5 + f, n, LANES), load_part(V, v5 + f, n, LANES), a5)
-        a6 = fma(load_part(U, u6 + f, n, LANES), load_part(V, v6 + f, n, LANES), a6)
-        a7 = fma(load_part(U, u7 + f, n, LANES), load_part(V, v7 + f, n, LANES), a7)
-    store(out, 0, sums8(a0, a1, a2, a3, a4, a5, a6, a7))
-
-
-@jit
-def pair_scores(model, users, items, count, out):
-    """out[p] = score of (users[p], items[p]) for p < count."""
-    U, V, constant, bias = model
-    k = U.shape[1]
-    u = np.empty(LANES, np.int64)
-    v = np.empty(LANES, np.int64)
-    terms = np.empty((3, LANES), out.dtype)
-    for start in range(0, count, LANES):
-        for j in range(LANES):
-            p = min(start + j, count - 1)  # the last group repeats its last pair
-            u[j] = users[p] * k
-            v[j] = items[p] * k
-            terms[1, j] = bias[items[p]]
-            terms[2, j] = constant[users[p]]
-        products8(U, V, u, v, k, terms[0])
-        # as vectors, since fast-math may reorder plain additions
-        s = add(add(load(terms, 0, LANES), load(terms, LANES, LANES)), load(terms, 2 * LANES, LANES))
-        store(terms, 0, s)
-        for p in range(start, min(start + LANES, count)):
-            out[p] = terms[0, p - start]
-
-
-@jit
-def chains(A, r0, r1, r2, r3, panel, at, first, step, rows):
-    """Σ A[r + f] · panel[f] over f = first, first + step, … < rows, for four rows of A and PANEL columns."""
-    a0 = a1 = a2 = a3 = zeros(A, PANEL)
-    for f in range(first, rows, step):
-        b = load(panel, at + f * PANEL, PANEL)
-        a0 = fma(broadcast(A, r0 + f, PANEL), b, a0)
-        a1 = fma(broadcast(A, r1 + f, PANEL), b, a1)
-        a2 = fma(broadcast(A, r2 + f, PANEL), b, a2)
-        a3 = fma(broadcast(A, r3 + f, PANEL), b, a3)
-    return a0, a1, a2, a3
-
-
-@jit
-def add4(x, y):
-    return add(x[0], y[0]), add(x[1], y[1]), add(x[2], y[2]), add(x[3], y[3])
-
-
-@jit
-def score_tile(U, constant, u0, u1, u2, u3, panel):
-    """Scores of four users and the PANEL items of a packed panel."""
-    k = U.shape[1]
-    r0, r1, r2, r3 = u0 * k, u1 * k, u2 * k, u3 * k
-    s = add4(chains(U, r0, r1, r2, r3, panel, 0, 0, 8, k), chains(U, r0, r1, r2, r3, panel, 0, 1, 8, k))
-    t = add4(chains(U, r0, r1, r2, r3, panel, 0, 2, 8, k), chains(U, r0, r1, r2, r3, panel, 0, 3, 8, k))
-    low = add4(s, t)
-    s = add4(chains(U, r0, r1, r2, r3, panel, 0, 4, 8, k), chains(U, r0, r1, r2, r3, panel, 0, 5, 8, k))
-    t = add4(chains(U, r0, r1, r2, r3, panel, 0, 6, 8, k), chains(U, r0, r1, r2, r3, panel, 0, 7, 8, k))
-    s = add4(low, add4(s, t))
-    b = load(panel, k * PANEL, PANEL)
-    s = add4(s, (b, b, b, b))
-    constants = broadcast(constant, u0, PANEL), broadcast(constant, u1, PANEL)
-    return add4(s, (*constants, broadcast(constant, u2, PANEL), broadcast(constant, u3, PANEL)))
-
-
-@jit
-def pack(model, order, first, panel):
-    """Factors of PANEL items, one a lane, and a last row with their biases."""
-    V = model.item_factors
-    k = V.shape[1]
-    for lane in range(PANEL):
-        if first + lane < len(order):
-            item = order[first + lane]
-            for f in range(k):
-                panel[f * PANEL + lane] = V[item, f]
-            panel[k * PANEL + lane] = model.item_bias[item]
-        else:
-            panel[k * PANEL + lane] = np.nan
-
-
 # ---- bounds ---------------------------------------------------------------------------------------------------------
 
 
@@ -234,63 +102,6 @@ def sketch(A, ids, directions, slack, out):
             out[r, j] = head[j]
         # √(t² + m²)·√(t'² + m'²) ≥ tt' + mm': one number bounds the rest of the product and the rounding of all of it
         out[r, d] = np.sqrt(max(rest, 0.0) + slack[0] * square + slack[1]) * (1.0 + slack[2])
-
-
-# ---- the N best so far: a heap whose root is the worst --------------------------------------------------------------
-
-
-@jit
-def worse(score, item, other_score, other_item):
-    """Whether (score, item) ranks after the other: lower score, or the same and a higher id."""
-    return score < other_score or (score == other_score and item > other_item)
-
-
-@jit
-def sift_down(scores, ids, t, size, at):
-    score = scores[t, at]
-    item = ids[t, at]
-    while 2 * at + 1 < size:
-        child = 2 * at + 1
-        if child + 1 < size and worse(scores[t, child + 1], ids[t, child + 1], scores[t, child], ids[t, child]):
-            child += 1
-        if not worse(scores[t, child], ids[t, child], score, item):
-            break
-        scores[t, at] = scores[t, child]
-        ids[t, at] = ids[t, child]
-        at = child
-    scores[t, at] = score
-    ids[t, at] = item
-
-
-@jit
-def push(scores, ids, t, size, score, item):
-    """Offer an item to heap ``t`` of ``size`` items; the new size."""
-    if size < scores.shape[1]:
-        at = size
-        while at > 0 and worse(score, item, scores[t, (at - 1) // 2], ids[t, (at - 1) // 2]):
-            scores[t, at] = scores[t, (at - 1) // 2]
-            ids[t, at] = ids[t, (at - 1) // 2]
-            at = (at - 1) // 2
-        scores[t, at] = score
-        ids[t, at] = item
-        return size + 1
-    if worse(scores[t, 0], ids[t, 0], score, item):
-        scores[t, 0] = score
-        ids[t, 0] = item
-        sift_down(scores, ids, t, size, 0)
-    return size
-
-
-@jit
-def sort_best_first(scores, ids, t, size):
-    """Turn heap ``t`` into a list, best first, padded with id −1 and score −inf."""
-    for last in range(size - 1, 0, -1):
-        scores[t, 0], scores[t, last] = scores[t, last], scores[t, 0]
-        ids[t, 0], ids[t, last] = ids[t, last], ids[t, 0]
-        sift_down(scores, ids, t, last, 0)
-    for j in range(size, scores.shape[1]):
-        scores[t, j] = -np.inf
-        ids[t, j] = -1
 
 
 # ---- forbidden items ------------------------------------------------------------------------------------------------
@@ -396,29 +207,31 @@ def still_live(index, search, live, cell):
 
 
 @jit
-def dense_panel(model, search, live, p, panel, hits):
-    """Score a packed panel for every live user; write what reaches the thresholds and return its number."""
+def dense_cell(model, search, live, first, last, panels, hits):
+    """Score packed panels for every live user; write what reaches the thresholds and return its number."""
     U, constant, users, bits = model.user_factors, model.user_constant, search.users, search.bits
     threshold, live_users = search.threshold, search.live
     who, places, found = hits
-    scores = np.empty(TILE * PANEL, panel.dtype)
+    scores = np.empty(TILE * PANEL, panels.dtype)
+    size = (U.shape[1] + 1) * PANEL
     count = 0
     for a in range(0, live, TILE):
         t0, t1, t2, t3 = live_users[a], live_users[a + 1], live_users[a + 2], live_users[a + 3]
-        s = score_tile(U, constant, users[t0], users[t1], users[t2], users[t3], panel)
-        mask = allowed(pass_mask(s, threshold, t0, t1, t2, t3), bits, t0, t1, t2, t3, p)
-        if mask != 0:
-            store(scores, 0, s[0])
-            store(scores, PANEL, s[1])
-            store(scores, 2 * PANEL, s[2])
-            store(scores, 3 * PANEL, s[3])
-        while mask != 0:
-            bit = lowest_bit(mask)
-            mask ^= np.int64(1) << bit
-            who[count] = live_users[a + bit // PANEL]
-            places[count] = p * PANEL + bit % PANEL
-            found[count] = scores[bit]
-            count += 1
+        for p in range(first, last):
+            s = score_tile(U, constant, users[t0], users[t1], users[t2], users[t3], panels, (p - first) * size)
+            mask = allowed(pass_mask(s, threshold, t0, t1, t2, t3), bits, t0, t1, t2, t3, p)
+            if mask != 0:
+                store(scores, 0, s[0])
+                store(scores, PANEL, s[1])
+                store(scores, 2 * PANEL, s[2])
+                store(scores, 3 * PANEL, s[3])
+            while mask != 0:
+                bit = lowest_bit(mask)
+                mask ^= np.int64(1) << bit
+                who[count] = live_users[a + bit // PANEL]
+                places[count] = p * PANEL + bit % PANEL
+                found[count] = scores[bit]
+                count += 1
     return count
 
 
@@ -501,12 +314,14 @@ def best_items(model, index, forbidden, users, scores, ids):
     """The N best allowed items of each user of a block, best first, into ``scores`` and ``ids``, shape (count, N)."""
     search = start_search(model, index, users, scores, ids)
     mark_forbidden(index, forbidden, search.bits)
-    panels = (len(index.order) + PANEL - 1) // PANEL
+    end = (len(index.order) + PANEL - 1) // PANEL
     live = len(users)
     room = (live + TILE) * CELL * PANEL
     hits = Hits(np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, scores.dtype))
     pairs = np.empty((2, room), np.int64)
-    panel = np.zeros((model.item_factors.shape[1] + 1) * PANEL, scores.dtype)
+    size = (model.item_factors.shape[1] + 1) * PANEL
+    panels = np.empty(CELL * size, scores.dtype)
+    starts = np.empty(LANES, np.int64)
     wait = 0  # cells to score densely before the sketches are tried again, and how long the next wait is
     next_wait = 0
     for cell in range(len(index.bounds)):
@@ -514,7 +329,7 @@ def best_items(model, index, forbidden, users, scores, ids):
         if live == 0:
             break
         first = cell * CELL
-        last = min(first + CELL, panels)
+        last = min(first + CELL, end)
         if wait == 0 and index.directions.shape[1] > 0:
             count = sparse_cell(model, index, search, live, first, last, hits, pairs)
             if count >= 0:
@@ -526,8 +341,8 @@ def best_items(model, index, forbidden, users, scores, ids):
         else:
             wait -= 1
         for p in range(first, last):
-            pack(model, index.order, p * PANEL, panel)
-            count = dense_panel(model, search, live, p, panel, hits)
-            settle(model, index, forbidden, search, hits, count)
+            pack(model, index.order, p * PANEL, panels, (p - first) * size, starts)
+        count = dense_cell(model, search, live, first, last, panels, hits)
+        settle(model, index, forbidden, search, hits, count)
     for t in range(len(users)):
         sort_best_first(scores, ids, t, search.sizes[t])

@@ -1,0 +1,164 @@
+"""Users a second of top-N recommendation, seen items removed, against implicit, irspack and NumPy, interleaved.
+
+    python -m benchmarks.topn TRAIN.npz [TRAIN.npz …] [--factors 64 128] [--users 20000] [--repeats 5] [--threads 2]
+
+TRAIN.npz: a matrix saved by ``scipy.sparse.save_npz``; ``ml-1m`` stands for MovieLens-1M. Every contender gets the
+same factors: of ``lfm_np.als`` with the stated parameters, and of the same shape but flat (random, every item of norm 1,
+where no bound can prune). ``plain`` is our own kernel without its bounds. Contenders that are not installed are left
+out. The share of users whose ids equal ours is printed: contenders round differently, so a few may not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+import threadpoolctl
+
+import lfm_np
+from lfm_np import ranking
+
+ALS = {"weighting": "ials", "regularization": 0.003, "unobserved_weight": 0.1, "regularization_exponent": 1.0}
+SWEEPS = 8
+BLOCK = 1024  # users of a block where a contender needs one; near each one's best here
+Contender = Callable[[np.ndarray], np.ndarray]
+
+
+def ours(factors: lfm_np.Factors, X: sp.csr_array, N: int, threads: int) -> Contender:
+    return lambda users: factors.recommend(users, N=N, seen=X, num_threads=threads).ids
+
+
+def plain(factors: lfm_np.Factors, X: sp.csr_array, N: int, threads: int) -> Contender:
+    """Our kernel, scoring every item."""
+    index = factors._index._replace(bounds=np.full_like(factors._index.bounds, np.inf))
+    index.bounds.flags.writeable = False
+    nobody = np.empty(0, np.int64)
+
+    def run(users: np.ndarray) -> np.ndarray:
+        return ranking.best(factors._model, index, users, N, (users, X.indptr, X.indices), nobody, threads).ids
+
+    return run
+
+
+def implicit(factors: lfm_np.Factors, X: sp.csr_array, N: int, threads: int) -> Contender:
+    from implicit.als import AlternatingLeastSquares
+
+    k = factors.user_factors.shape[1]
+    model = AlternatingLeastSquares(factors=k, num_threads=threads, use_gpu=False)
+    model.user_factors, model.item_factors = np.array(factors.user_factors), np.array(factors.item_factors)
+    liked = sp.csr_matrix(X)
+
+    def run(users: np.ndarray) -> np.ndarray:
+        blocks = (users[start : start + BLOCK] for start in range(0, len(users), BLOCK))
+        return np.vstack([model.recommend(some, liked[some], N=N)[0] for some in blocks])
+
+    return run
+
+
+def irspack(factors: lfm_np.Factors, X: sp.csr_array, N: int, threads: int) -> Contender:
+    from irspack.utils._util_cpp import retrieve_recommend_from_score_f32
+
+    U, V = factors.user_factors, factors.item_factors
+    seen = sp.csr_matrix(X)
+
+    def run(users: np.ndarray) -> np.ndarray:
+        result = []
+        for start in range(0, len(users), BLOCK):
+            some = users[start : start + BLOCK]
+            scores = U[some] @ V.T  # as its get_score_remove_seen
+            scores[seen[some].nonzero()] = -np.inf
+            result += retrieve_recommend_from_score_f32(scores, [], N, n_threads=threads)
+        return np.array([[item for item, _ in row] for row in result])
+
+    return run
+
+
+def numpy_blocks(factors: lfm_np.Factors, X: sp.csr_array, N: int, threads: int) -> Contender:
+    U, V = factors.user_factors, factors.item_factors
+    seen = sp.csr_matrix(X)
+
+    def run(users: np.ndarray) -> np.ndarray:
+        result = []
+        for start in range(0, len(users), BLOCK):
+            some = users[start : start + BLOCK]
+            scores = U[some] @ V.T
+            scores[seen[some].nonzero()] = -np.inf
+            top = np.argpartition(scores, -N, axis=1)[:, -N:]
+            by_score = np.argsort(-np.take_along_axis(scores, top, axis=1), axis=1)
+            result.append(np.take_along_axis(top, by_score, axis=1))
+        return np.vstack(result)
+
+    return run
+
+
+CONTENDERS = {"lfm_np": ours, "plain": plain, "implicit": implicit, "irspack": irspack, "numpy": numpy_blocks}
+
+
+def flat(factors: lfm_np.Factors) -> lfm_np.Factors:
+    """Random factors of the same shape, every item of norm 1."""
+    rng = np.random.default_rng(0)
+    U, V = (rng.standard_normal(a.shape, dtype=np.float32) for a in (factors.user_factors, factors.item_factors))
+    return lfm_np.Factors(U, V / np.linalg.norm(V, axis=1, keepdims=True))
+
+
+def measure(factors: lfm_np.Factors, X: sp.csr_array, users: np.ndarray, options: argparse.Namespace) -> None:
+    """Print one line a contender: users a second (median), the ratio to it, the share of equal lists."""
+    installed = [name for name in CONTENDERS if name in ("lfm_np", "plain", "numpy") or importlib.util.find_spec(name)]
+    runs = {name: CONTENDERS[name](factors, X, options.n, options.threads) for name in installed}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    lists = {}
+    for _ in range(options.repeats + 1):
+        for name, run in runs.items():
+            # implicit asks for one BLAS thread and brings its own; the others' products use all
+            with threadpoolctl.threadpool_limits(1 if name == "implicit" else options.threads, "blas"):
+                start = time.perf_counter()
+                lists[name] = run(users)
+                seconds[name].append(time.perf_counter() - start)
+    rates = {name: len(users) / statistics.median(times[1:]) for name, times in seconds.items()}  # the first warms up
+    for name, rate in rates.items():
+        equal = np.mean(np.all(lists[name] == lists["lfm_np"], axis=1))
+        print(f"  {name:10}{rate:12,.0f} users/s   lfm_np / it {rates['lfm_np'] / rate:6.2f}   same lists {equal:7.2%}")
+
+
+def load(name: str) -> sp.csr_array:
+    X = lfm_np.datasets.movielens("1m").matrix if name == "ml-1m" else sp.load_npz(name)
+    X = sp.csr_array(X, dtype=np.float32)
+    X.data[:] = 1
+    X.sort_indices()
+    X.indptr = X.indptr.astype(np.int64)
+    return X
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("data", nargs="+")
+    parser.add_argument("--factors", type=int, nargs="+", default=[64, 128])
+    parser.add_argument("--users", type=int, default=20_000)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("-n", type=int, default=10, help="length of a list")
+    options = parser.parse_args()
+    packages = [name for name in ("numpy", "numba", "implicit", "irspack") if importlib.util.find_spec(name)]
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    print(f"{platform.processor() or platform.machine()}, {options.threads} threads, float32; {versions}")
+    print(f"factors: als({ALS}, iterations={SWEEPS})")
+    for name in options.data:
+        X = load(name)
+        for k in options.factors:
+            users = np.random.default_rng(1).permutation(X.shape[0])[: options.users]
+            factors = lfm_np.als(X, factors=k, iterations=SWEEPS, random_state=0, num_threads=options.threads, **ALS)
+            for kind, model, some in (("als", factors, users), ("flat", flat(factors), users[: len(users) // 4])):
+                print(f"{Path(name).stem} {X.shape[0]} × {X.shape[1]}, k={k}, N={options.n}, {kind}, {len(some)} users")
+                measure(model, X, some, options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""The index over the items that a search for the best N walks through; see lfm_np.kernels.topk."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lfm_np.kernels.scores import PANEL, Model
+from lfm_np.kernels.topk import CELL, SPARSE, Index, row_norms, sketch
+from lfm_np.validation import read_only
+
+ROWS = 8192  # rows that are float64 at a time
+SAMPLE, USERS = 8192, 48  # items and users that the choice of the sketches looks at
+TYPICAL_RANK = 40  # the threshold of a search for ten, when thirty better ones were seen
+DIRECTIONS = (6, 14, 30)  # lengths of a sketch that are tried; two more fill whole vectors
+
+
+def build_index(model: Model, candidates: np.ndarray, d: int | None = None) -> Index:
+    """Order the candidate items by how high they can score, and sketch them in ``d`` directions (None: as it pays)."""
+    d = worthwhile_directions(model, candidates) if d is None else d
+    V, bias = model.item_factors, model.item_bias
+    n, k = V.shape
+    directions, residual = leading_directions(V, candidates, d)
+    slack = rounding_slack(V.dtype, k, d, residual)
+    candidates, slack, directions = read_only(candidates, slack, directions)
+    norms = np.empty(len(candidates))
+    row_norms(V, candidates, slack, norms)
+    highest = bias[candidates].astype(np.float64)
+    highest += slack[0] * np.abs(highest) + slack[1]
+    pivot = typical_norm(model.user_factors)
+    promise = pivot * norms + highest
+    by_promise = np.argsort(-promise, kind="stable")
+    (order,) = read_only(candidates[by_promise])
+    position = np.full(n, len(order), np.int64)
+    position[order] = np.arange(len(order))
+    step = PANEL * CELL
+    bounds = np.column_stack([suffix_maximum(a[by_promise], step) for a in (norms, highest, promise)])
+    panels = -(-len(order) // PANEL)
+    rows = np.full((panels * PANEL if d else 0, d + 2), np.nan, V.dtype)
+    if d:
+        sketch(V, order, directions, slack, rows[: len(order)])
+        rows[: len(order), -1] = np.nextafter(highest[by_promise].astype(V.dtype), np.inf)
+    sketches = rows.reshape(-1, PANEL, d + 2).swapaxes(1, 2)
+    position, bounds, sketches = read_only(position, bounds, sketches)
+    return Index(order, position, bounds, pivot, slack, directions, sketches)
+
+
+def suffix_maximum(values: np.ndarray, step: int) -> np.ndarray:
+    """Largest of values[start:] for start = 0, step, 2·step, …"""
+    return np.maximum.accumulate(values[::-1])[::-1][::step]
+
+
+def typical_norm(U: np.ndarray) -> float:
+    """Root mean square of (a sample of) the users' norms."""
+    sample = U[:: max(1, len(U) // 1024)].astype(np.float64)
+    return float(np.sqrt((sample**2).sum(axis=1).mean())) if len(sample) else 0.0
+
+
+def rounding_slack(dtype: np.dtype, k: int, d: int, residual: float) -> np.ndarray:
+    """How far rounding can move what the kernel compares: [relative, absolute] of a product, relative of a sum.
+
+    With unit roundoff e, a chain of j operations on terms x_i is within γ_j Σ|x_i| of the exact sum, γ_j = je/(1 − je)
+    (Higham 2002, §3.1), and Σ|x_i| ≤ ‖u‖‖v‖ + |b|. A score has at most k + 2 roundings a term, a sketch product
+    d + 2 and two per coordinate; twice their sum leaves room for the second order and for float64's part: the
+    coordinates' own rounding, and directions that are orthonormal only up to ``residual``. The absolute part covers
+    products that underflow.
+    """
+    unit = float(np.finfo(dtype).eps) / 2
+    double = float(np.finfo(np.float64).eps)
+    terms = k + d + 16
+    relative = 2 * terms * unit + 16 * (k + 1) * double + 8 * residual
+    return np.array([relative, terms * float(np.finfo(dtype).tiny), 8 * unit])
+
+
+def leading_directions(V: np.ndarray, candidates: np.ndarray, d: int) -> tuple[np.ndarray, float]:
+    """Orthonormal columns that hold most of the rows of V, and how far from orthonormal they are."""
+    k = V.shape[1]
+    gram = np.zeros((k, k))
+    for start in range(0, len(candidates) if d else 0, ROWS):
+        rows = V[candidates[start : start + ROWS]].astype(np.float64)
+        gram += rows.T @ rows
+    directions = np.linalg.eigh(gram)[1][:, ::-1][:, :d]
+    return directions, float(np.linalg.norm(directions.T @ directions - np.eye(d)))
+
+
+def worthwhile_directions(model: Model, candidates: np.ndarray) -> int:
+    """How many directions make the search cheapest, by its cost on a sample; 0: no sketches.
+
+    The unit is a full score in a tile. A user meets the items whose norms reach the threshold; with sketches each of
+    them costs (d + 2)/k, and those whose sketches reach it too cost SPARSE more. Steep spectra gain; factors of ALS
+    rarely do, since theirs is rather flat. The result of a search does not depend on the choice.
+    """
+    k = model.item_factors.shape[1]
+    if k < 24 or len(candidates) < 64 * PANEL:
+        return 0
+    some = candidates[:: -(-len(candidates) // SAMPLE)]
+    V, bias = model.item_factors[some].astype(np.float64), model.item_bias[some].astype(np.float64)
+    U = model.user_factors[:: max(1, len(model.user_factors) // USERS)][:USERS].astype(np.float64)
+    scores = U @ V.T + bias
+    N = max(1, len(some) * TYPICAL_RANK // len(candidates))
+    threshold = np.partition(scores, -N, axis=1)[:, -N, None]
+    reach = outer_norms(U, V) + bias >= threshold
+    directions, _ = leading_directions(model.item_factors, some, k)
+    cost = {0: 0.85 * reach.sum()}  # the model's own error: a gain must be clear
+    for d in (d for d in DIRECTIONS if d + 2 < k):
+        head, rest = directions[:, :d], directions[:, d:]
+        bound = (U @ head) @ (V @ head).T + outer_norms(U @ rest, V @ rest) + bias
+        cost[d] = (d + 2) / k * reach.sum() + SPARSE * (bound >= threshold)[reach].sum()
+    return min(cost, key=lambda d: cost[d])
+
+
+def outer_norms(A: np.ndarray, B: np.ndarray) -> np.ndarray:
+    """‖a‖‖b‖ of all rows."""
+    return np.outer(np.linalg.norm(A, axis=1), np.linalg.norm(B, axis=1))
