@@ -307,6 +307,8 @@ def train_cell(keys, lo, hi, records, values, csr, model, rule, catalogue, scrat
     for r in range(lo, hi):
         if r + AHEAD < hi:
             _prefetch_row(users, np.int64(records[r + AHEAD, 0]), ld)
+            _prefetch_row(items, np.int64(records[r + AHEAD, 1]), ld)
+            _prefetch_row(items, np.int64(records[r + AHEAD, 2]), ld)
         u, base, inverse_u, weight = np.int64(records[r, 0]), 0.0, 1.0, 1.0
         if user_bias.shape[0] > 0:
             base = rule.mean + np.float64(user_bias[u])

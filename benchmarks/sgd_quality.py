@@ -1,0 +1,113 @@
+"""What `sgd` reaches on real data with the parameters that `benchmarks.sgd_search` chose.
+
+    LFM_NP_DATA=folder python -m benchmarks.sgd_quality blocks losses ncf ratings [--seeds 5]
+
+``blocks``: ML-1M as clicks, a fifth of each user's cells held out, ndcg@20 over all items after the same epochs,
+trained in blocks and as one sequence that shuffles all cells; with ``--matrix NAME`` recall@20 on that workload
+instead. ``losses``: BPR, WARP and SampledSoftmax on the same split, each with parameters from the same number of tried
+points. ``ncf``: ML-1M leave-one-out, 99 negatives, HR@10 and NDCG@10. ``ratings``: ML-100k, Surprise's five folds,
+RMSE.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import scipy.sparse as sp
+
+import lfm_np
+from benchmarks import datasets, ml100k_ratings
+from benchmarks.sgd_search import arguments, ones, rating_split
+
+CHOSEN: dict[str, tuple[str, dict[str, Any]]] = {}
+
+
+def spread(values: list[float]) -> str:
+    return f"{np.mean(values):.4f} ± {np.std(values, ddof=1) if len(values) > 1 else np.nan:.4f}"
+
+
+def blocks(seeds: int, matrix: str, epochs: list[int]) -> None:
+    """The measure by epoch, in blocks and in sequence: mean and deviation over the seeds."""
+    data, metric = datasets.load(matrix), "ndcg@20" if matrix == "ml-1m" else "recall@20"
+    for name, G in (("blocks", None), ("sequence", 1)):
+        seen: dict[int, list[float]] = {e: [] for e in epochs}
+
+        def callback(record: dict[str, Any], factors: lfm_np.Factors, seen: dict[int, list[float]] = seen) -> None:
+            if record["iteration"] in seen:
+                seen[record["iteration"]].append(lfm_np.evaluate(factors, data.train, data.test, (metric,))[metric])
+
+        for seed in range(seeds):
+            with mock.patch("lfm_np.sgd_grid.blocks_for", return_value=G) if G else mock.MagicMock():
+                fit = lfm_np.sgd(data.train, epochs=max(epochs), random_state=seed, callback=callback)
+        table = ", ".join(f"{e}: {spread(values)}" for e, values in seen.items())
+        print(f"{matrix} {name} (G = {fit.params['blocks']}) {metric} after epochs {table}", flush=True)
+
+
+def losses(seeds: int) -> None:
+    data = datasets.load("ml-1m")
+    for key, (loss, chosen) in CHOSEN.items():
+        if key.startswith("ml1m"):
+            rank(key, loss, chosen, data.train, data.test, ("ndcg@20", "recall@20"), seeds)
+
+
+def ncf(seeds: int) -> None:
+    split = lfm_np.datasets.movielens_split("1m", "ncf")
+    for key, (loss, chosen) in CHOSEN.items():
+        if key.startswith("ncf"):
+            metrics = ("hit_rate@10", "ndcg@10")
+            rank(key, loss, chosen, ones(split.train.matrix), split.test, metrics, seeds, negatives=split.negatives)
+
+
+def rank(
+    key: str,
+    loss: str,
+    chosen: dict[str, Any],
+    train: sp.csr_array,
+    test: Any,
+    metrics: tuple[str, ...],
+    seeds: int,
+    **options: Any,
+) -> None:
+    results: dict[str, list[float]] = {metric: [] for metric in metrics}
+    started = time.perf_counter()
+    for seed in range(seeds):
+        factors = lfm_np.sgd(train, random_state=seed, **arguments(loss, dict(chosen)))
+        measured = lfm_np.evaluate(factors, train, test, metrics, **options)
+        for metric in metrics:
+            results[metric].append(measured[metric])
+    table = ", ".join(f"{metric} {spread(values)}" for metric, values in results.items())
+    print(f"{key}: {table}; {(time.perf_counter() - started) / seeds:.1f} s a run, {chosen}", flush=True)
+
+
+def ratings(seeds: int) -> None:
+    loss, chosen = CHOSEN["ratings"]
+    records, tests = ml100k_ratings.folds()
+    errors = []
+    for test in tests:
+        train = np.setdiff1d(np.arange(len(records.users)), test)
+        X, minus_rmse = rating_split(records, train, test)
+        options = arguments(loss, dict(chosen)) | {"sampler": None, "biases": True}
+        errors += [-minus_rmse(lfm_np.sgd(X, random_state=seed, **options)) for seed in range(seeds)]
+    print(f"ratings: RMSE {np.mean(errors):.4f}, {chosen}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tasks", nargs="+", choices=("blocks", "losses", "ncf", "ratings"))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--matrix", default="ml-1m", help="for blocks: see benchmarks.datasets")
+    parser.add_argument("--epochs", type=int, nargs="+", default=[2, 4, 8, 12], help="for blocks")
+    options = parser.parse_args()
+    for task in options.tasks:
+        if task == "blocks":
+            blocks(options.seeds, options.matrix, options.epochs)
+        else:
+            {"losses": losses, "ncf": ncf, "ratings": ratings}[task](options.seeds)
+
+
+if __name__ == "__main__":
+    main()
