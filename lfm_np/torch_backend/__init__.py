@@ -5,5 +5,6 @@
 """
 
 from lfm_np.torch_backend.als import als
+from lfm_np.torch_backend.sgd import sgd
 
-__all__ = ["als"]
+__all__ = ["als", "sgd"]

@@ -1,0 +1,282 @@
+"""sgd() on a torch device: the losses, samplers, arguments and start of `lfm_np.sgd`, in minibatches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from lfm_np import losses as builtin
+from lfm_np import sampling, validation
+from lfm_np.canonical import canonical
+from lfm_np.errors import SolverError
+from lfm_np.factors import Factors, Status
+from lfm_np.kernels.jit import Interrupted, Pool
+from lfm_np.sgd_epoch import BLOCKS, NEGATIVES, Trainer, key
+from lfm_np.sgd_plan import Plan, make_plan
+from lfm_np.sweeps import Callback, run_sweeps, sigint_noted
+from lfm_np.torch_backend import losses, steps
+from lfm_np.torch_backend.device import Device, check_device, torch, torch_threads
+from lfm_np.torch_backend.draws import Sampler, bits
+
+ORDER = BLOCKS  # the stream that the Numba side spends on its blocks of items gives the order of the stored cells
+MOST_STEPS = 64  # expected moves of the most popular item in one batch, by default
+SMALLEST_BATCH, LARGEST_BATCH = 256, 16_384
+
+
+def sgd(
+    X: Any,
+    loss: Any = builtin.BPR(),  # noqa: B008 (immutable)
+    *,
+    sampler: Any = sampling.Uniform(),  # noqa: B008 (immutable)
+    negatives: int = 1,
+    factors: int = 64,
+    learning_rate: float = 0.05,
+    schedule: str = "constant",
+    regularization: float | Mapping[str, float] = 0.01,
+    biases: bool | str = False,
+    epochs: int = 20,
+    tolerance: float = 0.0,
+    init: Any = None,
+    dtype: Any = np.float32,
+    num_threads: int | None = None,
+    random_state: Any = None,
+    callback: Callback | None = None,
+    progress: bool = False,
+    checkpoint: None = None,
+    device: str | torch.device = "cpu",
+    memory_budget: int | None = None,
+    batch_size: int | None = None,
+) -> Factors:
+    """Factor X by minibatch stochastic gradient descent on a torch device.
+
+    What is minimised, every argument but the last three, the starting factors and the result are those of
+    `lfm_np.sgd`; see there. The steps are taken in batches: all records of a batch move their rows by the slopes before
+    the batch, and the moves of one row add up.
+
+    Parameters
+    ----------
+    loss
+        A built-in loss, or your own with a method ``torch_value`` (`lfm_np.torch_backend.losses`).
+    device : {"cpu", "cuda", "cuda:1", …, "mps", "auto"} or torch.device
+        "auto" takes CUDA, else MPS (float32 only), else the CPU.
+    memory_budget : int, optional
+        Bytes that a batch may take on the device; a batch that would take more is made smaller.
+    batch_size : int, optional
+        Records a batch. By default as many as move the most popular item 64 times, between 256 and 16,384. Larger
+        batches are faster and less stable.
+
+    Returns
+    -------
+    Factors
+        As from `lfm_np.sgd`; ``params`` holds ``batch_size`` and ``device`` instead of ``blocks``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A bad argument; the message names it.
+    SolverError
+        The factors diverged; ``.factors`` holds those of the epoch before.
+
+    Notes
+    -----
+    The order of the cells and all negatives are functions of ``random_state`` alone, the same on every device; the
+    first negative of a stored cell is the one that `lfm_np.sgd` draws. Further negatives and candidates come from all
+    items. An epoch waits for the device once. Adding up moves in parallel makes CUDA's last digits vary between runs.
+
+    Memory on the device: 40 bytes a stored cell, the factors twice, and the budget.
+
+    Examples
+    --------
+    >>> import lfm_np
+    >>> X = lfm_np.to_csr(lfm_np.datasets.make_interactions(500, 40, 4, random_state=0), shape=(500, 40))
+    >>> factors = lfm_np.torch_backend.sgd(X, lfm_np.losses.BPR(), factors=4, epochs=5, random_state=0)
+    >>> factors.history[-1]["sampled_loss"] < factors.history[0]["sampled_loss"]
+    True
+    """
+    plan = make_plan(
+        X, loss, sampler, negatives, factors, learning_rate, schedule, regularization, biases, dtype, random_state
+    )
+    epochs = validation.check_int("epochs", epochs, 1)
+    tolerance = validation.check_float("tolerance", tolerance, 0.0)
+    threads = validation.check_num_threads(num_threads)
+    validation.check_callback(callback)
+    progress = validation.check_bool("progress", progress)
+    if checkpoint is not None:
+        raise ValueError(f"checkpoint must be None: sgd cannot be resumed yet, got {validation.shown(checkpoint)}")
+    start = validation.check_init(init, plan.X.shape, plan.rule.factors, bool(biases))
+    losses.check_loss(loss)
+    where = check_device(device, plan.dtype, memory_budget)
+    size = None if batch_size is None else validation.check_int("batch_size", batch_size, 1)
+
+    with sigint_noted() as interrupted, torch_threads(threads), torch.inference_mode():
+        with Pool(threads, interrupted) as pool:
+            trainer = Trainer(plan, start, pool)  # the same start, and what its rows leave to draw
+        state = _State(plan, loss, trainer, where, size, interrupted)
+        params = {name: value for name, value in plan.params.items() if name != "blocks"}
+        params |= {"epochs": epochs, "tolerance": tolerance, "skipped_rows": int(trainer.skipped.sum())}
+        params |= {"batch_size": state.batch_size, "device": str(where.device)}
+        del trainer
+
+        def result(history: list[dict[str, Any]], status: Status) -> Factors:
+            return state.result(history, status, params, threads)
+
+        history, status = run_sweeps(
+            state.sweep,
+            result,
+            count=epochs,
+            measure="sampled_loss",
+            tolerance=tolerance,
+            callback=callback,
+            progress=progress,
+            interrupted=interrupted,
+        )
+        return result(history, status)
+
+
+# ---- the state of a run ---------------------------------------------------------------------------------------------
+
+
+class _State:
+    """The model and the stored cells on the device. ``kept`` is the model after the last whole epoch."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        loss: Any,
+        trainer: Trainer,
+        device: Device,
+        batch_size: int | None,
+        interrupted: Callable[[], bool],
+    ) -> None:
+        self._plan, self._loss, self._device, self._interrupted = plan, loss, device, interrupted
+        X, free = plan.X, trainer.free
+        rows = np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
+        self._cells = device.tensor(np.flatnonzero(free[rows] > 0))
+        self._users, self._items, self._values = (
+            device.tensor(array) for array in (rows, X.indices.astype(np.int64), X.data)
+        )
+        self._sampler, self._log_q, self._log_free = None, None, None
+        if plan.masses is not None:
+            self._sampler = Sampler(X.indptr, X.indices, plan.masses, free, device)
+            if plan.protocol.correct_logq:
+                own = np.diff(plan.masses) if len(plan.masses) > 1 else np.ones(X.shape[1])
+                log_q = np.log(plan.rule.negatives * np.maximum(own, 1).astype(np.float64))
+                self._log_q = device.tensor(log_q, device.wide)
+                self._log_free = device.tensor(np.log(np.maximum(free, 1).astype(np.float64)), device.wide)
+        self._model = _model(plan, trainer, device)
+        self.batch_size = self._fitting(batch_size)
+        self.done, self.kept = 0, self._model.copy()
+
+    def _fitting(self, asked: int | None) -> int:
+        """The batch size that was asked for, or by default, as far as the byte budget allows."""
+        X, rule = self._plan.X, self._plan.rule
+        if asked is None:
+            top = np.bincount(X.indices, minlength=1).max() if X.nnz else 1
+            asked = int(np.clip(MOST_STEPS * X.nnz / max(top, 1), SMALLEST_BATCH, LARGEST_BATCH))
+        draws = max(rule.negatives, rule.trials) * rule.candidates
+        record = X.data.itemsize * rule.factors * (max(draws, 1) + 4 * (rule.negatives + 2)) + 200 * (draws + 1)
+        return max(1, min(asked, self._device.budget // record))
+
+    def sweep(self) -> dict[str, Any]:
+        """One epoch, kept if all of it is finite; its record. Waits for the device at its end."""
+        number, rate, nnz = self.done + 1, self._plan.rate(self.done), self._plan.X.nnz
+        total = torch.zeros((), dtype=self._device.wide, device=self._device.device)
+        for records in self._batches(number):
+            if self._interrupted():
+                raise Interrupted
+            total += steps.step(self._model, self._plan, self._loss, records, rate, self._device.wide)
+        parts = (part for part in vars(self._model).values() if isinstance(part, torch.Tensor))
+        finite = torch.stack([torch.isfinite(part).all() for part in parts]).all()
+        loss, finite = torch.stack([total, finite.to(total.dtype)]).tolist()
+        if not np.isfinite(loss) or not finite:
+            raise SolverError(
+                f"the factors diverged in epoch {number} at learning_rate {rate:g}: try learning_rate="
+                f'{self._plan.rule.rate / 4:g}, a smaller batch_size, schedule="adagrad" or more regularization'
+            )
+        self.done, self.kept = number, self._model.copy()
+        return {"sampled_loss": loss / max(nnz, 1)}
+
+    def _batches(self, number: int) -> Iterator[steps.Records]:
+        """The records of an epoch in random order."""
+        seed = self._plan.seed
+        order = self._cells[torch.argsort(bits(key(seed, number, ORDER), self._cells), stable=True)]
+        for cells in order.split(self.batch_size) if len(order) else ():
+            users, items = self._users[cells], self._items[cells]
+            if self._sampler is None:
+                yield steps.Records(users, items[:, None], self._values[cells])
+            else:
+                yield self._with_negatives(key(seed, number, NEGATIVES), cells, users, items)
+
+    def _with_negatives(
+        self, stream: np.uint64, cells: torch.Tensor, users: torch.Tensor, items: torch.Tensor
+    ) -> steps.Records:
+        """Draw negatives: the best-scored of each one's candidates; of WARP's, the first that violates."""
+        rule, nnz = self._plan.rule, self._plan.X.nnz
+        count, of_each = max(rule.negatives, rule.trials), rule.candidates
+        positions = cells[:, None] + nnz * torch.arange(count * of_each, device=cells.device)
+        assert self._sampler is not None
+        drawn = self._sampler.draw(stream, positions, users[:, None].expand_as(positions))
+        drawn = drawn.view(len(cells), count, of_each)
+        if of_each > 1:
+            best = steps.score(self._model, self._plan, users, drawn).argmax(2, keepdim=True)
+            drawn = drawn.gather(2, best)
+        negatives, values = drawn[:, :, 0], self._values[cells]
+        if rule.trials:
+            return self._first_violating(users, items, negatives, values)
+        log_q = None
+        if self._log_q is not None and self._log_free is not None:
+            log_q = self._log_q[negatives] - self._log_free[users][:, None]
+        return steps.Records(users, torch.cat([items[:, None], negatives], 1), values, log_q=log_q)
+
+    def _first_violating(
+        self, users: torch.Tensor, items: torch.Tensor, tried: torch.Tensor, values: torch.Tensor
+    ) -> steps.Records:
+        scores = steps.score(self._model, self._plan, users, torch.cat([items[:, None], tried], 1)).to(
+            self._device.wide
+        )
+        unweighted = self._plan.protocol._replace(weighted=False)
+        pairs = torch.stack([scores[:, :1].expand_as(scores[:, 1:]), scores[:, 1:]], 2).view(-1, 2)
+        found, _ = losses.evaluate(self._loss, unweighted, pairs, torch.ones_like(pairs[:, 0]))
+        violates = (found > 0).view(tried.shape)
+        first = violates.to(torch.int8).argmax(1, keepdim=True)
+        rank = ((len(self._model.items) - 1) // (first[:, 0] + 1)).clamp_min(1)
+        weight = torch.where(violates.any(1), rank.to(scores.dtype).log1p(), 0)
+        ids = torch.cat([items[:, None], tried.gather(1, first)], 1)
+        return steps.Records(users, ids, values, rank_weight=weight)
+
+    def result(self, history: list[dict[str, Any]], status: Status, params: dict[str, Any], threads: int) -> Factors:
+        kept, biases = self.kept, self._plan.biases
+        U, V = kept.users, kept.items
+        if self._plan.rule.cosine:
+            U, V = (W * steps._inverse_norm(W.to(self._device.wide))[:, None].to(W.dtype) for W in (U, V))
+        host = lambda bias: None if bias is None else bias.cpu().numpy().copy()  # noqa: E731
+        return Factors(
+            *canonical(U.cpu().numpy(), V.cpu().numpy(), threads),
+            user_bias=host(kept.user_bias),
+            item_bias=host(kept.item_bias),
+            global_bias=self._plan.rule.mean if biases is True else None,
+            history=history,
+            status=status,
+            params=params,
+        )
+
+
+def _model(plan: Plan, trainer: Trainer, device: Device) -> steps.Model:
+    """The start that `lfm_np.sgd` has, on the device."""
+    k, source = plan.rule.factors, trainer.model
+    parts = {"users": source.users[:, :k], "items": source.items[:, :k]}
+    if plan.biases:
+        parts["item_bias"] = source.item_bias
+    if plan.biases is True:
+        parts["user_bias"] = source.user_bias
+    tensors = {name: device.tensor(array) for name, array in parts.items()}
+    squares = {name: torch.ones_like(W if W.ndim == 1 else W[:, 0]) for name, W in tensors.items()}
+    return steps.Model(
+        tensors["users"],
+        tensors["items"],
+        tensors.get("user_bias"),
+        tensors.get("item_bias"),
+        squares if plan.schedule == "adagrad" else {},
+    )
