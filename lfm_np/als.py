@@ -260,7 +260,7 @@ class _State:
                 spare[:] = Y
             Y = spare
             Y[:, k] = 1
-        fixed = prepare_fixed(side, Y, spare, problem.weights, k + problem.biases, self._pool)
+        fixed = prepare_fixed(side.rotate, Y, spare, problem.weights, k + problem.biases, self._pool)
         sums = solve_rows(side, fixed, problem.weights, frozen(shift), X, self._pool)
         if bias is not None:
             Y[:, k] = bias

@@ -159,6 +159,7 @@ class Fixed(NamedTuple):
     G: np.ndarray  # (ld, ld): α₀YᵀY, identity on the padding
     energy: np.ndarray  # (ld,): its diagonal where it is diagonal
     floor: float  # a row with λ_u below this is solved in float64
+    basis: np.ndarray | None = None  # (ld, ld) orthogonal: Y is the given matrix times it
 
 
 def gram_matrix(Y: np.ndarray, pool: Pool) -> np.ndarray:
@@ -192,14 +193,14 @@ def rotated(Y: np.ndarray, Q: np.ndarray, out: np.ndarray, pool: Pool) -> np.nda
     return out
 
 
-def prepare_fixed(side: Side, Y: np.ndarray, out: np.ndarray, weights: Weights, factors: int, pool: Pool) -> Fixed:
-    """α₀YᵀY of the fixed side, and with ``side.rotate`` Y itself in the basis that makes it diagonal (into ``out``)."""
+def prepare_fixed(rotate: bool, Y: np.ndarray, out: np.ndarray, weights: Weights, factors: int, pool: Pool) -> Fixed:
+    """α₀YᵀY of the fixed side, and with ``rotate`` Y itself in the basis that makes it diagonal (into ``out``)."""
     ld = Y.shape[1]
     G = np.zeros((ld, ld))
-    floor = -np.inf
+    floor, Q = -np.inf, None
     if weights.a0:
         G[:factors, :factors] = weights.a0 * gram_matrix(Y, pool)[:factors, :factors]
-    if side.rotate:
+    if rotate:
         values, basis = np.linalg.eigh(G[:factors, :factors])
         values = np.maximum(values, 0)
         Q = np.eye(ld)
@@ -209,7 +210,7 @@ def prepare_fixed(side: Side, Y: np.ndarray, out: np.ndarray, weights: Weights, 
         floor = factors * np.finfo(Y.dtype).eps * values[-1] - values[0] if Y.dtype == np.float32 else -np.inf
     G[range(factors, ld), range(factors, ld)] = 1
     G = G.astype(Y.dtype)
-    return Fixed(frozen(Y), frozen(G), frozen(G.diagonal().copy()), floor)
+    return Fixed(frozen(Y), frozen(G), frozen(G.diagonal().copy()), floor, Q)
 
 
 def solve_rows(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,10 @@ class Problem:
     def columns(self) -> int:
         """Columns of the factor matrices: the factors, the bias if any, and padding."""
         return -(-(self.factors + self.biases) // WIDTH) * WIDTH
+
+    def transposed(self) -> Problem:
+        """The same problem with the roles of rows and columns exchanged."""
+        return replace(self, X=self.X.T.tocsr())
 
     def row_regularization(self, lengths: np.ndarray, others: int) -> np.ndarray:
         """λ_u = λ (n_u + α₀ n)^ν of rows of ``lengths`` cells, ``others`` being the length of the other side."""

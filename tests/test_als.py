@@ -222,7 +222,7 @@ def _first_half(X, V):
     side = half_sweep.plan_side((X.indptr, X.indices, X.data), np.full(X.shape[0], 0.1), weights, 16, len(V))
     out = np.empty((X.shape[0], 16))
     with half_sweep.Pool(1) as pool:
-        fixed = half_sweep.prepare_fixed(side, Y, np.empty_like(Y), weights, V.shape[1], pool)
+        fixed = half_sweep.prepare_fixed(side.rotate, Y, np.empty_like(Y), weights, V.shape[1], pool)
         half_sweep.solve_rows(side, fixed, weights, half_sweep.frozen(np.empty(0)), out, pool)
     assert (out[:, V.shape[1] :] == 0).all()
     return out[:, : V.shape[1]]

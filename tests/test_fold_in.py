@@ -1,0 +1,157 @@
+"""New rows for a fitted model, against dense normal equations and one more half-step of the fit."""
+
+import numpy as np
+import oracles_als as oracle
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import als_settings, csr_matrices
+
+import lfm_np
+
+CASES = [("hu-koren", 0.3), ("ials", 1.0), ("confidence", 1.0), ("ratings", 0.0)]
+
+
+def matrix(m=50, n=30, seed=0):
+    rng = np.random.default_rng(seed)
+    X = sp.random_array((m, n), density=0.2, rng=rng, format="csr")
+    X.data = rng.choice([0.5, 1.0, 3.0], X.nnz)
+    return X
+
+
+def fit(X, weighting="hu-koren", a0=0.3, **kwargs):
+    defaults = {"factors": 6, "regularization": 0.1, "iterations": 4, "dtype": np.float64, "random_state": 0}
+    return lfm_np.als(X, weighting=weighting, unobserved_weight=a0, **{**defaults, **kwargs})
+
+
+@pytest.mark.parametrize(("weighting", "a0"), CASES)
+@pytest.mark.parametrize("exponent", [0.0, 1.0])
+def test_users_and_items_equal_dense_normal_equations(weighting, a0, exponent):
+    X, new = matrix(), matrix(20, 30, seed=1)
+    factors = fit(X, weighting, a0, regularization_exponent=exponent)
+    C, P, stored = oracle.dense_problem(new, weighting, 1.0, a0)
+    lam = oracle.penalties(stored, 0.1, exponent, a0)[0]
+    expected = oracle.solve_side(C, P, stored, lam, factors.item_factors)
+    np.testing.assert_allclose(factors.fold_in_users(new).user_factors, expected, rtol=0, atol=1e-10)
+
+    columns = matrix(50, 7, seed=2)
+    C, P, stored = oracle.dense_problem(columns, weighting, 1.0, a0)
+    lam = oracle.penalties(stored, 0.1, exponent, a0)[1]
+    expected = oracle.solve_side(C.T, P.T, stored.T, lam, factors.user_factors)
+    folded = factors.fold_in_items(columns)
+    np.testing.assert_allclose(folded.item_factors, expected, rtol=0, atol=1e-10)
+    np.testing.assert_array_equal(folded.user_factors, factors.user_factors)
+
+
+@settings(max_examples=40)
+@given(csr_matrices(rows=15, columns=15), als_settings(smallest=1e-2, largest=1e2))
+def test_a_training_row_is_one_more_half_step(X, kwargs):
+    factors = lfm_np.als(X, iterations=2, dtype=np.float64, random_state=0, num_threads=1, **kwargs)
+    C, P, stored = oracle.dense_problem(X, kwargs["weighting"], kwargs["alpha"], kwargs["unobserved_weight"])
+    lam = oracle.penalties(
+        stored, kwargs["regularization"], kwargs["regularization_exponent"], kwargs["unobserved_weight"]
+    )[0]
+    expected = oracle.solve_side(C, P, stored, lam, factors.item_factors) if X.shape[0] else np.zeros((0, 1))
+    found = factors.fold_in_users(X).user_factors
+    assert abs(found - expected).max(initial=0) <= 1e-8 * max(1.0, abs(expected).max(initial=0))
+
+
+def test_biases_are_folded_in_too():
+    X, new = matrix(), matrix(9, 30, seed=3)
+    factors = fit(X, "ratings", 0.0, biases=True)
+    folded = factors.fold_in_users(new)
+    Y = np.column_stack((factors.item_factors, np.ones(30)))
+    for u in range(9):
+        items, x = new.indices[new.indptr[u] : new.indptr[u + 1]], new.data[new.indptr[u] : new.indptr[u + 1]]
+        A = Y[items].T @ Y[items] + 0.1 * np.eye(7)
+        expected = np.linalg.solve(A, Y[items].T @ (x - factors.global_bias - factors.item_bias[items]))
+        np.testing.assert_allclose([*folded.user_factors[u], folded.user_bias[u]], expected, rtol=0, atol=1e-10)
+
+
+def test_float32_is_near_float64():
+    X = matrix()
+    factors = fit(X)
+    single = lfm_np.Factors(
+        factors.user_factors.astype(np.float32), factors.item_factors.astype(np.float32), params=factors.params
+    )
+    found, exact = single.fold_in_users(X).user_factors, factors.fold_in_users(X).user_factors
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, exact, rtol=0, atol=1e-4 * abs(exact).max())
+
+
+def test_factors_of_sgd_need_parameters():
+    X = matrix()
+    factors = lfm_np.Factors(np.ones((50, 3)), np.eye(30, 3))
+    with pytest.raises(ValueError, match="do not come from als, so fold-in needs regularization and alpha and"):
+        factors.fold_in_users(X)
+    parameters = {"regularization": 0.1, "alpha": 1.0, "regularization_exponent": 0.0, "weighting": "ials"}
+    assert factors.fold_in_users(X, **parameters).user_factors.shape == (50, 3)
+
+
+def test_update_adds_and_refreshes_rows():
+    X = matrix()
+    factors = fit(X)
+    rows = matrix(3, 30, seed=5)
+    updated = factors.update(rows, users=[51, 4, 50])
+    folded = factors.fold_in_users(rows).user_factors
+    np.testing.assert_array_equal(updated.user_factors[[51, 4, 50]], folded)
+    kept = np.delete(np.arange(50), 4)
+    np.testing.assert_array_equal(updated.user_factors[kept], factors.user_factors[kept])
+    np.testing.assert_array_equal(updated.item_factors, factors.item_factors)
+    columns = matrix(50, 1, seed=6)
+    more = fit(X, "ratings", 0.0, biases=True).update(columns, items=[30])
+    assert more.item_bias.shape == (31,)
+    assert more.recommend(0, N=31).ids.max() == 30
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "message"),
+    [
+        ({}, TypeError, "either users or items"),
+        ({"users": [0], "items": [0]}, TypeError, "either users or items"),
+        ({"users": [0, 0, 1]}, ValueError, "users must be distinct"),
+        ({"users": [0, 1, 52]}, ValueError, "must go on from 50 without a gap"),
+        ({"users": [0, 1]}, ValueError, "X must have one row for each of users, 2"),
+        ({"users": [-1, 0, 1]}, ValueError, "users must be from 0"),
+    ],
+)
+def test_update_refuses(kwargs, error, message):
+    with pytest.raises(error, match=message):
+        fit(matrix()).update(matrix(3, 30), **kwargs)
+
+
+@pytest.mark.parametrize(("weighting", "a0", "biases"), [(*case, False) for case in CASES] + [("ratings", 0.0, True)])
+def test_contributions_sum_to_the_score_of_the_folded_in_user(weighting, a0, biases):
+    X = matrix()
+    factors = fit(X, weighting, a0, biases=biases)
+    folded = factors.fold_in_users(X)
+    for user, item in ((0, 3), (17, 0), (49, 29)):
+        explanation = factors.explain(user, item, X)
+        own = X.indices[X.indptr[user] : X.indptr[user + 1]]
+        np.testing.assert_array_equal(np.sort(explanation.items), own)
+        assert (np.diff(explanation.contributions) <= 0).all()
+        total = explanation.baseline + explanation.contributions.sum()
+        assert explanation.score == pytest.approx(total, abs=1e-12)
+        assert explanation.score == pytest.approx(float(folded.scores(user, item)), abs=1e-9)
+
+
+def test_a_contribution_is_what_the_score_loses_with_the_target():
+    """With the weights as they are, setting one target to zero takes its contribution away."""
+    X = matrix()
+    factors = fit(X, "ratings", 0.0)
+    explanation = factors.explain(5, 2, X)
+    for item, contribution in zip(explanation.items, explanation.contributions):
+        other = X.copy()
+        other.data[other.indptr[5] + int(np.flatnonzero(X[[5]].indices == item)[0])] = 0.0
+        assert factors.explain(5, 2, other).score == pytest.approx(explanation.score - contribution, abs=1e-9)
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 6))
+def test_batches_equal_single_rows(r):
+    X = matrix()
+    factors = fit(X)
+    together = factors.fold_in_users(X[:r]).user_factors
+    alone = np.vstack([factors.fold_in_users(X[[u]]).user_factors for u in range(r)])
+    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-12)
