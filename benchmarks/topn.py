@@ -3,7 +3,7 @@
     python -m benchmarks.topn TRAIN.npz [TRAIN.npz …] [--factors 64 128] [--users 20000] [--repeats 5] [--threads 2]
 
 TRAIN.npz: a matrix saved by ``scipy.sparse.save_npz``; ``ml-1m`` stands for MovieLens-1M. Every contender gets the
-same factors: of ``lfm_np.als`` with the stated parameters, and of the same shape but flat (random, every item of norm 1,
+same factors: of ``lfm_np.als`` with the stated parameters, and of the same shape but flat (random, items of norm 1,
 where no bound can prune). ``plain`` is our own kernel without its bounds. Contenders that are not installed are left
 out. The share of users whose ids equal ours is printed: contenders round differently, so a few may not.
 """

@@ -10,6 +10,8 @@ from strategies_ranking import factor_models
 
 from lfm_np import Factors, Interactions, ranking
 from lfm_np.item_index import build_index, worthwhile_directions
+from lfm_np.kernels import topk
+from lfm_np.kernels.scores import PANEL
 
 
 def brute_force(factors, users, N, forbidden):
@@ -70,7 +72,7 @@ def test_scores_are_pairwise_and_a_scalar_goes_with_all():
 @st.composite
 def problems(draw):
     """A model and everything that can be asked of it."""
-    U, V, biases = draw(factor_models())
+    U, V, biases = draw(factor_models(items=200))
     factors, (m, n) = Factors(U, V, **biases), (len(U), len(V))
     item = st.integers(0, n - 1)
     users = draw(st.lists(st.integers(0, m - 1), max_size=6))
@@ -78,7 +80,7 @@ def problems(draw):
     seen = draw(st.sampled_from([None, seen, seen.tocsr(), seen.tocsc(), sp.lil_matrix(seen)]))
     items = draw(st.none() | st.lists(item, max_size=n))
     exclude = draw(st.none() | st.lists(item, max_size=5))
-    return factors, users, draw(st.integers(1, n + 3)), seen, items, exclude
+    return factors, users, draw(st.integers(1, 4) | st.integers(1, n + 3)), seen, items, exclude
 
 
 def forbidden_sets(factors, users, seen, items, exclude):
@@ -110,6 +112,29 @@ def test_sketches_change_nothing(problem, directions):
     result = ranking.best(factors._model, index, users, N, nothing, np.empty(0, np.int64), 1)
     if len(users):
         assert_same(result, brute_force(factors, users, N, [set()] * len(users)))
+
+
+@settings(max_examples=150)
+@given(model=factor_models(items=200), directions=st.integers(0, 20))
+def test_bounds_are_bounds(model, directions):
+    """No score as computed is above its sketch product or above the bound of its cell; the margin is for rounding."""
+    U, V, biases = model
+    biases.pop("user_bias", None), biases.pop("global_bias", None)  # added to both sides
+    factors, (m, n) = Factors(U, V, **biases), (len(U), len(V))
+    index = build_index(factors._model, np.arange(n), min(directions, U.shape[1]))
+    norms = np.empty(m)
+    topk.row_norms(factors.user_factors, np.arange(m), index.slack, norms)
+    scores = np.array([factors.scores(u, index.order) for u in range(m)]).astype(np.float64)
+    for cell, (norm, bias, both) in enumerate(index.bounds):
+        rest = scores[:, cell * topk.CELL * PANEL :].max(axis=1)
+        assert np.all(rest <= norms * norm + bias)
+        assert np.all(rest <= both + np.maximum(norms - index.pivot, 0) * norm)
+    if index.sketches.size:
+        ours = np.ones((m, index.sketches.shape[1]), U.dtype)
+        topk.sketch(factors.user_factors, np.arange(m), index.directions, index.slack, ours)
+        theirs = index.sketches.swapaxes(1, 2).reshape(-1, ours.shape[1])[:n].astype(np.float64)
+        rounding = len(ours[0]) * np.finfo(U.dtype).eps / 2 * (np.abs(ours.astype(np.float64)) @ np.abs(theirs).T)
+        assert np.all(scores <= ours.astype(np.float64) @ theirs.T - rounding)
 
 
 def large_model(kind, dtype=np.float32, m=700, n=5000, k=40):
