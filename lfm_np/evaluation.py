@@ -42,20 +42,20 @@ def evaluate(
 ) -> dict[str, float]:
     """Means of ranking metrics over the users that have test items.
 
-    A user's *candidates* are all items but those of the own training row; T, the *relevant* ones, are those of the test
-    row that are candidates. Candidates are ranked by falling score, the lower id first where scores are equal; r_1 <
-    r_2 < … are the ranks of T, from 1, and h(k) of them are ≤ k. Then, for one user,
+    A user's *candidates* are all items but those of the own training row; the *relevant* ones, t of them, are those of
+    the test row that are candidates. Candidates are ranked by falling score, the lower id first where scores are equal;
+    r_1 < r_2 < … < r_t are the ranks of the relevant ones, from 1, and h of them are ≤ k. Then, for one user,
 
-    ==================  ========================================================================================
-    ``recall@k``        h(k) / \\|T\\|
-    ``capped_recall@k`` h(k) / min(k, \\|T\\|)
-    ``precision@k``     h(k) / k
-    ``hit_rate@k``      1 if h(k) > 0, else 0
-    ``ndcg@k``          Σ_{j ≤ h(k)} 1/log₂(r_j + 1)  /  Σ_{j ≤ min(k, \\|T\\|)} 1/log₂(j + 1)
-    ``map@k``           Σ_{j ≤ h(k)} j/r_j  /  min(k, \\|T\\|)
-    ``mrr@k``           1/r_1 if r_1 ≤ k, else 0
-    ``auc``             share of pairs (relevant, other candidate) in the right order; a tie counts half
-    ==================  ========================================================================================
+    ===================  ===========================================================================================
+    ``recall@k``         h / t
+    ``capped_recall@k``  h / min(k, t)
+    ``precision@k``      h / k
+    ``hit_rate@k``       1 if h > 0, else 0
+    ``ndcg@k``           Σ_{j ≤ h} 1/log₂(r_j + 1)  /  Σ_{j ≤ min(k, t)} 1/log₂(j + 1)
+    ``map@k``            Σ_{j ≤ h} j/r_j  /  min(k, t)
+    ``mrr@k``            1/r_1 if r_1 ≤ k, else 0
+    ``auc``              share of pairs (relevant, other candidate) in the right order; a tie counts half
+    ===================  ===========================================================================================
 
     ``ndcg``, ``map`` and ``mrr`` without ``@k`` take the whole ranking.
 
@@ -94,7 +94,7 @@ def evaluate(
     Notes
     -----
     Definitions vary: ``recall`` is capped in some papers (``capped_recall`` here), and average precision is often
-    divided by \\|T\\| also where \\|T\\| > k (trec_eval, ranx). Metrics ``@k`` cost as much as ``recommend`` of the
+    divided by t also where t > k (trec_eval, ranx). Metrics ``@k`` cost as much as ``recommend`` of the
     largest k; the others score all items, O(k n) a user, and count, O(n) a test item. Memory is bounded by a block of
     users.
 
