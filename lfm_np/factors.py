@@ -428,8 +428,9 @@ class Factors:
 
     @property
     def _zero_is_a_value(self) -> bool:
+        """Whether the model was fitted to ratings, where a stored zero is a rating."""
         params = self.params or {}
-        return params.get("weighting") == "ratings" or str(params.get("loss", "")).startswith("Squared")
+        return params.get("weighting") == "ratings" or str(params.get("loss", "")).startswith("Squared(")
 
     # ---- files ------------------------------------------------------------------------------------------------------
 

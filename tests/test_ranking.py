@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies_ranking import factor_models
 
-from lfm_np import Factors, Interactions, ranking
+from lfm_np import Factors, Interactions, ranking, sgd
 from lfm_np.item_index import build_index, worthwhile_directions
 from lfm_np.kernels import topk
 from lfm_np.kernels.scores import PANEL
+from lfm_np.losses import Squared
 
 
 def brute_force(factors, users, N, forbidden):
@@ -239,7 +240,8 @@ def test_a_stored_zero_counts_as_absent_unless_the_model_is_of_ratings():
     zero = sp.csr_array((np.array([0.0, 1.0]), np.array([0, 1]), np.array([0, 2])), shape=(1, 3))
     U, V = np.ones((1, 1)), np.array([[3.0], [2.0], [1.0]])
     assert Factors(U, V).recommend(0, N=2, seen=zero).ids.tolist() == [0, 2]
-    assert Factors(U, V, params={"weighting": "ratings"}).recommend(0, N=2, seen=zero).ids.tolist() == [2, -1]
+    for params in ({"weighting": "ratings"}, sgd(sp.csr_array(np.eye(2)), Squared(), sampler=None, epochs=1).params):
+        assert Factors(U, V, params=params).recommend(0, N=2, seen=zero).ids.tolist() == [2, -1]
 
 
 @pytest.mark.small
