@@ -22,8 +22,9 @@ import lfm_np
 from lfm_np import sgd_epoch
 from lfm_np.kernels import sgd_cells
 
-SECONDS, MOST_EPOCHS = 5.0, 20
+MOST_EPOCHS = 20
 Run = Callable[[int], None]
+Clock = Callable[[], float]
 
 
 def ours(X: sp.csr_array, k: int, threads: int, loss: str) -> Run:
@@ -89,34 +90,43 @@ def lightfm(X: sp.csr_array, k: int, threads: int, loss: str) -> Run | None:
 LIBRARIES = {"lfm_np": ours, "implicit": implicit, "cornac": cornac, "lightfm": lightfm}
 
 
-def seconds_an_epoch(run: Run, epochs: int) -> float:
+def seconds_an_epoch(run: Run, epochs: int, clock: Clock) -> float:
     times = []
     for count in (1, 1 + epochs):
-        started = time.perf_counter()
+        started = clock()
         run(count)
-        times.append(time.perf_counter() - started)
+        times.append(clock() - started)
     return (times[1] - times[0]) / epochs
 
 
-def epochs_for(run: Run) -> int:
+def epochs_for(run: Run, seconds: float, clock: Clock) -> int:
     """As many epochs as take some seconds, so that the set-up's noise is small beside them."""
     run(1)
-    return max(1, min(MOST_EPOCHS, int(SECONDS / max(seconds_an_epoch(run, 2), 0.05))))
+    return max(1, min(MOST_EPOCHS, int(seconds / max(seconds_an_epoch(run, 2, clock), 0.05))))
 
 
-def compare(X: sp.csr_array, k: int, threads: int, loss: str, rounds: int, only: list[str]) -> dict[str, float]:
+def compare(
+    X: sp.csr_array,
+    k: int,
+    threads: int,
+    loss: str,
+    rounds: int,
+    only: list[str],
+    seconds: float,
+    clock: Clock,
+) -> dict[str, float]:
     """Median million samples a second of every library, rounds interleaved."""
     makers = {name: make for name, make in LIBRARIES.items() if name in only}
     runs = {name: run for name, make in makers.items() if (run := make(X, k, threads, loss))}
-    epochs = {name: epochs_for(run) for name, run in runs.items()}
+    epochs = {name: epochs_for(run, seconds, clock) for name, run in runs.items()}
     speeds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
-            speeds[name].append(X.nnz / seconds_an_epoch(run, epochs[name]) / 1e6)
+            speeds[name].append(X.nnz / seconds_an_epoch(run, epochs[name], clock) / 1e6)
     return {name: float(np.median(values)) for name, values in speeds.items()}
 
 
-def profile(X: sp.csr_array, k: int) -> None:
+def profile(X: sp.csr_array, k: int, clock: Clock) -> None:
     """Where one thread's time goes, in nanoseconds a sample, at k and at a sixteenth of the memory traffic."""
     spent: dict[str, float] = {}
 
@@ -124,11 +134,11 @@ def profile(X: sp.csr_array, k: int) -> None:
         original = getattr(owner, name)
 
         def wrapper(*args: object) -> object:
-            started = time.perf_counter()
+            started = clock()
             try:
                 return original(*args)
             finally:
-                spent[name] = spent.get(name, 0.0) + time.perf_counter() - started
+                spent[name] = spent.get(name, 0.0) + clock() - started
 
         setattr(owner, name, wrapper)
         return lambda: setattr(owner, name, original)
@@ -156,20 +166,26 @@ def main() -> None:
     parser.add_argument("--loss", nargs="+", default=["bpr"])
     parser.add_argument("--only", nargs="+", default=list(LIBRARIES))
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--cpu-time", action="store_true", help="of all threads together: for a machine that is shared")
+    parser.add_argument("--seconds", type=float, default=5.0, help="to measure for each library and round")
     arguments = parser.parse_args()
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
+    unit = "second of CPU time" if arguments.cpu_time else "second"
     warnings.simplefilter("ignore")
     for path in arguments.matrices:
         X = sp.csr_array(sp.load_npz(path))
         print(f"{path}: {X.shape[0]} x {X.shape[1]}, {X.nnz} stored", flush=True)
         for loss in arguments.loss:
             for threads in arguments.threads:
-                speeds = compare(X, arguments.factors, threads, loss, arguments.rounds, arguments.only)
+                speeds = compare(
+                    X, arguments.factors, threads, loss, arguments.rounds, arguments.only, arguments.seconds, clock
+                )
                 table = ", ".join(
                     f"{name} {speed:.2f} ({speeds['lfm_np'] / speed:.1f}x)" for name, speed in speeds.items()
                 )
-                print(f"  {loss}, {threads} threads, million samples a second: {table}", flush=True)
+                print(f"  {loss}, {threads} threads, million samples a {unit}: {table}", flush=True)
         if arguments.profile:
-            profile(X, arguments.factors)
+            profile(X, arguments.factors, clock)
 
 
 if __name__ == "__main__":
