@@ -256,20 +256,21 @@ class Trainer:
 
     def keep(self) -> bool:
         """Copy the state to ``kept`` unless some of it is not finite; says whether it was copied."""
+        pieces = []
         for part in KEPT:
-            flat = getattr(self.model, part).reshape(-1)
-            blocks = -(-flat.size // COPY_BLOCK)
-            finite = np.ones(blocks, bool)
+            source, target = getattr(self.model, part).reshape(-1), getattr(self.kept, part).reshape(-1)
+            stops = range(0, source.size, COPY_BLOCK)
+            pieces += [(source[lo : lo + COPY_BLOCK], target[lo : lo + COPY_BLOCK]) for lo in stops]
+        finite = np.ones(len(pieces), bool)
 
-            def look(b: int, worker: int, flat: np.ndarray = flat, finite: np.ndarray = finite) -> None:
-                finite[b] = sgd_draws.all_finite(flat, b * COPY_BLOCK, min(flat.size, (b + 1) * COPY_BLOCK))
+        def look(b: int, worker: int) -> None:
+            finite[b] = sgd_draws.all_finite(pieces[b][0])
 
-            self._run(look, blocks)
-            if not finite.all():
-                return False
-        for part in KEPT:
-            np.copyto(getattr(self.kept, part), getattr(self.model, part))
-        return True
+        self._run(look, len(pieces))
+        if finite.all():  # copied here and not in the pool, which Ctrl-C may leave halfway
+            for source, target in pieces:
+                np.copyto(target, source)
+        return bool(finite.all())
 
 
 def _unit(W: np.ndarray) -> np.ndarray:

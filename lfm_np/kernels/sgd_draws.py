@@ -18,6 +18,7 @@ from lfm_np.kernels.jit import inlined, jit
 from lfm_np.kernels.random import S11, TO_UNIT, below, draw
 
 NO_NEGATIVE = -1
+SHORT = 8  # cells
 
 
 @inlined
@@ -110,7 +111,9 @@ def draw_rows(key, first, last, indptr, indices, masses, item_guide, item_shift,
         if free <= 0:
             negatives[lo:hi] = NO_NEGATIVE
             continue
-        shift = fill_guide(before, hi - lo, free, guide)
+        guide[0], shift = 0, np.int64(62)  # one stretch: a short row is read through
+        if hi - lo > SHORT:
+            shift = fill_guide(before, hi - lo, free, guide)
         for t in range(lo, hi):
             x = below(draw(key, t), free)
             skipped = find(before, hi - lo, guide, shift, x)
@@ -171,9 +174,9 @@ def fill_uniform(key, first, last, k, bound, mask, W):
 
 
 @jit
-def all_finite(flat, lo, hi):
-    """Whether all of flat[lo:hi] is finite: anything else times 0 is NaN."""
+def all_finite(flat):
+    """Whether all of ``flat`` is finite: anything else times 0 is NaN."""
     poison = flat.dtype.type(0)
-    for at in range(lo, hi):
+    for at in range(flat.shape[0]):
         poison += flat[at] * flat.dtype.type(0)
     return poison == 0
