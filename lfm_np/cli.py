@@ -30,6 +30,19 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--output", type=Path, default=Path(), help="folder for the model and the picture")
     demo.add_argument("--seed", type=int, default=0, help="of the split and the starting factors")
     demo.set_defaults(run=_demo)
+
+    check = commands.add_parser(
+        "crosscheck",
+        help="compare the solvers with their torch versions on a device, number by number",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    check.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto")
+    check.add_argument("--data", type=Path, help="scipy.sparse .npz file; by default planted interactions")
+    check.add_argument("--factors", type=int, default=16)
+    check.add_argument("--sweeps", type=int, default=3, help="of als")
+    check.add_argument("--json", type=Path, help="write the report here as JSON")
+    check.add_argument("--html", type=Path, help="write the report here as a page")
+    check.set_defaults(run=_crosscheck)
     return parser
 
 
@@ -38,3 +51,19 @@ def _demo(options: argparse.Namespace) -> int:
 
     demo(options.data, rows=options.rows, output=options.output, random_state=options.seed)
     return 0
+
+
+def _crosscheck(options: argparse.Namespace) -> int:
+    """Exit status 1 where a row fails."""
+    import scipy.sparse
+
+    from lfm_np.torch_backend import crosscheck
+
+    X = None if options.data is None else scipy.sparse.load_npz(options.data)
+    report = crosscheck(X, device=options.device, factors=options.factors, sweeps=options.sweeps)
+    if options.json:
+        report.to_json(options.json)
+    if options.html:
+        report.to_html(options.html)
+    print(report)
+    return 0 if report.passed else 1

@@ -5,6 +5,8 @@
 """
 
 from lfm_np.torch_backend.als import als
+from lfm_np.torch_backend.crosscheck import crosscheck
+from lfm_np.torch_backend.report import CrossCheck, Row
 from lfm_np.torch_backend.sgd import sgd
 
-__all__ = ["als", "sgd"]
+__all__ = ["CrossCheck", "Row", "als", "crosscheck", "sgd"]
