@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks import datasets, report, runner, solvers
 from benchmarks.tasks import make_task, recall_of_popular
 
-QUICK = {"als": ("small", 16, 5), "bpr": ("small", 16, 20)}
+QUICK = {"als": ("small", 16, 15), "bpr": ("small", 16, 20)}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -37,7 +37,11 @@ class Worker:
             text=True,
             env=environment,
         )
-        self.ready = self._read()
+        try:
+            self.ready = self._read()
+        except Failed:
+            self.close()
+            raise
 
     def ask(self, command: str) -> dict[str, Any]:
         assert self._process.stdin is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import scipy.sparse as sp
 
 import lfm_np
@@ -15,7 +16,9 @@ class Bpr:
     def __init__(self, train: sp.csr_array, task: Task) -> None:
         from lightfm import LightFM
 
-        self._X, self._threads = sp.coo_matrix(train), task.threads
+        coo = sp.coo_matrix(train)
+        places = coo.row.astype(np.int32), coo.col.astype(np.int32)  # it takes no others
+        self._X, self._threads = sp.coo_matrix((coo.data, places), shape=train.shape), task.threads
         self._model = LightFM(
             no_components=task.factors, loss="bpr", learning_rate=task.learning_rate, random_state=task.seed
         )

@@ -1,0 +1,77 @@
+"""The benchmarks' own code: solvers found, one run end to end, tables, and quick mode's verdict on bad records."""
+
+import json
+
+import pytest
+from optional import require
+
+from benchmarks import datasets, report, runner, solvers
+from benchmarks.__main__ import main
+from benchmarks.tasks import make_task
+
+
+@pytest.fixture(scope="module")
+def records():
+    """lfm_np on the small matrix, in a process of its own, and a solver whose package is not there."""
+    found = list(runner.compare(["lfm_np"], "small", make_task("als", factors=8, threads=1), iterations=3))
+    entry = solvers.Entry("als", lambda *_: None, "never", ("no_such_package",))
+    assert entry.missing == "not installed: no_such_package"
+    return found
+
+
+def test_a_run_end_to_end(records, tmp_path, capsys):
+    kinds = [record["kind"] for record in records]
+    assert kinds == ["machine", "ready"] + ["step", "quality"] * 3
+    objectives = [record["objective"] for record in records if record["kind"] == "quality"]
+    assert objectives == sorted(objectives, reverse=True)
+    assert all(0 < record["seconds"] <= record["wall"] for record in records if record["kind"] == "step")
+    path = tmp_path / "run.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert main(["report", str(path)]) == 0
+    table = capsys.readouterr().out
+    assert "### als, small, k = 8, 1 thread\n" in table
+    assert "| lfm_np | " in table
+    assert "numba" in table
+
+
+def test_plots(records, tmp_path):
+    require("matplotlib")
+    more = [record | {"factors": 16, "started": "later"} for record in records]
+    paths = report.plots(records + more, tmp_path)
+    assert [path.name for path in paths] == [
+        "quality-1-als-small-k8.png",
+        "quality-2-als-small-k16.png",
+        "scaling-factors.png",
+    ]
+    assert all(path.read_bytes()[:4] == b"\x89PNG" for path in paths)
+
+
+def test_the_list_says_why_one_is_absent(capsys, monkeypatch):
+    monkeypatch.delenv("LFM_NP_WORKLOADS", raising=False)
+    assert main(["list"]) == 0
+    said = capsys.readouterr().out
+    for name in ("lfm_np", "lfm_np-torch", "implicit-cg", "irspack-cholesky", "cmfrec-cg", "lightfm-bpr", "spark"):
+        assert f" {name} " in said
+    assert "ml20m              absent: set LFM_NP_WORKLOADS" in said
+    with pytest.raises(ValueError, match="no data set 'x'"):
+        datasets.load("x")
+
+
+def test_quick_mode_accepts_what_is_right_and_names_what_is_not(records):
+    assert report.failures(records, popular=0.1) == []
+    assert "most popular has 0.9" in report.failures(records, popular=0.9)[0]
+    twin = [record | {"solver": "other"} for record in records]
+    worse = [record | {"objective": record["objective"] * 1.2} if "objective" in record else record for record in twin]
+    assert report.failures(records + worse, popular=0.1)[0].startswith("other: objective")
+    drifted = [record | {"solver": "lfm_np-torch"} for record in records]
+    drifted = [r | {"objective": r["objective"] * 1.001} if "objective" in r else r for r in drifted]
+    assert "start alike but differ" in report.failures(records + drifted, popular=0.1)[0]
+    broken = {**records[1], "kind": "skipped", "solver": "third", "reason": "ValueError: no"}
+    assert report.failures([*records, broken], popular=0.1) == ["third failed: ValueError: no"]
+    assert report.failures([], popular=0.1) == ["lfm_np itself did not run"]
+
+
+def test_a_failing_solver_is_reported_not_raised():
+    found = list(runner.compare(["lfm_np"], "no such data", make_task("als"), iterations=1))
+    assert [record["kind"] for record in found] == ["machine", "skipped"]
+    assert "no data set" in found[1]["reason"]
