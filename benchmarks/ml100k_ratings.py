@@ -27,7 +27,7 @@ def folds():
     """(records, test positions of each of the five folds)."""
     records = lfm_np.datasets.movielens_records("100k")
     order = np.arange(len(records.users))
-    np.random.RandomState(0).shuffle(order)  # noqa: NPY002  (the protocol)
+    np.random.RandomState(0).shuffle(order)
     return records, order.reshape(5, -1)
 
 
