@@ -28,9 +28,20 @@ CHOSEN: dict[str, tuple[str, dict[str, Any]]] = {
         "BPR",
         {"learning_rate": 0.05, "regularization": 0.01, "sampler": "Hard(4)", "biases": "item", "epochs": 42},
     ),
+    "ncf BPR": (
+        "BPR",
+        {
+            "learning_rate": 0.05,
+            "regularization": 0.01,
+            "sampler": "Hard(4)",
+            "biases": "item",
+            "factors": 128,
+            "epochs": 30,
+        },
+    ),
     "ml1m SampledSoftmax": (
         "SampledSoftmax",
-        {"learning_rate": 0.1, "regularization": 0.01, "negatives": 8, "correct_logq": True, "epochs": 20},
+        {"learning_rate": 0.1, "regularization": 0.03, "negatives": 8, "correct_logq": True, "epochs": 20},
     ),
 }
 RATINGS = [
