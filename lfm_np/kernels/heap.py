@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from lfm_np.kernels.jit import exact_inlined as inlined
 from lfm_np.kernels.jit import exact_jit as jit
 
 
-@jit
+@inlined
 def worse(score, item, other_score, other_item):
     """Whether (score, item) ranks after the other: lower score, or the same and a higher id."""
     return score < other_score or (score == other_score and item > other_item)
@@ -30,7 +31,7 @@ def sift_down(scores, ids, t, size, at):
     ids[t, at] = item
 
 
-@jit
+@inlined
 def push(scores, ids, t, size, score, item):
     """Offer an item to heap ``t`` of ``size`` items; the new size."""
     if size < scores.shape[1]:

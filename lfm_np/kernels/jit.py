@@ -67,6 +67,11 @@ def jit_pointer(signature: Any, function: Callable[..., Any]) -> Any:
     return function if JIT_DISABLED else numba.cfunc(signature, error_model="numpy")(function)
 
 
+def exact_inlined(function: F) -> F:
+    """`inlined` without fast math."""
+    return numba.njit(nogil=True, error_model="numpy", forceinline=True)(function)
+
+
 # ---- cache ----------------------------------------------------------------------------------------------------------
 
 

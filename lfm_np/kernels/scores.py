@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lfm_np.kernels.jit import exact_jit as jit  # a score must not depend on how LLVM regroups its sum
+# a score must not depend on how LLVM regroups its sum
+from lfm_np.kernels.jit import exact_inlined as inlined
+from lfm_np.kernels.jit import exact_jit as jit
 from lfm_np.kernels.simd import LANES, add, broadcast, fma, load, load_part, store, sums8, transpose8_rows, zeros
 
 PANEL = 16  # items side by side
@@ -29,7 +31,7 @@ class Model(NamedTuple):
     item_bias: np.ndarray  # (n,)
 
 
-@jit
+@inlined
 def products8(U, V, u, v, k, out):
     """Eight inner products U[u[p] : u[p] + k] · V[v[p] : v[p] + k]."""
     a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = zeros(U, LANES)
@@ -82,7 +84,7 @@ def pair_scores(model, users, items, count, out):
             out[p] = terms[0, p - start]
 
 
-@jit
+@inlined
 def chains(A, r0, r1, r2, r3, panel, at, first, step, rows):
     """Σ A[r + f] · panel[f] over f = first, first + step, … < rows, for four rows of A and PANEL columns."""
     a0 = a1 = a2 = a3 = zeros(A, PANEL)
@@ -95,12 +97,12 @@ def chains(A, r0, r1, r2, r3, panel, at, first, step, rows):
     return a0, a1, a2, a3
 
 
-@jit
+@inlined
 def add4(x, y):
     return add(x[0], y[0]), add(x[1], y[1]), add(x[2], y[2]), add(x[3], y[3])
 
 
-@jit
+@inlined
 def score_tile(U, constant, u0, u1, u2, u3, panel, at):
     """Scores of four users and the PANEL items of the packed panel at offset ``at``."""
     k = U.shape[1]

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lfm_np.kernels.heap import push, sort_best_first
+from lfm_np.kernels.jit import exact_inlined as inlined
 from lfm_np.kernels.jit import exact_jit as jit
 from lfm_np.kernels.scores import PANEL, TILE, chains, pack, pair_scores, score_tile
 from lfm_np.kernels.simd import LANES, at_least, broadcast, lowest_bit, store
@@ -107,7 +108,7 @@ def sketch(A, ids, directions, slack, out):
 # ---- forbidden items ------------------------------------------------------------------------------------------------
 
 
-@jit
+@inlined
 def contains(sorted_ids, low, high, item):
     """Binary search in sorted_ids[low:high]."""
     end = high
@@ -139,7 +140,7 @@ def mark_forbidden(index, forbidden, bits):
         mark(bits, t, position, everybody, 0, len(everybody))
 
 
-@jit
+@inlined
 def allowed(mask, bits, t0, t1, t2, t3, panel):
     """The tile's mask without the forbidden lanes of a panel in the window."""
     if mask == 0 or panel >= bits.shape[1]:
@@ -181,7 +182,7 @@ def settle(model, index, forbidden, search, hits, count):
 # ---- cells ----------------------------------------------------------------------------------------------------------
 
 
-@jit
+@inlined
 def pass_mask(s, cut, t0, t1, t2, t3):
     """Bit 16·j + lane: s[j][lane] ≥ cut[t_j]."""
     low = at_least(s[0], broadcast(cut, t0, PANEL)) | at_least(s[1], broadcast(cut, t1, PANEL)) << 16
