@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from lfm_np.kernels import random
-from lfm_np.torch_backend.device import Device, torch
+from lfm_np.torch_backend.device import Device, picked, torch
 
 TO_UNIT = 2.0**-53
 
@@ -74,16 +74,16 @@ class Sampler:
     def draw(self, key: np.uint64, positions: torch.Tensor, users: torch.Tensor) -> torch.Tensor:
         """Items for ``users`` (…) from the given positions (…) of a stream; every user must have free mass."""
         positions, users = positions.to(self._place), users.to(self._place)
-        x = below(bits(key, positions), self._free[users])
-        low, high = self._starts[users], self._starts[users + 1]
+        x = below(bits(key, positions), picked(self._free, users))
+        low, high = picked(self._starts, users), picked(self._starts, users + 1)
         first = low
         for _ in range(self._halvings):  # how many of the row's items lie before x
             middle = (low + high) >> 1
             go_on = low < high
-            right = go_on & (self._before[middle.clamp_max(len(self._before) - 1)] <= x)
+            right = go_on & (picked(self._before, middle.clamp_max(len(self._before) - 1)) <= x)
             low, high = torch.where(right, middle + 1, low), torch.where(go_on & ~right, middle, high)
         last = (low - 1).clamp_min(0)
-        x = torch.where(low > first, x + self._ends[last] - self._before[last], x)
+        x = torch.where(low > first, x + picked(self._ends, last) - picked(self._before, last), x)
         if len(self._masses) > 1:
             x = torch.searchsorted(self._masses, x, right=True) - 1
         return x.to(self._target)

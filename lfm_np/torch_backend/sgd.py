@@ -17,7 +17,7 @@ from lfm_np.sgd_epoch import BLOCKS, NEGATIVES, Trainer, key
 from lfm_np.sgd_plan import Plan, make_plan
 from lfm_np.sweeps import Callback, run_sweeps, sigint_noted
 from lfm_np.torch_backend import losses, steps
-from lfm_np.torch_backend.device import Device, check_device, torch, torch_threads
+from lfm_np.torch_backend.device import Device, check_device, picked, torch, torch_threads
 from lfm_np.torch_backend.draws import Sampler, bits
 
 ORDER = BLOCKS  # the stream that the Numba side spends on its blocks of items gives the order of the stored cells
@@ -203,9 +203,9 @@ class _State:
         seed = self._plan.seed
         order = self._cells[torch.argsort(bits(key(seed, number, ORDER), self._cells), stable=True)]
         for cells in order.split(self.batch_size) if len(order) else ():
-            users, items = self._users[cells], self._items[cells]
+            users, items = picked(self._users, cells), picked(self._items, cells)
             if self._sampler is None:
-                yield steps.Records(users, items[:, None], self._values[cells])
+                yield steps.Records(users, items[:, None], picked(self._values, cells))
             else:
                 yield self._with_negatives(key(seed, number, NEGATIVES), cells, users, items)
 
@@ -222,12 +222,12 @@ class _State:
         if of_each > 1:
             best = steps.score(self._model, self._plan, users, drawn).argmax(2, keepdim=True)
             drawn = drawn.gather(2, best)
-        negatives, values = drawn[:, :, 0], self._values[cells]
+        negatives, values = drawn[:, :, 0], picked(self._values, cells)
         if rule.trials:
             return self._first_violating(users, items, negatives, values)
         log_q = None
         if self._log_q is not None and self._log_free is not None:
-            log_q = self._log_q[negatives] - self._log_free[users][:, None]
+            log_q = picked(self._log_q, negatives) - picked(self._log_free, users)[:, None]
         return steps.Records(users, torch.cat([items[:, None], negatives], 1), values, log_q=log_q)
 
     def _first_violating(

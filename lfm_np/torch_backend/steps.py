@@ -12,7 +12,7 @@ from typing import Any
 
 from lfm_np.sgd_plan import Plan
 from lfm_np.torch_backend import losses
-from lfm_np.torch_backend.device import torch
+from lfm_np.torch_backend.device import picked, torch
 
 
 @dataclass
@@ -44,20 +44,22 @@ class Records:
 
 def score(model: Model, plan: Plan, users: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """Scores (B, …) of items (B, …) in the dtype of the factors."""
-    flat = ids.reshape(len(ids), -1)
-    u, v = model.users[users], _rows(model.items, flat)
-    scores = (v @ u[:, :, None])[:, :, 0]
+    return _score(model, plan, users, ids, picked(model.users, users), picked(model.items, ids))
+
+
+def _score(
+    model: Model, plan: Plan, users: torch.Tensor, ids: torch.Tensor, u: torch.Tensor, v: torch.Tensor
+) -> torch.Tensor:
+    """From the rows u of users and v of items."""
+    scores = (v.flatten(1, -2) @ u[:, :, None]).view(ids.shape)
+    per_user = (-1,) + (1,) * (ids.ndim - 1)
     if plan.rule.cosine:
-        scores = scores * _inverse_norm(u)[:, None] * _inverse_norm(v)
+        scores = scores * _inverse_norm(u).view(per_user) * _inverse_norm(v)
     if model.item_bias is not None:
-        scores = scores + model.item_bias[flat]
+        scores = scores + picked(model.item_bias, ids)
     if model.user_bias is not None:
-        scores = scores + (plan.rule.mean + model.user_bias[users])[:, None]
-    return scores.reshape(ids.shape)
-
-
-def _rows(W: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.embedding(ids, W)
+        scores = scores + (plan.rule.mean + picked(model.user_bias, users)).view(per_user)
+    return scores
 
 
 def _inverse_norm(rows: torch.Tensor) -> torch.Tensor:
@@ -69,8 +71,8 @@ def _inverse_norm(rows: torch.Tensor) -> torch.Tensor:
 def step(model: Model, plan: Plan, loss: Any, records: Records, rate: float, wide: torch.dtype) -> torch.Tensor:
     """Move the rows of the records; returns the sum of the records' losses before, wide."""
     users, ids = records.users, records.ids
-    u, v = model.users[users], _rows(model.items, ids)
-    scores = score(model, plan, users, ids).to(wide)
+    u, v = picked(model.users, users), picked(model.items, ids)
+    scores = _score(model, plan, users, ids, u, v).to(wide)
     if records.log_q is not None:
         scores[:, 1:] -= records.log_q
     values, slopes = losses.evaluate(loss, plan.protocol, scores, records.values.to(wide), records.rank_weight)
@@ -84,9 +86,11 @@ def step(model: Model, plan: Plan, loss: Any, records: Records, rate: float, wid
     ]
     slopes = slopes.to(u.dtype)
     if model.item_bias is not None:
-        moves.append(("item_bias", ids.reshape(-1), (slopes + plan.rule.bias * model.item_bias[ids]).reshape(-1)))
+        moves.append(
+            ("item_bias", ids.reshape(-1), (slopes + plan.rule.bias * picked(model.item_bias, ids)).reshape(-1))
+        )
     if model.user_bias is not None:
-        moves.append(("user_bias", users, slopes.sum(1) + plan.rule.bias * model.user_bias[users]))
+        moves.append(("user_bias", users, slopes.sum(1) + plan.rule.bias * picked(model.user_bias, users)))
     for part, rows, gradient in moves:
         if moving is not None:
             gradient = gradient * _per_move(moving, gradient)
@@ -124,6 +128,6 @@ def _move(model: Model, part: str, rows: torch.Tensor, gradient: torch.Tensor, r
         squares = model.squares[part]
         own = gradient * gradient if gradient.ndim == 1 else (gradient * gradient).mean(1)
         squares.index_add_(0, rows, own)
-        scale = squares[rows].rsqrt()
+        scale = picked(squares, rows).rsqrt()
         gradient = gradient * (scale if gradient.ndim == 1 else scale[:, None])
     W.index_add_(0, rows, gradient, alpha=-rate)
