@@ -100,7 +100,7 @@ def als(
     >>> X = lfm_np.to_csr(lfm_np.datasets.make_interactions(500, 40, 4, random_state=0), shape=(500, 40))
     >>> here = lfm_np.als(X, factors=4, dtype="float64", random_state=0)
     >>> there = lfm_np.torch_backend.als(X, factors=4, dtype="float64", random_state=0, device="cpu")
-    >>> abs(here.item_factors - there.item_factors).max() < 1e-9
+    >>> bool(abs(here.item_factors - there.item_factors).max() < 1e-9)
     True
     """
     problem = check_problem(

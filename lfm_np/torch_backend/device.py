@@ -81,7 +81,7 @@ def _default_budget(device: torch.device) -> int:
 
 
 def picked(values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """values[ids] for ids of any shape; on a CPU five times as fast."""
+    """values[ids] for ids of any shape, by the faster of the two operations on a CPU."""
     return values.index_select(0, ids.reshape(-1)).view(*ids.shape, *values.shape[1:])
 
 
