@@ -58,7 +58,7 @@ def sigint_noted() -> Iterator[Callable[[], bool]]:
     """A function that tells whether Ctrl-C was pressed. A second press raises KeyboardInterrupt at once.
 
     Only in the main thread and only where Python's own handler is in place: a program with a handler of its own keeps
-    it.
+    it. What Ctrl-C ends before the first sweep, when there is nothing to return, ends with KeyboardInterrupt.
     """
     pressed = threading.Event()
 
@@ -73,6 +73,8 @@ def sigint_noted() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, note)
     try:
         yield pressed.is_set
+    except Interrupted:
+        raise KeyboardInterrupt from None
     finally:
         if ours:
             signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,5 +1,6 @@
 import itertools
 import signal
+import sys
 
 import numpy as np
 import oracles_sgd
@@ -318,6 +319,21 @@ def test_ctrl_c_gives_the_last_whole_epoch():
     fit = lfm_np.sgd(matrix(), factors=2, epochs=50, random_state=0, callback=callback)
     assert fit.status == "interrupted"
     assert len(fit.history) == 2
+
+
+@pytest.mark.small
+def test_ctrl_c_before_the_first_epoch_is_a_keyboard_interrupt(monkeypatch):
+    module = sys.modules["lfm_np.sgd"]
+    trainer = module.Trainer
+
+    def interrupted(*args):
+        signal.raise_signal(signal.SIGINT)
+        return trainer(*args)
+
+    monkeypatch.setattr(module, "Trainer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        lfm_np.sgd(matrix(), factors=2, epochs=2, random_state=0)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.small
