@@ -96,7 +96,7 @@ def plan_side(csr: tuple[np.ndarray, ...], lam: np.ndarray, weights: Weights, ld
     dual_ns, primal_ns = dual_cost(lengths, ld), primal_cost(lengths, ld)
     dual = dual_ns < primal_ns
     if data.size and weights.d0 + weights.d1 * min(0.0, float(data.min())) < 0:
-        dual &= ~_rows_with_negative(weights.d0 + weights.d1 * data, indptr)
+        dual &= ~rows_with_negative(weights.d0 + weights.d1 * data, indptr)
     diagonal_is_free = weights.a0 == 0
     saved = float((primal_ns - dual_ns)[dual].sum())
     rotate = not diagonal_is_free and saved > ROTATE_ROW * fixed_rows * ld * ld
@@ -133,7 +133,8 @@ def plan_side(csr: tuple[np.ndarray, ...], lam: np.ndarray, weights: Weights, ld
     )
 
 
-def _rows_with_negative(values: np.ndarray, indptr: np.ndarray) -> np.ndarray:
+def rows_with_negative(values: np.ndarray, indptr: np.ndarray) -> np.ndarray:
+    """Which rows hold a negative value."""
     count = np.concatenate(([0], np.cumsum(values < 0)))
     return count[indptr[1:]] > count[indptr[:-1]]
 

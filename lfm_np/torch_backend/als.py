@@ -12,6 +12,7 @@ from lfm_np.als import draw_items
 from lfm_np.canonical import canonical
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
+from lfm_np.half_sweep import rows_with_negative
 from lfm_np.kernels.jit import Interrupted
 from lfm_np.problem import Problem, check_problem
 from lfm_np.sweeps import Callback, run_sweeps, sigint_noted
@@ -166,8 +167,7 @@ class _Side:
 def _dual_rows(problem: Problem, csr: sp.csr_array, lam: np.ndarray, k: int) -> np.ndarray:
     """Rows that take the n × n system: short, with λ > 0 and every c ≥ α₀."""
     d0, d1, *_ = problem.weights
-    negative = np.concatenate([[0], np.cumsum(d0 + d1 * csr.data < 0)])
-    fine = negative[csr.indptr[1:]] == negative[csr.indptr[:-1]]
+    fine = ~rows_with_negative(d0 + d1 * csr.data, csr.indptr)
     return fine & (lam > 0) & (np.diff(csr.indptr) <= DUAL_SHARE * k)
 
 
