@@ -1,0 +1,66 @@
+"""Every check of every argument. The only package that raises for bad input.
+
+Kernels index without bounds checks, so nothing reaches one before it has passed here. A message names the argument,
+what was given and what is allowed. The caller's arrays are never changed: a matrix that needs sorting, summing or a
+new dtype is copied.
+"""
+
+from lfm_np.validation.matrices import check_matrix, share_csr
+from lfm_np.validation.models import check_bias, check_dense, check_dict, check_factors, check_init, check_records
+from lfm_np.validation.rankings import check_negatives, check_seen, read_only
+from lfm_np.validation.records import (
+    check_column,
+    check_ids,
+    check_mask,
+    check_new_ids,
+    check_pairs,
+    check_positions,
+    check_record_ids,
+    check_shape,
+    check_timestamps,
+    check_values,
+)
+from lfm_np.validation.scalars import (
+    check_bool,
+    check_callback,
+    check_choice,
+    check_dtype,
+    check_float,
+    check_int,
+    check_num_threads,
+    check_random_state,
+    shown,
+)
+
+__all__ = [
+    "check_bias",
+    "check_bool",
+    "check_callback",
+    "check_choice",
+    "check_column",
+    "check_dense",
+    "check_dict",
+    "check_dtype",
+    "check_factors",
+    "check_float",
+    "check_ids",
+    "check_init",
+    "check_int",
+    "check_mask",
+    "check_matrix",
+    "check_negatives",
+    "check_new_ids",
+    "check_num_threads",
+    "check_pairs",
+    "check_positions",
+    "check_random_state",
+    "check_record_ids",
+    "check_records",
+    "check_seen",
+    "check_shape",
+    "check_timestamps",
+    "check_values",
+    "read_only",
+    "share_csr",
+    "shown",
+]

@@ -1,0 +1,148 @@
+"""Sparse matrices: canonical CSR that shares the caller's arrays where it can."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from lfm_np.validation.scalars import shown
+
+
+def check_matrix(
+    name: str,
+    X: Any,
+    *,
+    shape: tuple[int | None, int | None] = (None, None),
+    zeros: str = "drop",
+    duplicates: str = "sum",
+    negative: bool = False,
+    unknown: bool = False,
+    dtype: Any = np.float32,
+) -> sp.csr_array:
+    """``X`` as canonical CSR: sorted, no duplicates, int32 or int64 indices, values of ``dtype``.
+
+    Shares the caller's arrays where they are canonical already and copies otherwise; never writes to them.
+
+    Parameters
+    ----------
+    X : scipy.sparse matrix or array of any format, or anything with a ``matrix`` attribute (Interactions)
+    shape : (int or None, int or None)
+        Required numbers of rows and columns; None allows any.
+    zeros : {"drop", "keep"}
+        A stored zero counts as absent, or is a value.
+    duplicates : {"sum", "refuse"}
+    negative : bool
+        Whether negative values are allowed.
+    unknown : bool
+        Whether NaN, an unknown value, is allowed.
+    dtype : dtype
+        float32 or float64.
+
+    Raises
+    ------
+    TypeError
+        Not a sparse matrix, or values that are not numbers.
+    ValueError
+        Indices out of range or inconsistent with indptr, wrong shape, non-finite or forbidden values.
+    """
+    X = getattr(X, "matrix", X)
+    if not sp.issparse(X):
+        raise TypeError(
+            f"{name} must be a scipy.sparse matrix or Interactions, got {type(X).__name__}; "
+            "a dense array is wrapped with scipy.sparse.csr_array(array)"
+        )
+    if X.ndim != 2:
+        raise ValueError(f"{name} must have two dimensions, got shape {X.shape}")
+    if X.dtype.kind not in "biuf" or X.dtype.itemsize > 8:
+        raise TypeError(f"{name} must hold real numbers, got dtype {X.dtype}")
+    for axis, want in zip(("rows", "columns"), shape):
+        have = X.shape[0] if axis == "rows" else X.shape[1]
+        if want is not None and have != want:
+            raise ValueError(f"{name} must have {want} {axis}, got {have} (shape {X.shape})")
+    csr = wrap_csr(name, X)
+    csr = _canonical(name, csr, zeros, duplicates)
+    _check_values(name, csr, negative, unknown)
+    with np.errstate(over="ignore"):
+        data = csr.data.astype(dtype, copy=False)
+    if data is not csr.data:
+        if np.dtype(dtype) == np.float32 and np.isinf(data).any():
+            raise ValueError(f"{name} has a value too large for float32: {shown(float(np.abs(csr.data).max()))}")
+        csr = share_csr(data, csr.indices, csr.indptr, csr.shape)
+    return csr
+
+
+def share_csr(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: tuple[int, int]) -> sp.csr_array:
+    """A csr_array over these very arrays (scipy's constructor may recast indptr and indices)."""
+    csr = sp.csr_array(shape, dtype=data.dtype)
+    csr.data, csr.indices, csr.indptr = data, indices, indptr
+    return csr
+
+
+def wrap_csr(name: str, X: Any) -> sp.csr_array:
+    """The structure checked in full on an object that shares X's arrays."""
+    try:
+        if X.format == "csr":
+            csr = share_csr(np.asarray(X.data), np.asarray(X.indices), np.asarray(X.indptr), X.shape)
+        else:
+            if X.format in ("csc", "bsr"):
+                X.check_format(full_check=True)
+            csr = X.tocsr()
+            csr = share_csr(csr.data, csr.indices, csr.indptr, csr.shape)
+        for part, array in (("indices", csr.indices), ("indptr", csr.indptr)):
+            if array.dtype.kind not in "iu" or array.ndim != 1:
+                raise ValueError(f"{part} must be a one-dimensional integer array")
+        if csr.data.ndim != 1:
+            raise ValueError("data must be one-dimensional")
+        if len(csr.data) < csr.indptr[-1] or len(csr.indices) < csr.indptr[-1]:
+            raise ValueError("indptr points past the end of indices and data")
+        checked = share_csr(csr.data, csr.indices, csr.indptr, csr.shape)
+        checked.check_format(full_check=True)
+    except (ValueError, IndexError, TypeError) as error:
+        raise ValueError(f"{name} is not a valid sparse matrix: {error}") from None
+    stored = int(csr.indptr[-1])
+    return share_csr(csr.data[:stored], csr.indices[:stored], csr.indptr, csr.shape)
+
+
+def _canonical(name: str, csr: sp.csr_array, zeros: str, duplicates: str) -> sp.csr_array:
+    probe = share_csr(csr.data, csr.indices, csr.indptr, csr.shape)  # scipy caches flags on the object it looks at
+    drop = zeros == "drop" and csr.nnz and not np.all(csr.data)
+    if probe.has_canonical_format and not drop:
+        return csr
+    copy = share_csr(csr.data.copy(), csr.indices.copy(), csr.indptr.copy(), csr.shape)
+    copy.sort_indices()
+    if not copy.has_canonical_format:
+        if duplicates == "refuse":
+            raise ValueError(
+                f"{name} stores a cell more than once; say how to combine them with "
+                'lfm_np.to_csr(…, duplicates="last" | "mean" | "sum" | "max")'
+            )
+        if copy.data.dtype.kind in "bui":
+            copy.data = copy.data.astype(np.float64)  # a sum must not wrap around
+        copy.sum_duplicates()
+    if zeros == "drop":
+        copy.eliminate_zeros()
+    return copy
+
+
+def _check_values(name: str, csr: sp.csr_array, negative: bool, unknown: bool) -> None:
+    if csr.nnz == 0:
+        return
+    if csr.data.dtype.kind == "f":
+        bad = np.isinf(csr.data) if unknown else ~np.isfinite(csr.data)
+        if bad.any():
+            raise ValueError(
+                f"{name} has a non-finite value in row {_row_of(csr, bad)}; drop such cells or give them a value"
+            )
+    if not negative and csr.data.dtype.kind in "fi":
+        bad = csr.data < 0
+        if bad.any():
+            raise ValueError(
+                f"{name} has a negative value in row {_row_of(csr, bad)}; values are confidences, which are ≥ 0 "
+                '(ratings of any sign: weighting="ratings" or losses.Squared)'
+            )
+
+
+def _row_of(csr: sp.csr_array, bad: np.ndarray) -> int:
+    return int(np.searchsorted(csr.indptr, int(np.argmax(bad)), side="right") - 1)

@@ -1,0 +1,77 @@
+"""What users have seen, and drawn negatives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from lfm_np.validation.matrices import wrap_csr, share_csr
+from lfm_np.validation.scalars import shown
+
+
+def check_seen(
+    name: str, X: Any, users: np.ndarray, shape: tuple[int, int], *, keep_zeros: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The stored columns of some rows of ``X``: (row of each user, indptr int64, sorted indices int32), read-only.
+
+    Values do not matter, except that a stored zero counts as absent unless ``keep_zeros``. For few users of a CSR
+    matrix only their rows are looked at, so that one recommendation does not cost a pass over the matrix.
+    """
+    X = getattr(X, "matrix", X)
+    if X is None:
+        return read_only(np.zeros(len(users), np.int64), np.zeros(2, np.int64), np.empty(0, np.int32))
+    if not sp.issparse(X) or X.ndim != 2:
+        raise TypeError(f"{name} must be a two-dimensional scipy.sparse matrix or Interactions, got {shown(X)}")
+    if X.shape != shape:
+        raise ValueError(
+            f"{name} must be the whole matrix of shape {shape} (all users × all items), got shape {X.shape}"
+        )
+    if X.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must hold real numbers, got dtype {X.dtype}")
+    rows = users
+    if X.format == "csr" and 8 * len(users) < shape[0]:
+        X, rows = _take_rows(name, X, users)
+    csr = wrap_csr(name, X)
+    drop = not keep_zeros and not np.all(csr.data)
+    if drop or not share_csr(csr.data, csr.indices, csr.indptr, csr.shape).has_sorted_indices:
+        csr = share_csr(csr.data.copy(), csr.indices.copy(), csr.indptr.copy(), csr.shape)
+        csr.sort_indices()
+        if drop:
+            csr.eliminate_zeros()
+    return read_only(rows, csr.indptr.astype(np.int64, copy=False), csr.indices.astype(np.int32, copy=False))
+
+
+def _take_rows(name: str, X: Any, rows: np.ndarray) -> tuple[sp.csr_array, np.ndarray]:
+    """The distinct ones of ``rows`` as a matrix of their own, and the place of each row in it."""
+    indptr, indices, data = np.asarray(X.indptr), np.asarray(X.indices), np.asarray(X.data)
+    taken, place = np.unique(rows, return_inverse=True)
+    if len(indptr) != X.shape[0] + 1 or indptr[0] != 0 or np.any(np.diff(indptr) < 0):
+        raise ValueError(f"{name} is not a valid sparse matrix: indptr must start at 0 and never fall")
+    if indptr[-1] > min(len(indices), len(data)):
+        raise ValueError(f"{name} is not a valid sparse matrix: indptr points past the end of indices and data")
+    lengths = (indptr[taken + 1] - indptr[taken]).astype(np.int64)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    cells = np.repeat(indptr[taken] - starts[:-1], lengths) + np.arange(starts[-1])
+    return share_csr(data[cells], indices[cells], starts, (len(taken), X.shape[1])), place.astype(np.int64)
+
+
+def read_only(*arrays: np.ndarray) -> Any:  # a tuple as long as the arguments, which mypy cannot say
+    """C-contiguous views that cannot be written: kernels are compiled for these only."""
+    views = tuple(np.ascontiguousarray(array).view() for array in arrays)
+    for view in views:
+        view.flags.writeable = False
+    return views
+
+
+def check_negatives(negatives: Any, shape: tuple[int, int]) -> np.ndarray:
+    """A row of item ids for each user, −1 for none, int64."""
+    array = np.asarray(negatives)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"negatives must be integers, got dtype {array.dtype}")
+    if array.ndim != 2 or len(array) != shape[0]:
+        raise ValueError(f"negatives must have a row for each of the {shape[0]} users, got shape {array.shape}")
+    if array.size and (array.min() < -1 or array.max() >= shape[1]):
+        raise ValueError(f"negatives must be from 0 to {shape[1] - 1}, or -1 for none")
+    return array.astype(np.int64)

@@ -1,0 +1,135 @@
+"""Ids, pairs and the columns of records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lfm_np.validation.scalars import check_int, shown
+
+
+def check_ids(name: str, ids: Any, size: int) -> np.ndarray:
+    """Row numbers as an int64 array of shape (N,) (a scalar gives one element), each in [0, size)."""
+    array = np.asarray(ids)
+    if array.size == 0 and array.dtype == np.float64:
+        array = array.astype(np.int64)  # np.asarray([]) is float64
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
+    if array.ndim > 1:
+        raise ValueError(f"{name} must be a scalar or one-dimensional, got shape {array.shape}")
+    array = np.atleast_1d(array)
+    if array.size:
+        low, high = array.min(), array.max()
+        if low < 0 or high >= size:
+            raise ValueError(f"{name} must be from 0 to {size - 1}, got {low if low < 0 else high}")
+    return np.ascontiguousarray(array, dtype=np.int64)
+
+
+def check_positions(name: str, positions: Any, size: int) -> np.ndarray:
+    """Integers in [0, size), in an array of any shape."""
+    array = np.asarray(positions)
+    return check_ids(name, array.ravel(), size).reshape(array.shape)
+
+
+def check_mask(name: str, mask: Any, size: int) -> np.ndarray:
+    """A bool array of shape (size,)."""
+    array = np.asarray(mask)
+    if array.dtype != np.bool_:
+        raise TypeError(f"{name} must be a bool array, got dtype {array.dtype}")
+    if array.shape != (size,):
+        raise ValueError(f"{name} must have shape ({size},), got {array.shape}")
+    return array
+
+
+def check_pairs(pairs: Any) -> np.ndarray:
+    """``pairs`` as an integer array of shape (N, 2) with nothing negative; an empty list has N = 0."""
+    try:
+        array = np.asarray(pairs)
+    except ValueError:
+        raise ValueError(
+            f"pairs must be an array of shape (N, 2), got rows of unequal length: {shown(pairs)}"
+        ) from None
+    if array.size == 0 and (array.ndim == 1 or array.shape[1:] == (2,)):
+        return np.zeros((0, 2), np.int64)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"pairs must be integers, got dtype {array.dtype}; Interactions takes ids of any kind")
+    if array.ndim != 2 or array.shape[1] != 2:
+        raise ValueError(f"pairs must have shape (N, 2), got {array.shape}")
+    if array.min() < 0:
+        raise ValueError(f"pairs must not be negative, got {array.min()}")
+    return array
+
+
+def check_column(name: str, values: Any, length: int | None = None) -> np.ndarray:
+    """One value a record: a one-dimensional array, of the given length."""
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise ValueError(f"{name} must be one-dimensional, got shape {array.shape}")
+    if length is not None and len(array) != length:
+        raise ValueError(f"{name} must have one entry for each of the {length} records, got {len(array)}")
+    return array
+
+
+def check_values(name: str, values: Any, length: int, *, unknown: bool = False) -> np.ndarray:
+    """Finite real numbers as float64, one a record; NaN allowed where it may mean unknown."""
+    array = check_column(name, values, length)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
+    array = array.astype(np.float64, copy=False)
+    bad = np.isinf(array) if unknown else ~np.isfinite(array)
+    bad |= np.abs(array) > np.finfo(np.float32).max
+    if bad.any():
+        record = int(np.argmax(bad))
+        allowed = "a number within the range of float32" + (" or NaN (unknown)" if unknown else "")
+        raise ValueError(f"{name} must be {allowed}, got {array[record]} in record {record}")
+    return array
+
+
+def check_timestamps(timestamps: Any, length: int) -> np.ndarray:
+    """One time a record: integers, floats (NaN: unknown) or datetime64 (NaT: unknown)."""
+    array = check_column("timestamps", timestamps, length)
+    if array.dtype.kind not in "iufM":
+        raise TypeError(f"timestamps must be integers, floats or datetime64, got dtype {array.dtype}")
+    return array
+
+
+def check_record_ids(name: str, ids: Any, length: int | None = None) -> np.ndarray:
+    """Ids of any one sortable kind (integers, strings, dates …), none missing."""
+    array = check_column(name, ids, length)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"{name} must not be missing, got {array[~np.isfinite(array)][0]}; drop those records first")
+    if array.dtype.kind == "M" and np.isnat(array).any():
+        raise ValueError(f"{name} must not be missing, got NaT; drop those records first")
+    if array.dtype.kind in "cV" or (array.dtype.kind == "O" and len({type(value) for value in array}) > 1):
+        kinds = sorted({type(value).__name__ for value in array}) if array.dtype.kind == "O" else [str(array.dtype)]
+        raise TypeError(f"{name} must be ids of one sortable kind, got {', '.join(kinds)}")
+    return array
+
+
+def check_shape(shape: Any, pairs: np.ndarray) -> tuple[int, int]:
+    """(m, n) that holds every pair; None takes the largest row and column number."""
+    need = (int(pairs[:, 0].max()) + 1, int(pairs[:, 1].max()) + 1) if len(pairs) else (0, 0)
+    if shape is None:
+        shape = need
+    if not isinstance(shape, Sequence) or len(shape) != 2:
+        raise TypeError(f"shape must be a pair (rows, columns), got {shown(shape)}")
+    limit = np.iinfo(np.int32).max
+    for axis, size, least in zip(("rows", "columns"), shape, need):
+        check_int(f"shape ({axis})", size, 0, limit)
+        if size < least:
+            raise ValueError(f"shape has {size} {axis}, but pairs go up to {least - 1}")
+    return int(shape[0]), int(shape[1])
+
+
+def check_new_ids(name: str, ids: Any, size: int) -> np.ndarray:
+    """Distinct row numbers to write: any of the ``size`` present ones, and new ones that go on from ``size``."""
+    array = check_ids(name, ids, np.iinfo(np.int64).max)
+    unique = np.unique(array)
+    if len(unique) != len(array):
+        raise ValueError(f"{name} must be distinct")
+    new = unique[unique >= size]
+    if len(new) and new[-1] != size + len(new) - 1:
+        raise ValueError(f"{name} must go on from {size} without a gap, got {shown(new.tolist())}")
+    return array

@@ -1,0 +1,102 @@
+"""Numbers, choices, dtypes, seeds and threads."""
+
+from __future__ import annotations
+
+import numbers
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+_SHOWN = 60
+
+
+def shown(value: Any) -> str:
+    """A short repr for messages."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+def check_int(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """``value`` as an int in [low, high]. Booleans and fractions are refused."""
+    allowed = f"an integer ≥ {low}" if high is None else f"an integer from {low} to {high}"
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be {allowed}, got {shown(value)} of type {type(value).__name__}")
+    number = int(value)
+    if number < low or (high is not None and number > high):
+        raise ValueError(f"{name} must be {allowed}, got {shown(value)}")
+    return number
+
+
+def check_float(
+    name: str,
+    value: Any,
+    low: float = -np.inf,
+    high: float = np.inf,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> float:
+    """``value`` as a finite float in the interval, which is closed unless said otherwise."""
+    allowed = f"a finite number in {'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be {allowed}, got {shown(value)} of type {type(value).__name__}")
+    number = float(value)
+    inside = (low < number if open_low else low <= number) and (number < high if open_high else number <= high)
+    if not np.isfinite(number) or not inside:
+        raise ValueError(f"{name} must be {allowed}, got {shown(value)}")
+    return number
+
+
+def check_bool(name: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {shown(value)} of type {type(value).__name__}")
+    return bool(value)
+
+
+def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
+    """``value`` if it is one of ``choices``. True is not 1 here."""
+    for choice in choices:
+        if type(choice) is type(value) and choice == value:
+            return choice
+    raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {shown(value)}")
+
+
+def check_dtype(name: str, value: Any) -> np.dtype:
+    """float32 or float64, given as dtype, type or string."""
+    try:
+        dtype = np.dtype(value)
+    except TypeError:
+        raise TypeError(f"{name} must be float32 or float64, got {shown(value)}") from None
+    if dtype not in (np.float32, np.float64) or not dtype.isnative:
+        raise ValueError(f"{name} must be float32 or float64 in native byte order, got {shown(value)}")
+    return dtype
+
+
+def check_num_threads(value: Any) -> int:
+    """Threads to use; None takes the cores this process may use."""
+    if value is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return check_int("num_threads", value, 1, 1024)
+
+
+def check_random_state(value: Any) -> np.random.Generator:
+    """A Generator from None, int, SeedSequence, Generator or RandomState. NumPy's global state is never used."""
+    if value is None or isinstance(value, (np.random.SeedSequence, np.random.Generator)):
+        return np.random.default_rng(value)
+    if isinstance(value, np.random.RandomState):
+        return np.random.default_rng(value.randint(0, 2**32, size=4, dtype=np.uint32))
+    if isinstance(value, numbers.Integral) and not isinstance(value, (bool, np.bool_)):
+        if value < 0:
+            raise ValueError(f"random_state must not be negative, got {value}")
+        return np.random.default_rng(int(value))
+    raise TypeError(
+        "random_state must be None, an integer, a SeedSequence, a Generator or a RandomState, "
+        f"got {shown(value)} of type {type(value).__name__}"
+    )
+
+
+def check_callback(value: Any) -> None:
+    if value is not None and not callable(value):
+        raise TypeError(f"callback must be callable as callback(record, factors), got {shown(value)}")
