@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from lfm_np.validation.matrices import wrap_csr, share_csr
+from lfm_np.validation.matrices import share_csr, wrap_csr
 from lfm_np.validation.scalars import shown
 
 
