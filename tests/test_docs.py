@@ -1,5 +1,7 @@
-"""The README and the notebook say what is true: commands and code run, links lead somewhere, outputs are there."""
+"""The README, the pages and the notebook say what is true: commands and code run, links lead somewhere."""
 
+import importlib.util
+import os
 import re
 from pathlib import Path
 
@@ -7,47 +9,91 @@ import pytest
 from optional import require
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+README = ROOT / "README.md"
+PAGES = sorted([README, *(ROOT / "docs").glob("**/*.md")])
+
+_spec = importlib.util.spec_from_file_location("run_page", ROOT / "docs" / "run_page.py")
+run_page = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(run_page)
 
 
-def blocks(text, language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+# ---- what pages must find besides running to their end ---------------------------------------------------------------
+
+
+def check_readme(found, said, folder):
+    assert "recall@10" in said
+    assert (folder / "model.safetensors").exists()
+
+
+def check_data(found, said, folder):
+    assert found["X"][0, 1] == 2
+    assert found["Z"][0, 1] == 4
+
+
+def check_add_a_loss(found, said, folder):
+    assert float(re.search(r"'recall@10': (?:np\.float64\()?([\d.]+)", said)[1]) > 0.3
+
+
+CHECKS = {"README.md": check_readme, "docs/data.md": check_data, "docs/add_a_loss.md": check_add_a_loss}
+
+
+@pytest.mark.parametrize("page", [str(page.relative_to(ROOT)) for page in PAGES])
+def test_the_blocks_of_the_page_run(page, tmp_path, monkeypatch, capfd):
+    for block in run_page.blocks(ROOT / page):
+        for name in block.needs:
+            require(name)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))))
+    found = run_page.run(ROOT / page, tmp_path)
+    CHECKS.get(page, lambda *_: None)(found, capfd.readouterr().out, tmp_path)
+
+
+def test_a_wrong_gradient_on_the_page_would_be_seen():
+    source = run_page.blocks(ROOT / "docs" / "add_a_loss.md")[0].code
+    wrong = source.replace("return -gap / ", "return -2.0 * gap / ")
+    assert wrong != source
+    with pytest.raises(ValueError, match=r"SoftHinge.gradient"):
+        exec(compile(wrong, "page", "exec"), {"__name__": "page"})
+
+
+@pytest.mark.small
+def test_no_command_hides_from_the_runner():
+    """Every block has a language that says whether it runs, and what is only shown says why."""
+    shown = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r"^ {4}(\$ |python |pip |lfm-np )", text, re.MULTILINE), f"{page}: fence commands as sh"
+        for block in run_page.blocks(page):
+            where = f"{page.name}, line {block.line}"
+            assert block.language in ("python", "sh", "text") or block.language.startswith("{"), where
+            assert not block.note.startswith("not run") or re.match(r"not run: \w.{10}", block.note), where
+            assert block.language != "text" or not re.match(r"(\$ |python |pip |lfm-np )", block.code), where
+            shown += [where] * block.note.startswith("not run")
+    assert len(shown) <= 6, shown
+
+
+@pytest.mark.small
+def test_a_block_that_fails_is_an_error(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("text\n\n```python\nx = 1\n```\n\n```sh\nfalse\necho on\n```\n")
+    with pytest.raises(RuntimeError, match=r"page.md, line 8: exit status 1"):
+        run_page.run(page, tmp_path)
+    page.write_text("<!-- not run: it would fail -->\n\n```sh\nfalse\n```\n\n```python\ny = 2\n```\n")
+    assert run_page.run(page, tmp_path)["y"] == 2
 
 
 @pytest.mark.small
 def test_the_two_set_up_commands_are_one_line_each():
-    commands = [block.strip() for block in blocks(README, "") if block.startswith("pip install")]
+    commands = [block.code.strip() for block in run_page.blocks(README) if block.installs]
     assert len(commands) == 2
     for command, last in zip(commands, ("python -m lfm_np demo", "python -m pytest")):
         assert re.fullmatch(r"pip install \S.* && " + re.escape(last), command)
         assert "\n" not in command
 
 
-def run_blocks(page, folder, monkeypatch):
-    monkeypatch.chdir(folder)
-    namespace = {}
-    for block in blocks((ROOT / page).read_text(), "python"):
-        exec(compile(block, page, "exec"), namespace)
-    return namespace
-
-
-def test_the_readmes_code_runs(tmp_path, monkeypatch, capsys):
-    run_blocks("README.md", tmp_path, monkeypatch)
-    assert "recall@10" in capsys.readouterr().out
-    assert (tmp_path / "model.safetensors").exists()
-
-
-@pytest.mark.small
-def test_the_code_of_the_data_page_runs(tmp_path, monkeypatch):
-    found = run_blocks("docs/data.md", tmp_path, monkeypatch)
-    assert found["X"][0, 1] == 2
-    assert found["Z"][0, 1] == 4
-
-
 @pytest.mark.small
 def test_links_within_the_repository_lead_somewhere():
     for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")]:
-        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
 

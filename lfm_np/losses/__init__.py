@@ -18,7 +18,7 @@ A loss is a dataclass, a NamedTuple or any class whose attributes are numbers, w
 * ``cosine``: scores are cosines of the angle between the factors;
 * ``correct_logq`` (list): a negative's score arrives as s − log(M·q), q being the probability of drawing it.
 
-`check` verifies a loss. Every built-in loss is stable for scores of any size that occurs (tests: |score| = 1000).
+`check` verifies a loss. Every built-in loss is stable for scores of any size that occurs (tests: scores of ±1000).
 """
 
 from lfm_np.losses.listwise import CosineContrastive, SampledSoftmax
