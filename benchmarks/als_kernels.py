@@ -1,7 +1,7 @@
 """The ALS kernels alone: GFLOP/s beside sgemm, and the cost model beside measured rows.
 
     python -m benchmarks.als_kernels            # both tables
-    python -m benchmarks.als_kernels --fit      # also fit the model's constants (lfm_np/half_sweep.py)
+    python -m benchmarks.als_kernels --fit      # also fit the model's constants (lfm_np/row_plan.py)
 
 One thread, float32. A useful flop counts one triangle only: n·k·(k + 1) for a Gram matrix of n rows, n³/3 for a
 Cholesky factorisation.
@@ -15,12 +15,13 @@ import time
 import numpy as np
 import scipy.optimize
 
-from lfm_np import half_sweep
-from lfm_np.half_sweep import Fixed, Weights, frozen
+from lfm_np import row_plan
+from lfm_np.half_sweep import Fixed
 from lfm_np.kernels import als_dual, als_primal, tiles
 from lfm_np.kernels.als_rows import aligned
 from lfm_np.kernels.jit import jit, single_threaded_blas
 from lfm_np.kernels.simd import LANES
+from lfm_np.row_plan import Weights, frozen
 
 F = np.float32
 
@@ -119,7 +120,7 @@ def model_table():
 
 
 def fit(table):
-    """Constants of `half_sweep.dual_cost` and `half_sweep.primal_cost` by least squares on relative errors."""
+    """Constants of `row_plan.dual_cost` and `row_plan.primal_cost` by least squares on relative errors."""
     k, n, dual, primal = np.array(table).T
     features = np.stack((np.ones_like(n), n * k, n * n, n * n * k, n**3)), np.stack((n * k, n * k * k, k * k, k**3))
     for name, terms, target in (("dual", features[0], dual), ("primal", features[1], primal)):
@@ -142,7 +143,7 @@ def main():
     table = model_table()
     print("\n| k | cells | dual ns | primal ns | dual model | primal model | chosen | regret |\n" + "| --- " * 8 + "|")
     for k, n, dual, primal in table:
-        models = [float(cost(np.array(n), k)) for cost in (half_sweep.dual_cost, half_sweep.primal_cost)]
+        models = [float(cost(np.array(n), k)) for cost in (row_plan.dual_cost, row_plan.primal_cost)]
         chosen = "dual" if models[0] < models[1] else "primal"
         regret = (dual if chosen == "dual" else primal) / min(dual, primal) - 1
         print(

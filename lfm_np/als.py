@@ -9,10 +9,11 @@ import scipy.sparse as sp
 
 from lfm_np.canonical import canonical
 from lfm_np.factors import Factors, Status
-from lfm_np.half_sweep import Side, frozen, plan_side, prepare_fixed, solve_rows
+from lfm_np.half_sweep import prepare_fixed, solve_rows
 from lfm_np.kernels.als_rows import aligned
 from lfm_np.kernels.jit import Pool
 from lfm_np.problem import Problem, check_problem, narrow
+from lfm_np.row_plan import Side, frozen, plan_side
 from lfm_np.sweeps import Callback, run_sweeps, sigint_noted
 from lfm_np.validation import (
     check_bool,

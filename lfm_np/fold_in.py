@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lfm_np.half_sweep import Fixed, frozen, plan_side, prepare_fixed, solve_rows
+from lfm_np.half_sweep import Fixed, prepare_fixed, solve_rows
 from lfm_np.kernels.als_rows import aligned
 from lfm_np.kernels.jit import Pool
 from lfm_np.problem import Problem, check_problem, narrow
+from lfm_np.row_plan import frozen, plan_side
 
 PARAMETERS = ("regularization", "alpha", "unobserved_weight", "regularization_exponent", "weighting")
 

@@ -1,156 +1,24 @@
-"""One half-sweep of exact ALS: which rows take which system, in what blocks, and running them.
+"""Running a half-sweep of ALS: every row exactly, or those that `row_plan` says by an improving step.
 
-The plan is a function of the row lengths and k, never of the number of threads, so a half-sweep gives the same bits for
-any number of threads: blocks write their own rows, and partial sums are added in block order.
+Blocks write their own rows, and partial sums are added in block order: the same bits for any number of threads.
 """
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from lfm_np import row_plan
 from lfm_np.errors import SolverError
 from lfm_np.kernels import als_dual, als_primal, dense
 from lfm_np.kernels.jit import Pool
 from lfm_np.kernels.simd import LANES
+from lfm_np.row_plan import Side, Weights, frozen, plan_side
 
-# Measured costs of the kernels in nanoseconds (`python -m benchmarks.als_kernels`, docs/als_performance.md).
-# Only their ratios matter: they decide which system a row takes and where blocks are cut.
-DUAL_ROW, DUAL_CELL, DUAL_SQUARE, DUAL_GRAM, DUAL_CUBE = 58.0, 0.32, 0.44, 0.0090, 0.0058
-PRIMAL_CELL, PRIMAL_GRAM, PRIMAL_SQUARE, PRIMAL_CUBE = 0.41, 0.0080, 0.47, 0.0027
-GRAM_ROW, ROTATE_ROW = 0.014, 0.032
-
-BLOCKS = 256  # at most about this many blocks: enough to balance 64 threads
 GRAM_BYTES = 8 << 20  # memory of the partial sums of a Gram matrix
 RETRY_BYTES = 32 << 20  # memory of a chunk of rows that are solved again in float64
 PIVOT_LOSS = 1e-5  # a pivot may lose digits until eps · loss reaches this; such rows are solved again in float64
-SMALLEST_BLOCK = 400e3  # ns; handing out a block costs about 15 µs of Python
-
-
-class Weights(NamedTuple):
-    """d = c − α₀ and t = c·p of a cell of value x: d = d0 + d1·x, t = t0 + t1·x."""
-
-    d0: float
-    d1: float
-    t0: float
-    t1: float
-    a0: float
-
-
-def dual_cost(n: np.ndarray, ld: int) -> np.ndarray:
-    """Estimated ns of a row of ``n`` cells by its n × n system."""
-    return DUAL_ROW + n * ld * DUAL_CELL + n * (DUAL_SQUARE * n + DUAL_GRAM * n * ld + DUAL_CUBE * n * n)
-
-
-def primal_cost(n: np.ndarray, ld: int) -> np.ndarray:
-    """Estimated ns of a row of ``n`` cells by its k × k system."""
-    return n * ld * (PRIMAL_CELL + PRIMAL_GRAM * ld) + ld * ld * (PRIMAL_SQUARE + PRIMAL_CUBE * ld)
-
-
-@dataclass(frozen=True)
-class Side:
-    """The rows of one side, their regularisation and the plan of their half-sweep."""
-
-    csr: tuple[np.ndarray, np.ndarray, np.ndarray]  # indptr int64, indices int32 (or int64), data; read-only
-    lam: np.ndarray  # (rows,) λ_u
-    empty: np.ndarray  # rows without cells: the zero vector
-    order: np.ndarray  # the other rows, int32: dual rows by length, then primal rows by length, then heavy rows
-    dual: list[tuple[int, int]]  # blocks lo, hi of ``order``
-    primal: list[tuple[int, int]]
-    heavy: np.ndarray  # rows cut into segments
-    first_segment: np.ndarray  # (heavy rows + 1,) where each heavy row's segments begin
-    segments: list[tuple[int, int, int]]  # row, first cell, last cell + 1
-    rotate: bool  # bring the other side to the basis in which its Gram matrix is diagonal
-
-    @property
-    def rows(self) -> int:
-        return len(self.lam)
-
-    def summary(self) -> dict[str, int | bool]:
-        """How many rows take which system, for ``Factors.params``."""
-        dual = self.dual[-1][1] if self.dual else 0
-        blocks = len(self.dual) + len(self.primal) + len(self.segments)
-        rows = {"dual": dual, "primal": self.rows - len(self.empty) - dual, "empty": len(self.empty)}
-        return rows | {"blocks": blocks, "rotated": self.rotate}
-
-
-def frozen(array: np.ndarray) -> np.ndarray:
-    """A read-only view: kernels are compiled for one kind of input array."""
-    view = np.ascontiguousarray(array).view()
-    view.flags.writeable = False
-    return view
-
-
-def plan_side(csr: tuple[np.ndarray, ...], lam: np.ndarray, weights: Weights, ld: int, fixed_rows: int) -> Side:
-    """Give every row the smaller system and cut the rows into blocks of about equal cost.
-
-    The dual system needs a diagonal G, for which a tall fixed side must be rotated: that is done when it pays. A row
-    with c < α₀ somewhere has no √D and takes the primal system.
-    """
-    indptr, indices, data = (frozen(array) for array in csr)
-    indptr = frozen(indptr.astype(np.int64, copy=False))
-    lengths = np.diff(indptr)
-    dual_ns, primal_ns = dual_cost(lengths, ld), primal_cost(lengths, ld)
-    dual = dual_ns < primal_ns
-    if data.size and weights.d0 + weights.d1 * min(0.0, float(data.min())) < 0:
-        dual &= ~rows_with_negative(weights.d0 + weights.d1 * data, indptr)
-    diagonal_is_free = weights.a0 == 0
-    saved = float((primal_ns - dual_ns)[dual].sum())
-    rotate = not diagonal_is_free and saved > ROTATE_ROW * fixed_rows * ld * ld
-    if not (rotate or diagonal_is_free):
-        dual[:] = False
-    cost = np.where(dual, dual_ns, primal_ns)
-    target = max(SMALLEST_BLOCK, cost.sum() / BLOCKS)
-    heavy = ~dual & (cost > 1.5 * target)
-    kind = np.where(lengths == 0, -1, np.where(heavy, 2, np.where(dual, 0, 1))).astype(np.int8)
-    # The dual kernel pads to multiples of four cells: rows of one class stay in the matrix's order, which memory likes,
-    # unless λ_u differs by length (its scales are computed once a run of equal λ_u).
-    size = lengths if lam.size and np.ptp(lam) else -(-lengths // 4)
-    order = np.lexsort((size, kind)).astype(np.int32 if len(lengths) < 2**31 else np.int64)
-    blank, *counts = np.bincount(kind + 1, minlength=4).tolist()
-    empty, order = order[:blank], order[blank:]
-    ends = np.cumsum(counts)
-    heavy_rows = order[ends[1] :]
-    pieces = np.ceil(cost[heavy_rows] / target).astype(np.int64)
-    segments = []
-    for row, count in zip(heavy_rows.tolist(), pieces.tolist()):
-        cuts = (indptr[row] + np.arange(count + 1) * lengths[row] // count).tolist()
-        segments += [(row, a, b) for a, b in itertools.pairwise(cuts)]
-    return Side(
-        csr=(indptr, indices, data),
-        lam=frozen(lam),
-        empty=empty,
-        order=frozen(order),
-        dual=_cut(cost[order], 0, int(ends[0]), target),
-        primal=_cut(cost[order], int(ends[0]), int(ends[1]), target),
-        heavy=frozen(heavy_rows),
-        first_segment=frozen(np.concatenate(([0], np.cumsum(pieces)))),
-        segments=segments,
-        rotate=rotate,
-    )
-
-
-def rows_with_negative(values: np.ndarray, indptr: np.ndarray) -> np.ndarray:
-    """Which rows hold a negative value."""
-    count = np.concatenate(([0], np.cumsum(values < 0)))
-    return count[indptr[1:]] > count[indptr[:-1]]
-
-
-def _cut(cost: np.ndarray, start: int, stop: int, target: float) -> list[tuple[int, int]]:
-    """Blocks of whole groups of LANES rows, each of about ``target`` cost."""
-    if start == stop:
-        return []
-    total = np.cumsum(cost[start:stop])
-    wanted = np.arange(1, max(1, round(total[-1] / target))) * (total[-1] / max(1, round(total[-1] / target)))
-    inner = start + np.searchsorted(total, wanted) // LANES * LANES
-    edges = np.unique(np.concatenate(([start], inner, [stop])))
-    return list(itertools.pairwise(edges.tolist()))
-
-
-# ---- running --------------------------------------------------------------------------------------------------------
 
 
 class Fixed(NamedTuple):
@@ -167,7 +35,7 @@ def gram_matrix(Y: np.ndarray, pool: Pool) -> np.ndarray:
     """YᵀY (ld × ld, float64) from fixed chunks of rows, added in order."""
     ld = Y.shape[1]
     most = max(16, GRAM_BYTES // (8 * ld * ld))
-    step = max(1, int(SMALLEST_BLOCK / (GRAM_ROW * ld * ld)), -(-len(Y) // most))
+    step = max(1, int(row_plan.SMALLEST_BLOCK / (row_plan.GRAM_ROW * ld * ld)), -(-len(Y) // most))
     starts = range(0, len(Y), step)
     parts = np.zeros((len(starts), ld, ld))
     Y = frozen(Y)
@@ -184,7 +52,7 @@ def gram_matrix(Y: np.ndarray, pool: Pool) -> np.ndarray:
 def rotated(Y: np.ndarray, Q: np.ndarray, out: np.ndarray, pool: Pool) -> np.ndarray:
     """Write YQ to ``out`` (which may be Y) by blocks of rows."""
     Q = Q.astype(Y.dtype)
-    step = max(1, int(SMALLEST_BLOCK / (ROTATE_ROW * Q.size)))
+    step = max(1, int(row_plan.SMALLEST_BLOCK / (row_plan.ROTATE_ROW * Q.size)))
 
     def work(block: int, worker: int) -> None:
         rows = slice(block * step, (block + 1) * step)

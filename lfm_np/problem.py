@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from lfm_np.half_sweep import Weights
 from lfm_np.kernels.simd import WIDTH
+from lfm_np.row_plan import Weights
 from lfm_np.validation import (
     check_bool,
     check_choice,

@@ -16,7 +16,7 @@ from strategies import als_settings, csr_matrices
 from threadpoolctl import threadpool_limits
 
 import lfm_np
-from lfm_np import half_sweep
+from lfm_np import half_sweep, row_plan
 
 WEIGHTINGS = ("hu-koren", "ials", "confidence", "ratings")
 
@@ -47,7 +47,7 @@ def fit(X, **kwargs):
 
 def many_blocks(monkeypatch, nanoseconds=2e3):
     """Cut even a small matrix into many blocks and its long rows into segments."""
-    monkeypatch.setattr(half_sweep, "SMALLEST_BLOCK", nanoseconds)
+    monkeypatch.setattr(row_plan, "SMALLEST_BLOCK", nanoseconds)
 
 
 # ---- against the definitions ----------------------------------------------------------------------------------------
@@ -147,8 +147,8 @@ def test_equals_the_implicit_library():
 def forced(monkeypatch, kind):
     """Give every row the dual or every row the primal system."""
     cost = {"dual": 0.0, "primal": np.inf}[kind]
-    monkeypatch.setattr(half_sweep, "dual_cost", lambda n, ld: np.full(n.shape, cost))
-    monkeypatch.setattr(half_sweep, "ROTATE_ROW", 1e-6)  # always worth rotating
+    monkeypatch.setattr(row_plan, "dual_cost", lambda n, ld: np.full(n.shape, cost))
+    monkeypatch.setattr(row_plan, "ROTATE_ROW", 1e-6)  # always worth rotating
 
 
 @pytest.mark.parametrize(("weighting", "a0"), [("hu-koren", 0.3), ("ials", 1.0), ("ratings", 0.0)])
@@ -215,15 +215,15 @@ def test_doubled_confidence_is_the_row_twice():
 
 def _first_half(X, V):
     """The users' factors after one half-step from V, in V's own basis."""
-    weights = half_sweep.Weights(0.0, 1.0, 0.0, 1.0, 0.0)
+    weights = row_plan.Weights(0.0, 1.0, 0.0, 1.0, 0.0)
     Y = np.zeros((len(V), 16))
     Y[:, : V.shape[1]] = V
     X = X.tocsr()
-    side = half_sweep.plan_side((X.indptr, X.indices, X.data), np.full(X.shape[0], 0.1), weights, 16, len(V))
+    side = row_plan.plan_side((X.indptr, X.indices, X.data), np.full(X.shape[0], 0.1), weights, 16, len(V))
     out = np.empty((X.shape[0], 16))
     with half_sweep.Pool(1) as pool:
         fixed = half_sweep.prepare_fixed(side.rotate, Y, np.empty_like(Y), weights, V.shape[1], pool)
-        half_sweep.solve_rows(side, fixed, weights, half_sweep.frozen(np.empty(0)), out, pool)
+        half_sweep.solve_rows(side, fixed, weights, row_plan.frozen(np.empty(0)), out, pool)
     assert (out[:, V.shape[1] :] == 0).all()
     return out[:, : V.shape[1]]
 
@@ -251,7 +251,7 @@ def test_segments_of_heavy_rows_add_up(monkeypatch):
     init = start(X, 4)
     plain = fit(X, factors=4, init=init)
     many_blocks(monkeypatch, 150.0)
-    side = half_sweep.plan_side((X.indptr, X.indices, X.data), np.ones(63), half_sweep.Weights(1, 0, 1, 0, 0.5), 16, 50)
+    side = row_plan.plan_side((X.indptr, X.indices, X.data), np.ones(63), row_plan.Weights(1, 0, 1, 0, 0.5), 16, 50)
     assert len(side.heavy)
     assert len(side.segments) > len(side.heavy)
     cut = fit(X, factors=4, init=init)
@@ -263,11 +263,11 @@ def test_segments_of_heavy_rows_add_up(monkeypatch):
 @given(csr_matrices(), st.sampled_from([16, 32, 64]), st.sampled_from([0.0, 0.5]), st.booleans(), st.data())
 def test_a_plan_holds_every_row_and_cell_once(X, ld, a0, equal, data):
     lam = np.full(X.shape[0], 0.1) if equal else np.arange(X.shape[0], dtype=float)
-    before, half_sweep.SMALLEST_BLOCK = half_sweep.SMALLEST_BLOCK, data.draw(st.sampled_from([100.0, 3e3, 4e5]))
+    before, row_plan.SMALLEST_BLOCK = row_plan.SMALLEST_BLOCK, data.draw(st.sampled_from([100.0, 3e3, 4e5]))
     try:
-        side = half_sweep.plan_side((X.indptr, X.indices, X.data), lam, half_sweep.Weights(1 - a0, 1, 1, 1, a0), ld, 40)
+        side = row_plan.plan_side((X.indptr, X.indices, X.data), lam, row_plan.Weights(1 - a0, 1, 1, 1, a0), ld, 40)
     finally:
-        half_sweep.SMALLEST_BLOCK = before
+        row_plan.SMALLEST_BLOCK = before
     lengths = np.diff(X.indptr)
     in_blocks = [row for lo, hi in side.dual + side.primal for row in side.order[lo:hi].tolist()]
     assert sorted(in_blocks + side.heavy.tolist() + side.empty.tolist()) == list(range(X.shape[0]))
@@ -285,7 +285,7 @@ def test_a_plan_holds_every_row_and_cell_once(X, ld, a0, equal, data):
 def test_short_rows_are_dual_and_long_rows_primal():
     n = np.arange(1, 400)
     for ld in (16, 32, 64, 128, 256):
-        dual = half_sweep.dual_cost(n, ld) < half_sweep.primal_cost(n, ld)
+        dual = row_plan.dual_cost(n, ld) < row_plan.primal_cost(n, ld)
         crossover = int(n[~dual][0])
         assert dual[: crossover - 1].all()
         assert not dual[crossover - 1 :].any()

@@ -12,9 +12,9 @@ from lfm_np.als import draw_items
 from lfm_np.canonical import canonical
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
-from lfm_np.half_sweep import rows_with_negative
 from lfm_np.kernels.jit import Interrupted
 from lfm_np.problem import Problem, check_problem
+from lfm_np.row_plan import rows_with_negative
 from lfm_np.sweeps import Callback, run_sweeps, sigint_noted
 from lfm_np.torch_backend import systems
 from lfm_np.torch_backend.batches import make_batches

@@ -1,7 +1,7 @@
 """The small systems of ALS rows, a batch at a time: normal equations by Cholesky, or Woodbury's form of them.
 
 With Y the other side, G = α₀YᵀY, d = c − α₀ and t = c·p, a row solves (G + λI + Y_uᵀ D Y_u) x = Y_uᵀ t. Rows with fewer
-cells than factors solve the n × n system instead (see `lfm_np.half_sweep`), for which Y has been rotated so that G is
+cells than factors solve the n × n system instead (see `lfm_np.row_plan`), for which Y has been rotated so that G is
 diagonal.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from lfm_np.half_sweep import Weights
+from lfm_np.row_plan import Weights
 from lfm_np.torch_backend.batches import Batch
 from lfm_np.torch_backend.device import torch
 
