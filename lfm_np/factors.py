@@ -12,14 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from lfm_np import fold_in, persistence, ranking
+from lfm_np import fold_in, persistence, queries, ranking
 from lfm_np import validation as check
 from lfm_np.half_sweep import Fixed
 from lfm_np.item_index import build_index
-from lfm_np.kernels.jit import Pool
 from lfm_np.kernels.scores import Model
 from lfm_np.kernels.topk import Index
-from lfm_np.ranking import Ranked
 
 
 class Status(enum.StrEnum):
@@ -106,305 +104,16 @@ class Factors:
         """Numbers of users and items."""
         return len(self.user_factors), len(self.item_factors)
 
-    # ---- scores and rankings ----------------------------------------------------------------------------------------
+    # ---- scores, rankings, new rows ---------------------------------------------------------------------------------
 
-    def scores(self, users: Any, items: Any, *, num_threads: int | None = None) -> np.ndarray:
-        """Scores of pairs: μ + b_u + b_i + U[u]·V[i].
-
-        Parameters
-        ----------
-        users, items : int or array of int, shape (p,)
-            Pairwise; a scalar goes with all entries of the other.
-        num_threads : int, optional
-            None takes the cores this process may use. The result does not depend on it.
-
-        Returns
-        -------
-        ndarray, shape (p,), of the factors' dtype
-            Shape () where both are scalars.
-
-        Notes
-        -----
-        A score is one dot product in a fixed order (eight chains of fused multiply-adds, added as a tree, then b_i,
-        then μ + b_u), the same here and in ``recommend``, bit for bit. Costs O(p k).
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> factors = Factors(np.eye(2), np.array([[3.0, 1.0], [0.0, 2.0], [1.0, 1.0]]))
-        >>> factors.scores(0, [0, 1, 2])
-        array([3., 0., 1.])
-        """
-        m, n = self.shape
-        scalar = np.ndim(users) == np.ndim(items) == 0
-        u, i = check.check_ids("users", users, m), check.check_ids("items", items, n)
-        if np.ndim(users) and np.ndim(items) and len(u) != len(i):
-            raise ValueError(f"users and items are pairs and must be equally long, got {len(u)} and {len(i)}")
-        length = len(i) if np.ndim(items) else len(u)
-        u, i = np.broadcast_to(u, length), np.broadcast_to(i, length)
-        result = ranking.scores(self._model, u, i, check.check_num_threads(num_threads))
-        return result.reshape(()) if scalar else result
-
-    def recommend(
-        self,
-        users: Any,
-        *,
-        N: int = 10,
-        seen: Any = None,
-        items: Any = None,
-        exclude: Any = None,
-        num_threads: int | None = None,
-    ) -> Ranked:
-        """The N best allowed items of each user.
-
-        Parameters
-        ----------
-        users : int or array of int, shape (p,)
-            Row numbers.
-        N : int
-            Length of a list.
-        seen : sparse matrix or Interactions, shape (m, n), optional
-            A user never gets an item of the own row. Always the *whole* matrix, whatever ``users`` are. A stored zero
-            counts as absent (not where the model was fitted to ratings: there zero is a value).
-        items : array of int, optional
-            Only these are allowed.
-        exclude : array of int, optional
-            Nobody gets these.
-        num_threads : int, optional
-            None takes the cores this process may use. The result does not depend on it.
-
-        Returns
-        -------
-        ids : ndarray, shape (p, N), int64
-            Best first; equal scores in ascending order of id. A user with fewer than N allowed items gets −1 for the
-            rest. Shape (N,) for a scalar user.
-        scores : ndarray, shape (p, N), of the factors' dtype
-            As from ``scores``, bit for bit; −inf for the rest.
-
-        Raises
-        ------
-        TypeError, ValueError
-            An argument of the wrong kind, an id out of range, a matrix of the wrong shape.
-
-        Notes
-        -----
-        Exact: equal to scoring all items and sorting. Items are tried in order of falling norm, and a user's search
-        ends when no later item can reach the N-th best score so far; see ``lfm_np.kernels.topk``. In the worst case
-        every item is scored, O(p n k). Memory: the result, the item index (built once per result, O(n)), and a few
-        MiB a thread.
-
-        References
-        ----------
-        Teflioudi, Gemulla, Mykytiuk, "LEMP: Fast Retrieval of Large Entries in a Matrix Product", SIGMOD 2015.
-        Li, Chan, Yiu, Mamoulis, "FEXIPRO: Fast and Exact Inner Product Retrieval", SIGMOD 2017.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> import scipy.sparse as sp
-        >>> factors = Factors(np.eye(2), np.array([[3.0, 1.0], [0.0, 2.0], [1.0, 1.0]]))
-        >>> seen = sp.csr_array(np.array([[1, 0, 0], [0, 0, 0]]))
-        >>> ids, scores = factors.recommend([0, 1], N=3, seen=seen)
-        >>> ids
-        array([[ 2,  1, -1],
-               [ 1,  0,  2]])
-        """
-        m, n = self.shape
-        u, N = check.check_ids("users", users, m), check.check_int("N", N, 1)
-        rows = check.check_seen("seen", seen, u, (m, n), keep_zeros=self._zero_is_a_value)
-        denied = np.unique(check.check_ids("exclude", [] if exclude is None else exclude, n))
-        if items is None:
-            index = self._index
-        else:
-            index = build_index(self._model, np.unique(check.check_ids("items", items, n)))
-        threads = check.check_num_threads(num_threads)
-        result = ranking.best(self._model, index, u, N, rows, denied, threads)
-        return result if np.ndim(users) else Ranked(result.ids[0], result.scores[0])
-
-    def similar_items(
-        self, items: Any, *, N: int = 10, metric: str = "cosine", num_threads: int | None = None
-    ) -> Ranked:
-        """The N items most similar to each item, itself included (as a rule the first).
-
-        Parameters
-        ----------
-        items : int or array of int, shape (p,)
-        N : int
-            Length of a list.
-        metric : {"cosine", "inner"}
-            cos(V[i], V[j]), 0 for zero vectors; or V[i]·V[j]. Biases play no part.
-        num_threads : int, optional
-            None takes the cores this process may use.
-
-        Returns
-        -------
-        ids, scores : ndarray, shape (p, N)
-            As from ``recommend``.
-        """
-        return self._similar("items", items, N, metric, num_threads)
-
-    def similar_users(
-        self, users: Any, *, N: int = 10, metric: str = "cosine", num_threads: int | None = None
-    ) -> Ranked:
-        """The N users most similar to each user, as in ``similar_items``."""
-        return self._similar("users", users, N, metric, num_threads)
-
-    def _similar(self, side: str, ids: Any, N: int, metric: str, num_threads: int | None) -> Ranked:
-        A = self.item_factors if side == "items" else self.user_factors
-        rows, N = check.check_ids(side, ids, len(A)), check.check_int("N", N, 1)
-        key = (side, check.check_choice("metric", metric, ("cosine", "inner")))
-        if key not in self._similarity:
-            unit = ranking.unit_rows(A) if metric == "cosine" else A
-            model = ranking.make_model(unit, unit, None, None, None)
-            self._similarity[key] = model, build_index(model, np.arange(len(A)))
-        nothing = check.check_seen("seen", None, rows, (0, 0))
-        threads = check.check_num_threads(num_threads)
-        result = ranking.best(*self._similarity[key], rows, N, nothing, np.empty(0, np.int64), threads)
-        return result if np.ndim(ids) else Ranked(result.ids[0], result.scores[0])
-
-    # ---- new rows ---------------------------------------------------------------------------------------------------
-
-    def fold_in_users(
-        self,
-        X: Any,
-        *,
-        regularization: float | None = None,
-        alpha: float | None = None,
-        unobserved_weight: float | None = None,
-        regularization_exponent: float | None = None,
-        weighting: str | None = None,
-        num_threads: int | None = None,
-    ) -> Factors:
-        """Factors of users that the fit did not see: one exact half-step of `als` from the item factors.
-
-        Parameters
-        ----------
-        X : sparse matrix, shape (r, n), or Interactions
-            The new users' rows over the same n items.
-        regularization, alpha, unobserved_weight, regularization_exponent, weighting : optional
-            As in `als`. None takes what the factors were fitted with; factors of `sgd` need all but
-            ``unobserved_weight``.
-        num_threads : int, optional
-
-        Returns
-        -------
-        Factors
-            The r new users beside the same items. Fitted users' own rows give what one more half-step would.
-
-        Notes
-        -----
-        What depends on the items alone is prepared on the first call and kept with the object.
-
-        Examples
-        --------
-        >>> import lfm_np
-        >>> X = lfm_np.to_csr(lfm_np.datasets.make_interactions(300, 40, 4, random_state=0), shape=(300, 40))
-        >>> factors = lfm_np.als(X, factors=4, iterations=3, random_state=0)
-        >>> factors.fold_in_users(X[:2]).recommend([0, 1], N=3).ids.shape
-        (2, 3)
-        """
-        asked = locals()
-        U, bias = self._folded("users", X, {name: asked[name] for name in fold_in.PARAMETERS}, num_threads)
-        return self._with(user_factors=U, user_bias=bias, history=())
-
-    def fold_in_items(
-        self,
-        X: Any,
-        *,
-        regularization: float | None = None,
-        alpha: float | None = None,
-        unobserved_weight: float | None = None,
-        regularization_exponent: float | None = None,
-        weighting: str | None = None,
-        num_threads: int | None = None,
-    ) -> Factors:
-        """Factors of new items, the columns of ``X`` (m × r), beside the same m users. See `fold_in_users`."""
-        asked = locals()
-        V, bias = self._folded("items", X, {name: asked[name] for name in fold_in.PARAMETERS}, num_threads)
-        return self._with(item_factors=V, item_bias=bias, history=())
-
-    def update(self, X: Any, *, users: Any = None, items: Any = None, num_threads: int | None = None) -> Factors:
-        """Add or refresh users or items without a refit; all other rows stay as they are.
-
-        Parameters
-        ----------
-        X : sparse matrix
-            With ``users``: their rows, shape (len(users), n). With ``items``: their columns, shape (m, len(items)).
-        users, items : array of int
-            Exactly one of them. Row numbers to write; those from the end on must follow one another without a gap.
-
-        Returns
-        -------
-        Factors
-
-        Raises
-        ------
-        TypeError, ValueError
-            Both or neither of ``users`` and ``items``, a repeated id, a gap, or a shape that does not fit.
-        """
-        if (users is None) == (items is None):
-            raise TypeError("update needs either users or items")
-        side, ids, size = ("users", users, self.shape[0]) if items is None else ("items", items, self.shape[1])
-        ids = check.check_new_ids(side, ids, size)
-        rows, bias = self._folded(side, X, dict.fromkeys(fold_in.PARAMETERS), num_threads)
-        if len(rows) != len(ids):
-            raise ValueError(f"X must have one {'row' if side == 'users' else 'column'} for each of {side}, {len(ids)}")
-        name = side[:-1]
-        changed = {f"{name}_factors": _replaced(getattr(self, f"{name}_factors"), ids, rows)}
-        if bias is not None:
-            changed[f"{name}_bias"] = _replaced(getattr(self, f"{name}_bias"), ids, bias)
-        return self._with(**changed)
-
-    def explain(self, user: int, item: int, X: Any) -> fold_in.Explanation:
-        """The share of each of a user's own interactions in one score.
-
-        Parameters
-        ----------
-        user, item : int
-        X : sparse matrix, shape (m, n), or Interactions
-            The whole matrix, as in ``recommend``.
-
-        Returns
-        -------
-        Explanation
-            ``items`` and their ``contributions``, ``baseline`` and ``score`` with baseline + Σ contributions = score.
-            The score is that of the user folded in from the item factors (`fold_in_users`), which a converged fit
-            agrees with.
-
-        References
-        ----------
-        Y. Hu, Y. Koren, C. Volinsky. Collaborative filtering for implicit feedback datasets. ICDM 2008, section 5.
-        """
-        row = int(check.check_ids("user", user, self.shape[0])[0])
-        column = int(check.check_ids("item", item, self.shape[1])[0])
-        matrix = getattr(X, "matrix", X)
-        if not hasattr(matrix, "tocsr") or matrix.shape != self.shape:
-            raise ValueError(f"X must be the whole sparse matrix of shape {self.shape}")
-        other = self._other("users")
-        values = fold_in.parameters(self.params or {}, dict.fromkeys(fold_in.PARAMETERS))
-        problem = fold_in.check_rows(matrix.tocsr()[[row]], other, values, transposed=False)
-        return fold_in.explain(problem, other, column)
-
-    def _with(self, **changed: Any) -> Factors:
-        return Factors(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | changed)
-
-    def _other(self, side: str) -> fold_in.Other:
-        """The side that stays fixed while rows of ``side`` are solved."""
-        if side == "users":
-            return fold_in.Other(self.item_factors, self.item_bias, self.global_bias)
-        return fold_in.Other(self.user_factors, self.user_bias, self.global_bias)
-
-    def _folded(
-        self, side: str, X: Any, asked: dict[str, Any], num_threads: int | None
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        other = self._other(side)
-        values = fold_in.parameters(self.params or {}, asked)
-        problem = fold_in.check_rows(X, other, values, transposed=side == "items")
-        with Pool(check.check_num_threads(num_threads)) as pool:
-            key = side, problem.weights.a0
-            if key not in self._prepared:
-                self._prepared[key] = fold_in.prepare(other, problem, pool)
-            return fold_in.solve(problem, other, self._prepared[key], pool)
+    scores = queries.scores
+    recommend = queries.recommend
+    similar_items = queries.similar_items
+    similar_users = queries.similar_users
+    fold_in_users = fold_in.fold_in_users
+    fold_in_items = fold_in.fold_in_items
+    update = fold_in.update
+    explain = fold_in.explain
 
     # Made on first use and kept, which is safe because nothing of a result changes.
 
@@ -495,14 +204,6 @@ class Factors:
     def __repr__(self) -> str:
         (m, k), n = self.user_factors.shape, len(self.item_factors)
         return f"{type(self).__name__}({m} users, {n} items, {k} factors, {self.user_factors.dtype}, {self.status})"
-
-
-def _replaced(old: np.ndarray, ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """A copy of ``old``, longer if need be, with ``rows`` at ``ids``."""
-    new = np.zeros((max(len(old), int(ids.max(initial=-1)) + 1), *old.shape[1:]), old.dtype)
-    new[: len(old)] = old
-    new[ids] = rows
-    return new
 
 
 def _rebuild(cls: type[Factors], values: dict[str, Any]) -> Factors:

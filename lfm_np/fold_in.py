@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import dataclasses
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack, cast
 
 import numpy as np
 
+from lfm_np import validation as check
 from lfm_np.half_sweep import Fixed, prepare_fixed, solve_rows
 from lfm_np.kernels.als_rows import aligned
 from lfm_np.kernels.jit import Pool
 from lfm_np.problem import Problem, check_problem, narrow
 from lfm_np.row_plan import frozen, plan_side
 
-PARAMETERS = ("regularization", "alpha", "unobserved_weight", "regularization_exponent", "weighting")
+if TYPE_CHECKING:
+    from lfm_np.factors import Factors
+
+
+class HalfStep(TypedDict, total=False):
+    """Parameters of the half-step, as in `als`; None or absent: as fitted."""
+
+    regularization: float | None
+    alpha: float | None
+    unobserved_weight: float | None
+    regularization_exponent: float | None
+    weighting: str | None
 
 
 class Other(NamedTuple):
@@ -35,22 +48,171 @@ class Explanation(NamedTuple):
     score: float
 
 
-def parameters(fitted: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+def fold_in_users(
+    factors: Factors, X: Any, *, num_threads: int | None = None, **parameters: Unpack[HalfStep]
+) -> Factors:
+    """Factors of users that the fit did not see: one exact half-step of `als` from the item factors.
+
+    Parameters
+    ----------
+    X : sparse matrix, shape (r, n), or Interactions
+        The new users' rows over the same n items.
+    num_threads : int, optional
+    **parameters
+        ``regularization``, ``alpha``, ``unobserved_weight``, ``regularization_exponent``, ``weighting`` as in `als`.
+        By default those that the factors were fitted with; factors of `sgd` need all but ``unobserved_weight``.
+
+    Returns
+    -------
+    Factors
+        The r new users beside the same items. Fitted users' own rows give what one more half-step would.
+
+    Notes
+    -----
+    What depends on the items alone is prepared on the first call and kept with the object.
+
+    Examples
+    --------
+    >>> import lfm_np
+    >>> X = lfm_np.to_csr(lfm_np.datasets.make_interactions(300, 40, 4, random_state=0), shape=(300, 40))
+    >>> factors = lfm_np.als(X, factors=4, iterations=3, random_state=0)
+    >>> factors.fold_in_users(X[:2]).recommend([0, 1], N=3).ids.shape
+    (2, 3)
+    """
+    U, bias = _new_rows(factors, "users", X, parameters, num_threads)
+    return dataclasses.replace(factors, user_factors=U, user_bias=bias, history=())
+
+
+def fold_in_items(
+    factors: Factors, X: Any, *, num_threads: int | None = None, **parameters: Unpack[HalfStep]
+) -> Factors:
+    """Factors of new items, the columns of ``X`` (m × r), beside the same m users. See `fold_in_users`."""
+    V, bias = _new_rows(factors, "items", X, parameters, num_threads)
+    return dataclasses.replace(factors, item_factors=V, item_bias=bias, history=())
+
+
+def update(
+    factors: Factors,
+    X: Any,
+    *,
+    users: Any = None,
+    items: Any = None,
+    num_threads: int | None = None,
+    **parameters: Unpack[HalfStep],
+) -> Factors:
+    """Add or refresh users or items without a refit; all other rows stay as they are.
+
+    Parameters
+    ----------
+    X : sparse matrix
+        With ``users``: their rows, shape (len(users), n). With ``items``: their columns, shape (m, len(items)).
+    users, items : array of int
+        Exactly one of them. Row numbers to write; those from the end on must follow one another without a gap.
+    num_threads : int, optional
+    **parameters
+        As in `fold_in_users`.
+
+    Returns
+    -------
+    Factors
+
+    Raises
+    ------
+    TypeError, ValueError
+        Both or neither of ``users`` and ``items``, a repeated id, a gap, or a shape that does not fit.
+    """
+    if (users is None) == (items is None):
+        raise TypeError("update needs either users or items")
+    side, ids, size = ("users", users, factors.shape[0]) if items is None else ("items", items, factors.shape[1])
+    ids = check.check_new_ids(side, ids, size)
+    rows, bias = _new_rows(factors, side, X, parameters, num_threads)
+    if len(rows) != len(ids):
+        raise ValueError(f"X must have one {'row' if side == 'users' else 'column'} for each of {side}, {len(ids)}")
+    name = side[:-1]
+    changed: dict[str, Any] = {f"{name}_factors": _replaced(getattr(factors, f"{name}_factors"), ids, rows)}
+    if bias is not None:
+        changed[f"{name}_bias"] = _replaced(getattr(factors, f"{name}_bias"), ids, bias)
+    return dataclasses.replace(factors, **changed)
+
+
+def explain(factors: Factors, user: int, item: int, X: Any) -> Explanation:
+    """The share of each of a user's own interactions in one score.
+
+    Parameters
+    ----------
+    user, item : int
+    X : sparse matrix, shape (m, n), or Interactions
+        The whole matrix, as in ``recommend``.
+
+    Returns
+    -------
+    Explanation
+        ``items`` and their ``contributions``, ``baseline`` and ``score`` with baseline + Σ contributions = score.
+        The score is that of the user folded in from the item factors (`fold_in_users`), which a converged fit
+        agrees with.
+
+    References
+    ----------
+    Y. Hu, Y. Koren, C. Volinsky. Collaborative filtering for implicit feedback datasets. ICDM 2008, section 5.
+    """
+    row = int(check.check_ids("user", user, factors.shape[0])[0])
+    column = int(check.check_ids("item", item, factors.shape[1])[0])
+    matrix = getattr(X, "matrix", X)
+    if not hasattr(matrix, "tocsr") or matrix.shape != factors.shape:
+        raise ValueError(f"X must be the whole sparse matrix of shape {factors.shape}")
+    other = _other_side(factors, "users")
+    problem = check_rows(matrix.tocsr()[[row]], other, half_step(factors, {}), transposed=False)
+    return contributions(problem, other, column)
+
+
+def _new_rows(
+    factors: Factors, side: str, X: Any, parameters: HalfStep, num_threads: int | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Factors and biases of the rows (for "items": columns) of X."""
+    other = _other_side(factors, side)
+    problem = check_rows(X, other, half_step(factors, parameters), transposed=side == "items")
+    with Pool(check.check_num_threads(num_threads)) as pool:
+        key = side, problem.weights.a0
+        if key not in factors._prepared:
+            factors._prepared[key] = prepare(other, problem, pool)
+        return solve(problem, other, factors._prepared[key], pool)
+
+
+def _other_side(factors: Factors, side: str) -> Other:
+    """The side that stays fixed while rows of ``side`` are solved."""
+    if side == "users":
+        return Other(factors.item_factors, factors.item_bias, factors.global_bias)
+    return Other(factors.user_factors, factors.user_bias, factors.global_bias)
+
+
+def _replaced(old: np.ndarray, ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """A copy of ``old``, longer if need be, with ``rows`` at ``ids``."""
+    new = np.zeros((max(len(old), int(ids.max(initial=-1)) + 1), *old.shape[1:]), old.dtype)
+    new[: len(old)] = old
+    new[ids] = rows
+    return new
+
+
+def half_step(factors: Factors, asked: HalfStep) -> HalfStep:
     """The parameters of the half-step: those asked for, else those of the fit.
 
     Raises
     ------
-    ValueError
-        The factors do not come from `als` and a parameter is not given.
+    TypeError, ValueError
+        A parameter of another name; or the factors do not come from `als` and a parameter is not given.
     """
-    values = {name: fitted.get(name) if asked[name] is None else asked[name] for name in PARAMETERS}
-    needed = [name for name in PARAMETERS if name != "unobserved_weight" and values[name] is None]
+    names = tuple(HalfStep.__annotations__)
+    if unknown := sorted(asked.keys() - set(names)):
+        raise TypeError(f"there is no parameter {', '.join(unknown)}; fold-in takes {', '.join(names)}")
+    fitted = {name: (factors.params or {}).get(name) for name in names}
+    values = fitted | {name: value for name, value in asked.items() if value is not None}
+    needed = [name for name in names if name != "unobserved_weight" and values[name] is None]
     if needed:
         raise ValueError(f"the factors do not come from als, so fold-in needs {' and '.join(needed)}")
-    return values
+    return cast(HalfStep, values)
 
 
-def check_rows(X: Any, other: Other, values: dict[str, Any], *, transposed: bool) -> Problem:
+def check_rows(X: Any, other: Other, values: HalfStep, *, transposed: bool) -> Problem:
     """The problem of the new rows; with ``transposed`` they are the columns of X."""
     n, k = other.factors.shape
     problem = check_problem(
@@ -98,7 +260,7 @@ def shifts(other: Other, dtype: np.dtype) -> np.ndarray:
     return other.bias + dtype.type(other.mean or 0.0)
 
 
-def explain(problem: Problem, other: Other, item: int) -> Explanation:
+def contributions(problem: Problem, other: Other, item: int) -> Explanation:
     """Split the score of ``item`` for the single row of ``problem`` over the row's cells.
 
     x = A⁻¹ Σ_a t_a y_a is linear in the cells once their weights are given, and so is the score y_i·x (Hu, Koren,
@@ -117,8 +279,6 @@ def explain(problem: Problem, other: Other, item: int) -> Explanation:
         baseline = (other.mean or 0.0) + float(other.bias[item])
     lam = problem.row_regularization(np.diff(X.indptr), X.shape[1])[0]
     A = a0 * (Y.T @ Y) + (own.T * (d0 + d1 * x)) @ own + float(lam) * np.eye(Y.shape[1])
-    contributions = t * (own @ np.linalg.solve(A, Y[item])) if len(x) else np.empty(0)
-    order = np.argsort(-contributions, kind="stable")
-    return Explanation(
-        X.indices[order].astype(np.int64), contributions[order], baseline, baseline + float(contributions.sum())
-    )
+    shares = t * (own @ np.linalg.solve(A, Y[item])) if len(x) else np.empty(0)
+    order = np.argsort(-shares, kind="stable")
+    return Explanation(X.indices[order].astype(np.int64), shares[order], baseline, baseline + float(shares.sum()))

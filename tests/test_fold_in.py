@@ -87,6 +87,13 @@ def test_factors_of_sgd_need_parameters():
         factors.fold_in_users(X)
     parameters = {"regularization": 0.1, "alpha": 1.0, "regularization_exponent": 0.0, "weighting": "ials"}
     assert factors.fold_in_users(X, **parameters).user_factors.shape == (50, 3)
+    assert factors.update(X[:2], users=[0, 50], **parameters).shape == (51, 30)
+
+
+def test_a_misspelt_parameter_is_named():
+    X = matrix()
+    with pytest.raises(TypeError, match="no parameter regularisation; fold-in takes regularization, alpha"):
+        fit(X).fold_in_users(X, regularisation=0.1)
 
 
 def test_update_adds_and_refreshes_rows():
