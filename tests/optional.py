@@ -1,10 +1,16 @@
-"""Optional packages and data. Absent, a test is skipped; listed in LFM_NP_REQUIRE (as in CI), it fails instead."""
+"""Optional packages, programs and data.
+
+Absent, a test is skipped; listed in LFM_NP_REQUIRE (as in CI), it fails instead.
+"""
 
 import importlib
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+
+PROGRAMS = {"chromium"}
 
 
 def _absent(name, reason):
@@ -15,12 +21,14 @@ def _absent(name, reason):
 
 
 def require(name, file=None):
-    """The module called ``name``; or, for ``require("data", "ml-1m.npz")``, the path of a file of LFM_NP_DATA."""
+    """The module ``name``, the path of a program, or for ``require("data", "ml-1m.npz")`` of a file of LFM_NP_DATA."""
     if name == "data":
         path = Path(os.environ.get("LFM_NP_DATA", "")) / (file or "")
         if os.environ.get("LFM_NP_DATA") and path.exists():
             return path
         return _absent("data", f"LFM_NP_DATA has no {file or 'such folder'}")
+    if name in PROGRAMS:
+        return shutil.which(name) or _absent(name, f"{name} is not installed")
     try:
         return importlib.import_module(name)
     except ImportError:

@@ -5,6 +5,7 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from optional import require
 
@@ -34,7 +35,22 @@ def check_add_a_loss(found, said, folder):
     assert float(re.search(r"'recall@10': (?:np\.float64\()?([\d.]+)", said)[1]) > 0.3
 
 
-CHECKS = {"README.md": check_readme, "docs/data.md": check_data, "docs/add_a_loss.md": check_add_a_loss}
+def check_pictures(found, said, folder):
+    counts = np.bincount(found["train"].matrix.indices, minlength=300)
+    calls = re.findall(r"\| `(plots\..*)` \|", (ROOT / "docs" / "pictures.md").read_text(encoding="utf-8"))
+    assert len(calls) == 7
+    for call in calls:
+        assert eval(call, found | {"counts": counts}).get_xlabel()
+    assert (folder / "models.png").exists()
+    assert (folder / "report.html").exists()
+
+
+CHECKS = {
+    "README.md": check_readme,
+    "docs/data.md": check_data,
+    "docs/add_a_loss.md": check_add_a_loss,
+    "docs/pictures.md": check_pictures,
+}
 
 
 @pytest.mark.parametrize("page", [str(page.relative_to(ROOT)) for page in PAGES])

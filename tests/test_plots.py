@@ -4,11 +4,19 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from optional import require
 
-from lfm_np import Factors, plots
+import lfm_np
+from lfm_np import Factors, evaluation, plots
+from lfm_np.plots import lists
 
 pytestmark = pytest.mark.small
+
+
+@pytest.fixture(autouse=True)
+def matplotlib():
+    return require("matplotlib")
 
 
 def result(loss="objective", sweeps=4):
@@ -16,8 +24,23 @@ def result(loss="objective", sweeps=4):
     return Factors(np.ones((2, 1)), np.ones((3, 1)), history=history)
 
 
+def model(m=30, n=12, k=3, seed=0):
+    rng = np.random.default_rng(seed)
+    return Factors(rng.normal(size=(m, k)), rng.normal(size=(n, k)))
+
+
+def matrix(m=30, n=12, seed=0, density=0.3):
+    return sp.csr_array((np.random.default_rng(seed).random((m, n)) < density).astype(np.float32))
+
+
+def heights(ax):
+    return [line.get_ydata() for line in ax.get_lines()]
+
+
+# ---- training -------------------------------------------------------------------------------------------------------
+
+
 def test_training_curve_shows_the_history():
-    require("matplotlib")
     ax = plots.training_curve([result(), result(sweeps=2)], labels=["long", "short"])
     long, short = ax.get_lines()
     np.testing.assert_array_equal(long.get_xydata(), [[1, 10], [2, 9], [3, 8], [4, 7]])
@@ -30,23 +53,170 @@ def test_training_curve_shows_the_history():
     np.testing.assert_array_equal(ax.get_lines()[2].get_xdata(), [0.5, 1.0, 1.5, 2.0])
 
 
-def test_no_window_and_no_pyplot(tmp_path):
-    require("matplotlib")
+def test_training_curve_shows_what_a_callback_measured():
+    history = [
+        {"iteration": i, "objective": 1.0, "seconds": i} | ({"ndcg": i / 10} if i % 2 else {}) for i in (1, 2, 3)
+    ]
+    ax = plots.training_curve(Factors(np.ones((2, 1)), np.ones((3, 1)), history=history), by="seconds", measure="ndcg")
+    np.testing.assert_array_equal(ax.get_lines()[0].get_xydata(), [[1, 0.1], [6, 0.3]])
+    with pytest.raises(ValueError, match=r"no history of 'recall' to draw; there is .*objective"):
+        plots.training_curve(result(), measure="recall")
+
+
+# ---- factors --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("m", "n", "k"), [(9, 7, 4), (3, 8, 5), (4, 4, 0)])
+def test_spectrum_is_that_of_all_scores(m, n, k):
+    factors = model(m, n, k)
+    ax = plots.factor_spectrum(factors)
+    whole = np.linalg.svd(factors.user_factors @ factors.item_factors.T, compute_uv=False)
+    expected = np.zeros(k)
+    expected[: min(k, m, n)] = whole[:k]
+    np.testing.assert_allclose(np.nan_to_num(heights(ax)[0]), expected, atol=1e-6)
+
+
+def points(ax):
+    return np.asarray(ax.collections[0].get_offsets())
+
+
+def test_map_of_canonical_factors():
+    factors = model(k=4)
+    ax = plots.item_map(factors, view="factors", items=[3, 1])
+    V = (
+        factors.item_factors[:, :2]
+        * np.sign(factors.item_factors[np.abs(factors.item_factors).argmax(0), range(4)])[:2]
+    )
+    np.testing.assert_allclose(points(ax), V[[3, 1]])
+
+
+def test_projection_keeps_as_much_as_two_directions_can():
+    factors = model(n=40, k=5)
+    unit = factors.item_factors / np.linalg.norm(factors.item_factors, axis=1, keepdims=True)
+    spread = np.linalg.svd(unit - unit.mean(0), compute_uv=False)[:2]
+    np.testing.assert_allclose((points(plots.item_map(factors)) ** 2).sum(0), spread**2)
+
+
+def test_map_labels_the_most_frequent_and_covers_none():
+    counts = np.arange(200)
+    ax = plots.item_map(model(n=200), labels=[f"item {i}" for i in range(200)], counts=counts)
+    texts = [text.get_text() for text in ax.texts]
+    assert texts[0] == "item 199"
+    assert 10 < len(texts) <= 40
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_map_takes_the_most_frequent_of_many():
+    counts = np.random.default_rng(0).permutation(900)
+    factors = model(n=900)
+    ax = plots.item_map(factors, counts=counts, view="factors")
+    assert len(points(ax)) == 500
+    most = factors.item_factors[np.argsort(-counts)[:500], 0]
+    np.testing.assert_allclose(np.abs(points(ax)[::-1, 0]), np.abs(most))
+
+
+# ---- lists ----------------------------------------------------------------------------------------------------------
+
+
+def test_metric_at_n_is_that_of_evaluate():
+    factors, train, test = model(), matrix(seed=1), matrix(seed=2)
+    ax = plots.metric_at_n([factors, model(seed=3)], train, test, "ndcg", N=(5, 1), labels=["a", "b"])
+    found = lfm_np.evaluate(factors, train, test, ("ndcg@1", "ndcg@5"))
+    np.testing.assert_array_equal(ax.get_lines()[0].get_xydata(), [[1, found["ndcg@1"]], [5, found["ndcg@5"]]])
+    band = ax.collections[0].get_paths()[0].vertices
+    assert band[:, 1].max() == pytest.approx(found["ndcg@5"] + found["ndcg@5_se"])
+    with pytest.raises(ValueError, match="metrics must be recall@k"):
+        plots.metric_at_n(factors, train, test, "recal")
+
+
+def naive_lists(factors, X, N):
+    """Full scores of unseen items, sorted."""
+    for u, seen in enumerate(X.toarray() > 0):
+        scores = factors.user_factors[u] @ factors.item_factors.T
+        yield [i for i in np.argsort(-scores, kind="stable") if not seen[i]][:N]
+
+
+def test_coverage_counts_the_items_of_all_lists(monkeypatch):
+    monkeypatch.setattr(lists, "USERS", 7)
+    factors, X = model(n=40), matrix(n=40)
+    ax = plots.coverage(factors, X, N=6)
+    for N, share in ax.get_lines()[0].get_xydata():
+        assert share == len({i for best in naive_lists(factors, X, int(N)) for i in best}) / 40
+    some = plots.coverage(factors, X, N=6, users=[4])
+    assert heights(some)[0].tolist() == [N / 40 for N in range(1, 7)]
+
+
+def test_popularity_bias_is_the_share_of_the_popular():
+    factors, X = model(), matrix(density=0.4)
+    ax = plots.popularity_bias(factors, X, N=3)
+    counts = X.toarray().sum(0)
+    order = np.argsort(-counts, kind="stable")
+    places = np.zeros(12)
+    for best in naive_lists(factors, X, 3):
+        places[best] += 1
+    for drawn, amounts in zip(heights(ax), (counts, places)):
+        np.testing.assert_allclose(drawn, np.concatenate([[0], np.cumsum(amounts[order])]) / amounts.sum())
+
+
+def test_a_list_longer_than_the_catalogue():
+    popular = evaluation.most_popular(matrix())
+    ax = plots.coverage(popular, matrix(), N=50)
+    assert heights(ax)[0][-1] == 1.0
+    assert len(heights(ax)[0]) == 50
+
+
+# ---- all ------------------------------------------------------------------------------------------------------------
+
+CALLS = {
+    "training_curve": lambda ax: plots.training_curve(result(), ax=ax),
+    "factor_spectrum": lambda ax: plots.factor_spectrum(model(), ax=ax),
+    "item_map": lambda ax: plots.item_map(model(), ax=ax, labels=range(12), counts=np.arange(12)),
+    "metric_at_n": lambda ax: plots.metric_at_n(model(), matrix(seed=1), matrix(seed=2), ax=ax),
+    "coverage": lambda ax: plots.coverage(model(), ax=ax),
+    "popularity_bias": lambda ax: plots.popularity_bias(model(), matrix(), ax=ax),
+}
+
+
+def test_every_picture_is_called_here():
+    assert set(CALLS) == set(plots.__all__)
+
+
+@pytest.mark.parametrize("name", plots.__all__)
+def test_draws_into_given_axes_without_a_window(name, matplotlib, tmp_path):
+    from matplotlib.figure import Figure
+
     before = "matplotlib.pyplot" in sys.modules
-    plots.training_curve(result()).figure.savefig(tmp_path / "curve.png")
-    assert (tmp_path / "curve.png").exists()
+    left, right = Figure(figsize=(9, 4)).subfigures(1, 2)
+    ax = right.add_subplot()
+    assert CALLS[name](ax) is ax
+    assert not left.axes
+    CALLS[name](None).figure.savefig(tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 5000
     assert ("matplotlib.pyplot" in sys.modules) == before
 
 
-def test_bad_arguments(monkeypatch):
-    with pytest.raises(ValueError, match="'iteration', 'seconds'"):
-        plots.training_curve(result(), by="epoch")
+@pytest.mark.parametrize("name", plots.__all__)
+def test_says_what_to_install(name, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"lfm_np\[plot\]"):
-        plots.training_curve(result())
+        CALLS[name](None)
 
 
-def test_nothing_to_draw():
-    require("matplotlib")
-    with pytest.raises(ValueError, match="no history"):
-        plots.training_curve(result(sweeps=0))
+def test_bad_arguments():
+    for call, words in [
+        (lambda: plots.training_curve(result(), by="epoch"), "'iteration', 'seconds'"),
+        (lambda: plots.training_curve(result(sweeps=0)), "no history"),
+        (lambda: plots.training_curve([]), "at least one"),
+        (lambda: plots.factor_spectrum([model(), model()], labels="ab"), "labels must be a sequence of 2"),
+        (lambda: plots.factor_spectrum([model()], labels=["a", "b"]), "labels must be a sequence of 1"),
+        (lambda: plots.item_map(model(), view="tsne"), "'projection', 'factors'"),
+        (lambda: plots.item_map(model(k=1)), "at least two latent dimensions"),
+        (lambda: plots.item_map(model(), labels=["a"]), "labels must have one entry for each of the 12 items, got 1"),
+        (lambda: plots.coverage(model(), N=0), "N must be"),
+        (lambda: plots.popularity_bias(model(), matrix(n=5)), "shape"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            call()
+    with pytest.raises(TypeError, match="results must be a Factors"):
+        plots.coverage([3])

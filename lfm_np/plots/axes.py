@@ -1,0 +1,53 @@
+"""What the pictures have in common: axes to draw into, names of the curves, a plain look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lfm_np.errors import missing_extra
+from lfm_np.factors import Factors
+from lfm_np.validation import shown
+
+GREY = "0.55"  # of what is only there to compare with
+
+
+def make_axes(ax: Any, size: tuple[float, float] = (6, 4)) -> Any:
+    """The given axes, or those of a new figure."""
+    if ax is not None:
+        return ax
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise missing_extra("matplotlib", "plot") from None
+    return Figure(figsize=size, layout="constrained").add_subplot()  # no pyplot: no window, no global state
+
+
+def named(results: Any, labels: Sequence[str] | None) -> list[tuple[Factors, str | None]]:
+    """The results, each with its label.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Something that is no Factors, no result at all, or not one label for each.
+    """
+    results = [results] if isinstance(results, Factors) else list(results)
+    for result in results:
+        if not isinstance(result, Factors):
+            raise TypeError(f"results must be a Factors or a sequence of them, got {shown(result)}")
+    if labels is None:
+        labels = [None] * len(results)  # type: ignore[list-item]
+    elif isinstance(labels, str) or len(labels) != len(results):
+        raise ValueError(f"labels must be a sequence of {len(results)}, one for each result; got {shown(labels)}")
+    if not results:
+        raise ValueError("results must hold at least one Factors, got none")
+    return list(zip(results, labels))
+
+
+def tidy(ax: Any, *, legend: bool = False) -> Any:
+    """Axes without clutter; returns them."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(alpha=0.3)
+    if legend:
+        ax.legend(frameon=False)
+    return ax

@@ -1,0 +1,158 @@
+"""What is in the factors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lfm_np.factors import Factors
+from lfm_np.plots.axes import GREY, make_axes, named, tidy
+from lfm_np.ranking import unit_rows
+from lfm_np.validation import check_choice, check_ids, shown
+
+SHOWN = 500  # items of a map by default: where the rare ones are is mostly chance
+LABELS = 40  # labels of a map at most
+
+
+def factor_spectrum(
+    results: Factors | Sequence[Factors], *, labels: Sequence[str] | None = None, ax: Any = None
+) -> Any:
+    """The singular values of U Vᵀ: how much each latent direction says about the scores.
+
+    A spectrum that ends in a cliff has spare factors; one that is still flat at its end asks for more of them.
+
+    Parameters
+    ----------
+    results : Factors or sequence of Factors
+    labels : sequence of str, optional
+        A name for each curve.
+    ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Notes
+    -----
+    O((m + n) k² + k³), from the Gram matrices: σ² are the eigenvalues of (VᵀV)^½ UᵀU (VᵀV)^½, exact to about √eps of
+    the largest.
+    """
+    curves = named(results, labels)
+    ax = make_axes(ax)
+    for result, label in curves:
+        values = _singular_values(result.user_factors, result.item_factors)
+        ax.semilogy(np.arange(1, len(values) + 1), np.where(values > 0, values, np.nan), "o-", ms=3, label=label)
+    ax.set(xlabel="latent direction", ylabel="singular value of $U V^T$")
+    return tidy(ax, legend=labels is not None)
+
+
+def _singular_values(U: np.ndarray, V: np.ndarray) -> np.ndarray:
+    grams = [_gram(U), _gram(V)]
+    values, vectors = np.linalg.eigh(grams[1])
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    return np.sqrt(np.maximum(np.linalg.eigvalsh(root.T @ grams[0] @ root), 0.0))[::-1]
+
+
+def _gram(A: np.ndarray) -> np.ndarray:
+    total = np.zeros((A.shape[1], A.shape[1]))
+    for lo in range(0, len(A), 1 << 16):
+        rows = A[lo : lo + (1 << 16)].astype(np.float64)
+        total += rows.T @ rows
+    return total
+
+
+def item_map(
+    factors: Factors,
+    *,
+    items: Any = None,
+    labels: Sequence[Any] | None = None,
+    counts: Any = None,
+    view: str = "projection",
+    ax: Any = None,
+) -> Any:
+    """Items as points in the plane, near one another where the same users like them.
+
+    Parameters
+    ----------
+    factors : Factors
+    items : array of int, optional
+        Which to show, those to label first at the beginning. By default the 500 most frequent where ``counts`` are
+        given, else all.
+    labels : sequence, shape (n,), optional
+        A text for every item, shown or not. Up to 40 are written, and none over another.
+    counts : array, shape (n,), optional
+        How often each item occurs: the colour of its point, and who is labelled first.
+    view : {"projection", "factors"}
+        The two directions in which V[i] / ‖V[i]‖ differs most among the items shown (principal components), or the two
+        strongest canonical factors as they are. Mirrored such that the largest value of either is positive.
+    ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    check_choice("view", view, ("projection", "factors"))
+    n = factors.shape[1]
+    for name, given in (("labels", labels), ("counts", counts)):
+        if given is not None and len(given) != n:
+            raise ValueError(f"{name} must have one entry for each of the {n} items, got {len(given)}")
+    if factors.item_factors.shape[1] < 2:
+        raise ValueError(f"factors must have at least two latent dimensions for a map, got {shown(factors)}")
+    frequency = np.ones(n) if counts is None else np.asarray(counts, np.float64)
+    if items is None:
+        chosen = np.argsort(-frequency, kind="stable")[: n if counts is None else SHOWN]
+    else:
+        chosen = check_ids("items", items, n)
+    ax = make_axes(ax, (8, 6.5))
+    places = _places(factors.item_factors[chosen], view)
+    _scatter(ax, places, None if counts is None else frequency[chosen])
+    names = ("principal component", "canonical factor")[view == "factors"]
+    ax.set(xlabel=f"{names} 1", ylabel=f"{names} 2")
+    tidy(ax)
+    if labels is not None:
+        _write_labels(ax, places, [str(labels[i]) for i in chosen])
+    return ax
+
+
+def _places(V: np.ndarray, view: str) -> np.ndarray:
+    """Two coordinates for every item."""
+    places = V[:, :2].astype(np.float64)
+    if view == "projection":
+        unit = unit_rows(V).astype(np.float64)
+        unit -= unit.mean(axis=0)
+        places = unit @ np.linalg.eigh(unit.T @ unit)[1][:, :-3:-1]
+    largest = np.abs(places).argmax(axis=0)
+    return places * np.where(places[largest, [0, 1]] < 0, -1.0, 1.0)
+
+
+def _scatter(ax: Any, places: np.ndarray, counts: np.ndarray | None) -> None:
+    size = float(np.clip(4000 / max(len(places), 1), 3, 30))
+    if counts is None:
+        ax.scatter(*places.T, s=size, alpha=0.6, linewidths=0)
+        return
+    from matplotlib.colors import LogNorm
+
+    last_on_top = slice(None, None, -1)
+    points = ax.scatter(
+        *places[last_on_top].T, s=size, c=np.maximum(counts, 1)[last_on_top], norm=LogNorm(), linewidths=0, alpha=0.8
+    )
+    ax.figure.colorbar(points, ax=ax, label="interactions of the item", shrink=0.7)
+
+
+def _write_labels(ax: Any, places: np.ndarray, texts: list[str]) -> None:
+    """Write labels, the first first, beside their points where they cover no other label."""
+    ax.figure.canvas.figure.draw_without_rendering()  # the layout decides where a point is on the page
+    taken: list[Any] = []
+    for place, text in zip(places, texts):
+        if len(taken) == LABELS:
+            return
+        for shift, side in (((4, 3), "left"), ((-4, 3), "right"), ((4, -9), "left"), ((-4, -9), "right")):
+            label = ax.annotate(text, place, xytext=shift, textcoords="offset points", fontsize=7, ha=side)
+            box = label.get_window_extent()
+            if ax.bbox.x0 <= box.x0 and box.x1 <= ax.bbox.x1 and not any(box.overlaps(other) for other in taken):
+                taken.append(box.padded(2))
+                ax.plot(*place, "o", ms=3, color="none", markeredgecolor=GREY)
+                break
+            label.remove()

@@ -1,0 +1,79 @@
+"""What happened during the fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lfm_np.factors import Factors
+from lfm_np.plots.axes import make_axes, named, tidy
+from lfm_np.validation import check_choice
+
+
+def training_curve(
+    results: Factors | Sequence[Factors],
+    *,
+    labels: Sequence[str] | None = None,
+    by: str = "iteration",
+    measure: str | None = None,
+    ax: Any = None,
+) -> Any:
+    """The objective (or sampled loss) after every sweep, or whatever a callback added to the history.
+
+    Parameters
+    ----------
+    results : Factors or sequence of Factors
+    labels : sequence of str, optional
+        A name for each curve.
+    by : {"iteration", "seconds"}
+        What the horizontal axis shows; seconds are summed over the sweeps, without the callback's own.
+    measure : str, optional
+        A field of the history, such as "ndcg@10" where the callback does ``record["ndcg@10"] = …``. By default
+        "objective" or "sampled_loss".
+    ax : matplotlib Axes, optional
+        By default those of a new figure.
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    MissingExtraError
+        matplotlib is not installed.
+    ValueError
+        A result without history, or without that field in it.
+    """
+    check_choice("by", by, ("iteration", "seconds"))
+    curves = named(results, labels)
+    ax = make_axes(ax)
+    for result, label in curves:
+        name = measure or _loss(result)
+        records = [record for record in result.history if name in record]
+        if not records:
+            fields = sorted({field for record in result.history for field in record})
+            raise ValueError(
+                f"results have no history of {name!r} to draw" + (f"; there is {fields}" if fields else "")
+            )
+        places = _places(result, by)
+        ax.plot([places[record["iteration"]] for record in records], [record[name] for record in records], "o-", ms=4)
+        ax.get_lines()[-1].set_label(label)
+        ax.set_ylabel(name.replace("_", " "))
+    ax.set_xlabel(by)
+    if by == "iteration":
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    return tidy(ax, legend=labels is not None)
+
+
+def _loss(result: Factors) -> str:
+    return "sampled_loss" if result.history and "sampled_loss" in result.history[0] else "objective"
+
+
+def _places(result: Factors, by: str) -> dict[int, float]:
+    """Where each iteration is on the horizontal axis."""
+    iterations = [record["iteration"] for record in result.history]
+    if by == "iteration":
+        return dict(zip(iterations, iterations))
+    return dict(zip(iterations, np.cumsum([record["seconds"] for record in result.history]).tolist()))
