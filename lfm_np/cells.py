@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from lfm_np import splits
 from lfm_np import validation as check
 
-DUPLICATES = ("sum", "last", "mean", "max", "error")
+DUPLICATES = ("sum", "last", "mean", "max", "count", "error")
 
 
 def build_dict(pairs: Any) -> dict[int, np.ndarray]:
@@ -70,9 +70,9 @@ def to_csr(
         Number of rows and columns, each below 2³¹. By default the smallest that holds every pair.
     values : array, shape (N,), optional
         One finite number a pair; 1 by default. Zeros are kept, as explicit zeros.
-    duplicates : {"sum", "last", "mean", "max", "error"}
+    duplicates : {"sum", "last", "mean", "max", "count", "error"}
         What becomes of a pair that occurs more than once: the sum, the last (in the order given), the mean or the
-        largest of its values, or a ValueError.
+        largest of its values, or a ValueError. "count" is the number of its records, whatever their values.
 
     Returns
     -------
@@ -115,7 +115,7 @@ class Cells(NamedTuple):
 def cells_of(rows: Any, columns: Any, width: int, values: Any, timestamps: Any, duplicates: str) -> Cells:
     """Records grouped into cells, in row-major order. The time of a cell is that of its last record."""
     check.check_choice("duplicates", duplicates, DUPLICATES)
-    values = np.ones(len(rows)) if values is None else values
+    values = np.ones(len(rows)) if values is None or duplicates == "count" else values
     key = rows.astype(np.int64) * width + columns  # no overflow: rows and columns are below 2³¹
     if np.all(key[1:] > key[:-1]):
         return Cells(rows, columns, values, timestamps)
@@ -127,9 +127,9 @@ def cells_of(rows: Any, columns: Any, width: int, values: Any, timestamps: Any, 
         cell = first[np.argmax(last > first)]
         raise ValueError(
             f"the pair ({rows[cell]}, {columns[cell]}) occurs more than once; "
-            'say how to combine such pairs: duplicates="sum", "last", "mean" or "max"'
+            'say how to combine such pairs: duplicates="sum", "last", "mean", "max" or "count"'
         )
-    if duplicates in ("sum", "mean"):
+    if duplicates in ("sum", "mean", "count"):
         combined = np.add.reduceat(values, first)
         if duplicates == "mean":
             combined /= last - first + 1

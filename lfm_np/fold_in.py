@@ -202,8 +202,7 @@ def half_step(factors: Factors, asked: HalfStep) -> HalfStep:
         A parameter of another name; or the factors do not come from `als` and a parameter is not given.
     """
     names = tuple(HalfStep.__annotations__)
-    if unknown := sorted(asked.keys() - set(names)):
-        raise TypeError(f"there is no parameter {', '.join(unknown)}; fold-in takes {', '.join(names)}")
+    check.check_names("fold-in", asked, names)
     fitted = {name: (factors.params or {}).get(name) for name in names}
     values = fitted | {name: value for name, value in asked.items() if value is not None}
     needed = [name for name in names if name != "unobserved_weight" and values[name] is None]

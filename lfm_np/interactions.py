@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from lfm_np import splits
+from lfm_np import reading, splits
 from lfm_np import validation as check
 from lfm_np.cells import cells_of, encode, matrix_of
 
@@ -29,10 +30,14 @@ class Interactions:
     timestamps : array, shape (nnz,), optional
         The time of every cell, in the order of ``matrix.data``: integers, floats (NaN: unknown) or datetime64 (NaT:
         unknown).
+    frame_backend : str, optional
+        The library of the data frame that this came from, as narwhals names it: "pandas", "polars", "pyarrow" …
+        `recommend_frame` answers with a frame of that library.
 
     See Also
     --------
     Interactions.from_arrays : from one array of users and one of items, with ids of any kind.
+    Interactions.from_frame, Interactions.from_parquet, Interactions.from_csv : from tables.
 
     Examples
     --------
@@ -51,6 +56,7 @@ class Interactions:
     users: np.ndarray
     items: np.ndarray
     timestamps: np.ndarray | None = None
+    frame_backend: str | None = None
 
     def __post_init__(self) -> None:
         matrix = check.check_matrix(
@@ -85,7 +91,7 @@ class Interactions:
             Numbers; NaN where unknown. 1 by default.
         timestamps : array, shape (N,), optional
             Integers, floats (NaN: unknown) or datetime64 (NaT: unknown).
-        duplicates : {"sum", "last", "mean", "max", "error"}
+        duplicates : {"sum", "last", "mean", "max", "count", "error"}
             What becomes of several records of one pair, as in `to_csr`. With timestamps "last" means the latest (an
             unknown time counts as earliest, and equal times count in the order given), and the cell gets the latest
             time whatever becomes of the values. A NaN among summed values makes the sum NaN.
@@ -107,6 +113,10 @@ class Interactions:
             timestamps = check.check_timestamps(timestamps, len(rows))
         cells = cells_of(rows, columns, len(item_ids), values, timestamps, duplicates)
         return cls(matrix_of(cells, (len(user_ids), len(item_ids))), user_ids, item_ids, cells.timestamps)
+
+    from_frame = classmethod(reading.from_frame)
+    from_parquet = classmethod(reading.from_parquet)
+    from_csv = classmethod(reading.from_csv)
 
     def __repr__(self) -> str:
         times = "" if self.timestamps is None else ", with timestamps"
@@ -171,7 +181,35 @@ class Interactions:
         np.cumsum(cells, out=before[1:])
         parts = (self.matrix.data[cells], self.matrix.indices[cells], before[self.matrix.indptr])
         times = None if self.timestamps is None else self.timestamps[cells]
-        return Interactions(sp.csr_array(parts, shape=self.shape), self.users, self.items, times)
+        return dataclasses.replace(self, matrix=sp.csr_array(parts, shape=self.shape), timestamps=times)
+
+    def core(self, min_user_interactions: int = 1, min_item_interactions: int = 1) -> Interactions:
+        """The largest part in which every user and every item has so many cells: the k-core.
+
+        Users with fewer cells are left out, then items with fewer of the cells that remain, and again, until nothing
+        changes. Only their rows and columns remain; with 1 and 1, those that have a cell at all.
+
+        Examples
+        --------
+        >>> data = Interactions.from_arrays(["ann", "ann", "bob", "bob", "eve"], [1, 2, 1, 2, 3])
+        >>> data.core(min_user_interactions=2).users
+        array(['ann', 'bob'], dtype='<U3')
+        """
+        least = [
+            check.check_int(name, value, 1)
+            for name, value in (
+                ("min_user_interactions", min_user_interactions),
+                ("min_item_interactions", min_item_interactions),
+            )
+        ]
+        cells, users, items = splits.core_cells(self.matrix, *least)
+        if users.all() and items.all():
+            return self
+        part = self.select(cells)
+        place = (np.cumsum(items) - 1).astype(part.matrix.indices.dtype)
+        parts = part.matrix.data, place[part.matrix.indices], part.matrix.indptr[np.append(True, users)]
+        matrix = sp.csr_array(parts, shape=(users.sum(), items.sum()))
+        return dataclasses.replace(part, matrix=matrix, users=self.users[users], items=self.items[items])
 
     def binarize(self, threshold: float | None = None) -> Interactions:
         """Interactions of value 1: of every cell, or of those whose value is known and at least ``threshold``."""
@@ -181,7 +219,7 @@ class Interactions:
         matrix = sp.csr_array(
             (np.ones(chosen.matrix.nnz, np.float32), chosen.matrix.indices, chosen.matrix.indptr), shape=self.shape
         )
-        return Interactions(matrix, self.users, self.items, chosen.timestamps)
+        return dataclasses.replace(chosen, matrix=matrix)
 
     def split(
         self,
@@ -249,6 +287,8 @@ class _Index(NamedTuple):
 
     @classmethod
     def of(cls, name: str, ids: np.ndarray) -> _Index:
+        if np.all(ids[1:] > ids[:-1]):  # as from records; a sort of strings takes long
+            return cls(name, ids, np.arange(len(ids)))
         order = np.argsort(ids, kind="stable")
         ids = ids[order]
         same = ids[1:] == ids[:-1]

@@ -64,3 +64,17 @@ def known_times(timestamps: np.ndarray | None) -> np.ndarray:
             f"{absent} of {len(timestamps)} timestamps are unknown; select the others first, or split by='random'"
         )
     return timestamps
+
+
+def core_cells(matrix: Any, least_user: int, least_item: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Masks of the cells, rows and columns of the largest part whose rows and columns have so many cells each."""
+    rows = np.repeat(np.arange(matrix.shape[0], dtype=matrix.indices.dtype), np.diff(matrix.indptr))
+    columns = matrix.indices
+    cells = np.ones(len(columns), np.bool_)
+    while True:
+        users = np.bincount(rows[cells], minlength=matrix.shape[0]) >= least_user
+        items = np.bincount(columns[cells], minlength=matrix.shape[1]) >= least_item
+        kept = cells & users[rows] & items[columns]
+        if np.array_equal(kept, cells):
+            return cells, users, items
+        cells = kept

@@ -26,6 +26,7 @@ def cells(pairs, values, duplicates, timestamps=None):
             "mean": sum(numbers) / len(numbers),
             "max": max(numbers),
             "last": numbers[-1],
+            "count": len(numbers),
         }[duplicates]
         found[pair] = (value, group[-1][2])
     return found
@@ -48,3 +49,17 @@ def late(times, fraction):
         if sum(best) < sum(flags) <= fraction * len(times):
             best = flags
     return best
+
+
+def core(pairs, least_user, least_item):
+    """The pairs that are left when users and items with fewer pairs go, until nothing changes."""
+    pairs = set(pairs)
+    while True:
+        kept = {
+            (u, i)
+            for u, i in pairs
+            if sum(v == u for v, _ in pairs) >= least_user and sum(j == i for _, j in pairs) >= least_item
+        }
+        if kept == pairs:
+            return kept
+        pairs = kept

@@ -4,7 +4,7 @@ import numpy as np
 import scipy.sparse as sp
 from hypothesis import strategies as st
 
-DUPLICATES = ("sum", "last", "mean", "max")
+DUPLICATES = ("sum", "last", "mean", "max", "count")
 
 
 @st.composite

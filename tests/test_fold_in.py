@@ -92,7 +92,7 @@ def test_factors_of_sgd_need_parameters():
 
 def test_a_misspelt_parameter_is_named():
     X = matrix()
-    with pytest.raises(TypeError, match="no parameter regularisation; fold-in takes regularization, alpha"):
+    with pytest.raises(TypeError, match="no argument regularisation; it takes regularization, alpha"):
         fit(X).fold_in_users(X, regularisation=0.1)
 
 

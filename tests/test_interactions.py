@@ -114,7 +114,7 @@ def test_sums_are_accumulated_in_float64():
         ({"values": [1e39, 1.0]}, ValueError, "float32"),
         ({"values": ["a", "b"]}, TypeError, "real numbers"),
         ({"values": [[1.0], [2.0]]}, ValueError, "one-dimensional"),
-        ({"duplicates": "first"}, ValueError, "'sum', 'last', 'mean', 'max', 'error'"),
+        ({"duplicates": "first"}, ValueError, "'sum', 'last', 'mean', 'max', 'count', 'error'"),
     ],
 )
 def test_bad_arguments_of_to_csr(options, error, words):

@@ -81,7 +81,7 @@ def test_core_dependencies_and_extras():
     }
     extras = settings()["options.extras_require"]
     assert set(extras) == {"io", "cli", "plot", "torch", "distributed", "test", "bench", "docs", "dev", "all"}
-    assert names(extras["io"]) == {"narwhals", "pyarrow", "pooch"}
+    assert names(extras["io"]) == {"narwhals", "pyarrow", "fsspec", "pooch"}
     assert names(extras["cli"]) == {"typer", "rich"}
     assert names(extras["plot"]) == {"matplotlib"}
     inside = re.search(r"\[(.*)\]", extras["all"]).group(1).split(",")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,13 @@ def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
         if type(choice) is type(value) and choice == value:
             return choice
     raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {shown(value)}")
+
+
+def check_names(function: str, given: Iterable[str], allowed: Iterable[str]) -> None:
+    """TypeError for keyword arguments that ``function`` does not take."""
+    allowed = list(allowed)
+    if unknown := sorted(set(given) - set(allowed)):
+        raise TypeError(f"{function} has no argument {', '.join(unknown)}; it takes {', '.join(allowed)}")
 
 
 def check_dtype(name: str, value: Any) -> np.dtype:

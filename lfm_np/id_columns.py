@@ -1,0 +1,119 @@
+"""Columns of ids, as Arrow arrays: numbered as they stream by, and made from NumPy ids again.
+
+Ids of one column must be of one of Arrow's sortable types; they become
+
+* a NumPy array of the same dtype: integers, floats, booleans, dates and times without a time zone;
+* an array of Python objects: strings, bytes, `uuid.UUID`, `decimal.Decimal`, dates with a time zone.
+
+Strings stay Python's because NumPy's lose trailing NUL characters and take the room of the longest everywhere.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_MERGE = 1 << 20  # distinct ids of the batches that wait, before they are merged
+
+
+class IdEncoder:
+    """Numbers the ids of a column that comes in batches; only distinct ids and int32 numbers are kept."""
+
+    def __init__(self, name: str, type: pa.DataType) -> None:
+        self._is_uuid = isinstance(type, pa.UuidType)
+        self._type = _sortable_type(name, type)
+        self._distinct = pa.array([], self._type)
+        self._pending: list[pa.DictionaryArray] = []
+        self._waiting = 0
+        self._codes: list[np.ndarray] = []
+
+    def add(self, ids: pa.Array) -> None:
+        """Take the ids of some records, none null."""
+        if pa.types.is_dictionary(ids.type):
+            ids = ids.dictionary_decode()
+        encoded = (ids.storage if self._is_uuid else ids.cast(self._type)).dictionary_encode()
+        self._pending.append(encoded)
+        self._waiting += len(encoded.dictionary)
+        if self._waiting > max(_MERGE, len(self._distinct)):  # each merge doubles at least, so all cost O(records)
+            self._merge()
+
+    def _merge(self) -> None:
+        known = pa.DictionaryArray.from_arrays(pa.array([], pa.int32()), self._distinct)
+        known, *pending = pa.chunked_array([known, *self._pending]).unify_dictionaries().chunks
+        self._distinct = known.dictionary  # begins with those known before, so their numbers stand
+        self._codes += [chunk.indices.to_numpy() for chunk in pending]
+        self._pending, self._waiting = [], 0
+
+    def finish(self) -> tuple[np.ndarray, np.ndarray]:
+        """The distinct ids, ascending, and the place of each record's id among them (int32)."""
+        self._merge()
+        order = pc.sort_indices(self._distinct)
+        place = np.empty(len(order), np.int32)
+        place[order.to_numpy()] = np.arange(len(order), dtype=np.int32)
+        codes = joined(self._codes, np.dtype(np.int32))
+        np.take(place, codes, out=codes)
+        ids = self._distinct.take(order)
+        return to_numpy(pa.ExtensionArray.from_storage(pa.uuid(), ids) if self._is_uuid else ids), codes
+
+
+def joined(parts: list[np.ndarray], dtype: np.dtype) -> np.ndarray:
+    """The parts in one new array; they leave the list as they are copied, so that little is in memory twice."""
+    whole = np.empty(sum(map(len, parts)), dtype)
+    parts.reverse()
+    end = 0
+    while parts:
+        part = parts.pop()
+        whole[end : end + len(part)] = part
+        end += len(part)
+    return whole
+
+
+def _sortable_type(name: str, type: pa.DataType) -> pa.DataType:
+    """The type to number ids of ``type`` by; TypeError where there is none."""
+    if pa.types.is_dictionary(type):
+        type = type.value_type
+    if isinstance(type, pa.UuidType):
+        return type.storage_type
+    if pa.types.is_string_view(type):
+        return pa.large_string()
+    if pa.types.is_binary_view(type):
+        return pa.large_binary()
+    if pa.types.is_null(type):
+        return pa.string()  # an empty column, or one whose nulls are counted elsewhere
+    if pa.types.is_nested(type) or isinstance(type, pa.BaseExtensionType):
+        raise TypeError(
+            f"{name} must hold integers, strings, UUIDs, dates or other ids of one sortable kind, got {type}"
+        )
+    return type
+
+
+def to_numpy(ids: pa.Array) -> np.ndarray:
+    """Arrow ids without nulls as this module's docstring says."""
+    types = pa.types
+    plain = types.is_integer(ids.type) or types.is_floating(ids.type) or types.is_boolean(ids.type)
+    plain = plain or (types.is_timestamp(ids.type) and ids.type.tz is None) or types.is_date(ids.type)
+    if plain:
+        return ids.to_numpy(zero_copy_only=False)
+    array = np.empty(len(ids), object)
+    array[:] = ids.to_pylist()
+    return array
+
+
+def to_arrow(ids: np.ndarray) -> pa.Array:
+    """The ids of an `Interactions`, or some of them, as an Arrow array."""
+    if ids.dtype == object and len(ids) and isinstance(ids[0], uuid.UUID):
+        return pa.ExtensionArray.from_storage(pa.uuid(), pa.array([id.bytes for id in ids], pa.binary(16)))
+    return pa.array(ids)
+
+
+def object_column(values: list[Any]) -> pa.Array:
+    """Python objects as an Arrow array, with UUIDs among what Arrow infers in every version."""
+    first = next((value for value in values if value is not None), None)
+    if isinstance(first, uuid.UUID):
+        storage = [value.bytes if isinstance(value, uuid.UUID) else value for value in values]
+        return pa.ExtensionArray.from_storage(pa.uuid(), pa.array(storage, pa.binary(16), from_pandas=True))
+    return pa.array(values, from_pandas=True)

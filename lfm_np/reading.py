@@ -1,0 +1,356 @@
+"""Interactions from data frames, Parquet and CSV, in batches of Arrow records; bound to `Interactions` as methods."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack
+
+import numpy as np
+
+from lfm_np import validation as check
+from lfm_np.cells import DUPLICATES, cells_of, matrix_of
+from lfm_np.errors import missing_extra
+
+if TYPE_CHECKING:
+    import narwhals as nw
+    import pyarrow as pa
+
+    from lfm_np.interactions import Interactions
+
+BATCH = 1 << 17  # records of a batch
+READAHEAD = 4  # batches in memory besides the one that is looked at
+
+
+class Columns(TypedDict, total=False):
+    """Which columns to read and what becomes of them, as in `Interactions.from_frame`."""
+
+    user: str
+    item: str
+    value: str | None
+    timestamp: str | None
+    duplicates: str
+    nulls: str
+    min_user_interactions: int
+    min_item_interactions: int
+
+
+def from_frame(
+    cls: type[Interactions],
+    frame: Any,
+    user: str = "user",
+    item: str = "item",
+    value: str | None = None,
+    timestamp: str | None = None,
+    *,
+    duplicates: str = "sum",
+    nulls: str = "error",
+    min_user_interactions: int = 1,
+    min_item_interactions: int = 1,
+) -> Interactions:
+    """Interactions of one record for each row of a data frame.
+
+    Parameters
+    ----------
+    frame : pandas, polars or pyarrow frame, or any other that narwhals reads
+        A lazy one is collected, the columns named here only.
+    user, item : str
+        Columns of ids: integers, strings, UUIDs, categories, dates … A category counts by its value.
+    value : str, optional
+        A column of numbers; without it every record has value 1.
+    timestamp : str, optional
+        A column of integers, floats, dates or times; those with a time zone become UTC.
+    duplicates : {"sum", "last", "mean", "max", "count", "error"}
+        What becomes of several records of one pair, as in `Interactions.from_arrays`.
+    nulls : {"error", "drop", "keep"}
+        What becomes of records with a null, or NaN, in one of the columns. "error" counts them. "drop" leaves them out.
+        "keep" makes null values and times unknown (NaN, NaT) and still refuses null ids.
+    min_user_interactions, min_item_interactions : int
+        Keep only users and items with at least so many cells among those kept, as in `Interactions.core`.
+
+    Returns
+    -------
+    Interactions
+        Rows and columns in ascending order of the ids (strings by code point).
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not a frame, a column that is absent or of a kind that cannot serve, nulls, repeated pairs with "error".
+
+    Examples
+    --------
+    >>> import lfm_np, pyarrow as pa
+    >>> table = pa.table({"user": ["ann", "bob", "ann"], "item": [30, 10, 10], "stars": [5, 3, 4]})
+    >>> data = lfm_np.Interactions.from_frame(table, value="stars")
+    >>> data.users, data.matrix.toarray()
+    (array(['ann', 'bob'], dtype=object), array([[4., 5.],
+           [3., 0.]], dtype=float32))
+    """
+    plan = _plan(
+        "from_frame",
+        {
+            "user": user,
+            "item": item,
+            "value": value,
+            "timestamp": timestamp,
+            "duplicates": duplicates,
+            "nulls": nulls,
+            "min_user_interactions": min_user_interactions,
+            "min_item_interactions": min_item_interactions,
+        },
+    )
+    table, backend = _arrow_table(frame, plan)
+    return _assemble(cls, plan, table.schema, table.to_batches(max_chunksize=BATCH), backend)
+
+
+def from_parquet(cls: type[Interactions], path: str | os.PathLike[str], **columns: Unpack[Columns]) -> Interactions:
+    """Interactions of one record for each row of Parquet files, which are read in batches.
+
+    Parameters
+    ----------
+    path : str or path
+        A file; a folder, with all files below it in the order of their names; or a URL (``s3://…``, ``https://…``),
+        which takes fsspec. Folders named ``column=value`` give a column.
+    **columns
+        ``user``, ``item``, ``value``, ``timestamp``, ``duplicates``, ``nulls``, ``min_user_interactions``,
+        ``min_item_interactions`` as in `Interactions.from_frame`.
+
+    Returns
+    -------
+    Interactions
+
+    Notes
+    -----
+    Other columns are not read. In memory are a few batches, per record two int32 numbers (and 8 bytes each for a value
+    and a time), and while records become cells about 60 bytes a record. docs/data.md has measurements.
+    """
+    return _from_files(cls, path, "parquet", _plan("from_parquet", columns))
+
+
+def from_csv(
+    cls: type[Interactions],
+    path: str | os.PathLike[str],
+    *,
+    delimiter: str = ",",
+    column_names: Sequence[str] | None = None,
+    column_types: Mapping[str, Any] | None = None,
+    **columns: Unpack[Columns],
+) -> Interactions:
+    """Interactions of one record for each line of CSV files, which are read in batches.
+
+    Parameters
+    ----------
+    path : str or path
+        As in `Interactions.from_parquet`; files may be compressed (``.csv.gz``, ``.csv.bz2``, ``.csv.zst``).
+    delimiter : str
+        One character.
+    column_names : sequence of str, optional
+        Where the files have no line of names.
+    column_types : mapping of str to str or pyarrow.DataType, optional
+        Types that are not to be guessed from the first lines: ``{"user": "string"}`` keeps the zeros of "007".
+    **columns
+        As in `Interactions.from_parquet`. An empty field is null.
+
+    Returns
+    -------
+    Interactions
+    """
+    plan = _plan("from_csv", columns)
+    if not isinstance(delimiter, str) or len(delimiter) != 1:
+        raise ValueError(f"delimiter must be one character, got {check.shown(delimiter)}")
+    pa, csv, dataset = _pyarrow("pyarrow", "pyarrow.csv", "pyarrow.dataset")
+    types = {
+        name: pa.type_for_alias(kind) if isinstance(kind, str) else kind for name, kind in (column_types or {}).items()
+    }
+    format = dataset.CsvFileFormat(
+        parse_options=csv.ParseOptions(delimiter=delimiter),
+        read_options=csv.ReadOptions(column_names=None if column_names is None else list(column_names)),
+        convert_options=csv.ConvertOptions(
+            column_types=types, strings_can_be_null=True, quoted_strings_can_be_null=False
+        ),
+    )
+    try:
+        return _from_files(cls, path, format, plan)
+    except pa.ArrowInvalid as error:
+        hint = "types are guessed from the first lines; say what a column is by column_types={'user': 'string'}"
+        raise ValueError(f"{os.fspath(path)}: {error}; {hint}") from None
+
+
+# ---- what to read ---------------------------------------------------------------------------------------------------
+
+
+class _Plan(NamedTuple):
+    names: dict[str, str]
+    """The column of every argument that names one."""
+    duplicates: str
+    nulls: str
+    least: tuple[int, int]
+
+    @property
+    def required(self) -> list[str]:
+        """The arguments whose columns must not be null."""
+        return ["user", "item"] if self.nulls == "keep" else list(self.names)
+
+
+def _plan(function: str, columns: Columns) -> _Plan:
+    check.check_names(function, columns, Columns.__annotations__)
+    asked: Mapping[str, Any] = {"user": "user", "item": "item", **columns}
+    names = {name: asked[name] for name in ("user", "item", "value", "timestamp") if asked.get(name) is not None}
+    for argument, name in names.items():
+        if not isinstance(name, str):
+            raise TypeError(f"{argument} must be the name of a column, got {check.shown(name)}")
+    least = [
+        check.check_int(name, columns.get(name, 1), 1) for name in ("min_user_interactions", "min_item_interactions")
+    ]
+    return _Plan(
+        names,
+        check.check_choice("duplicates", columns.get("duplicates", "sum"), DUPLICATES),
+        check.check_choice("nulls", columns.get("nulls", "error"), ("error", "drop", "keep")),
+        (least[0], least[1]),
+    )
+
+
+def _check_present(plan: _Plan, available: Sequence[str]) -> list[str]:
+    """The names of the columns to read, each once."""
+    for argument, name in plan.names.items():
+        if name not in available:
+            raise ValueError(f"{argument}={name!r} is no column; there are {', '.join(map(repr, available)) or 'none'}")
+    return list(dict.fromkeys(plan.names.values()))
+
+
+# ---- sources --------------------------------------------------------------------------------------------------------
+
+
+def _pyarrow(*modules: str) -> list[Any]:
+    import importlib
+
+    try:
+        return [importlib.import_module(module) for module in modules]
+    except ImportError:
+        raise missing_extra("pyarrow", "io") from None
+
+
+def _arrow_table(frame: Any, plan: _Plan) -> tuple[pa.Table, str]:
+    """The columns of the plan, and the name of the frame's library."""
+    (pa,) = _pyarrow("pyarrow")
+    try:
+        import narwhals as nw
+    except ImportError:
+        raise missing_extra("narwhals", "io") from None
+    try:
+        wrapped = nw.from_native(frame)
+    except TypeError:
+        raise TypeError(
+            f"frame must be a pandas, polars, pyarrow or other frame that narwhals reads, got {type(frame).__name__}"
+        ) from None
+    some = wrapped.select(_check_present(plan, wrapped.collect_schema().names()))
+    eager = some.collect() if isinstance(some, nw.LazyFrame) else some
+    try:
+        return pa.table({name: _arrow_column(eager[name]) for name in eager.columns}), eager.implementation.value
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise TypeError(
+            f"a column of frame holds objects of several kinds, or of one that Arrow lacks: {error}"
+        ) from None
+
+
+def _arrow_column(series: nw.Series[Any]) -> Any:
+    import narwhals as nw
+
+    from lfm_np.id_columns import object_column
+
+    return object_column(series.to_list()) if series.dtype == nw.Object else series.to_arrow()
+
+
+def _from_files(cls: type[Interactions], path: str | os.PathLike[str], format: Any, plan: _Plan) -> Interactions:
+    (dataset,) = _pyarrow("pyarrow.dataset")
+    path, filesystem = os.fspath(path), None
+    if "://" in path:
+        try:
+            import fsspec
+        except ImportError:
+            raise missing_extra("fsspec", "io") from None
+        filesystem, path = fsspec.core.url_to_fs(path)
+    source = dataset.dataset(path, filesystem=filesystem, format=format, partitioning="hive")
+    columns = _check_present(plan, source.schema.names)
+    batches = source.to_batches(
+        columns=columns, batch_size=BATCH, batch_readahead=READAHEAD, fragment_readahead=1, cache_metadata=False
+    )
+    return _assemble(cls, plan, source.schema, batches, None)
+
+
+# ---- records to cells -----------------------------------------------------------------------------------------------
+
+
+def _assemble(
+    cls: type[Interactions], plan: _Plan, schema: pa.Schema, batches: Iterable[pa.RecordBatch], backend: str | None
+) -> Interactions:
+    from lfm_np.id_columns import IdEncoder, joined
+
+    users, items = (IdEncoder(argument, schema.field(plan.names[argument]).type) for argument in ("user", "item"))
+    values: list[np.ndarray] = []
+    times: list[pa.Array] = []
+    for batch in _without_nulls(plan, batches):
+        users.add(batch.column(plan.names["user"]))
+        items.add(batch.column(plan.names["item"]))
+        if "value" in plan.names:
+            values.append(_numbers("value", batch.column(plan.names["value"])))
+        if "timestamp" in plan.names:
+            times.append(batch.column(plan.names["timestamp"]))
+    user_ids, rows = users.finish()
+    item_ids, columns = items.finish()
+    del users, items
+    value = None
+    if "value" in plan.names:
+        value = check.check_values("value", joined(values, np.dtype(np.float64)), len(rows), unknown=True)
+    timestamps = _times(times, schema.field(plan.names["timestamp"]).type) if "timestamp" in plan.names else None
+    cells = cells_of(rows, columns, len(item_ids), value, timestamps, plan.duplicates)
+    del rows, columns, value, timestamps
+    matrix = matrix_of(cells, (len(user_ids), len(item_ids)))
+    return cls(matrix, user_ids, item_ids, cells.timestamps, backend).core(*plan.least)
+
+
+def _without_nulls(plan: _Plan, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Batches without the records that have nulls; at the end ValueError if there were some and they must not be."""
+    import pyarrow.compute as pc
+
+    counts = dict.fromkeys(plan.required, 0)
+    records = 0
+    for batch in batches:
+        records += len(batch)
+        nulls = {name: pc.is_null(batch.column(plan.names[name]), nan_is_null=True) for name in plan.required}
+        for argument, null in nulls.items():
+            counts[argument] += null.true_count
+        bad = functools.reduce(pc.or_, nulls.values())
+        yield batch.filter(pc.invert(bad)) if bad.true_count else batch
+    if plan.nulls != "drop" and any(counts.values()):
+        found = ", ".join(f"{count} in {plan.names[argument]!r}" for argument, count in counts.items() if count)
+        keep = "; nulls='keep' makes values and times unknown" if plan.nulls == "error" else ""
+        raise ValueError(f"of {records} records some have nulls: {found}. nulls='drop' leaves these records out{keep}")
+
+
+def _numbers(name: str, column: pa.Array) -> np.ndarray:
+    """Float64, NaN where null."""
+    import pyarrow as pa
+
+    types = pa.types
+    if not any(test(column.type) for test in (types.is_integer, types.is_floating, types.is_decimal, types.is_boolean)):
+        raise TypeError(f"{name} must be a column of numbers, got {column.type}")
+    return column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+
+
+def _times(parts: list[pa.Array], type: pa.DataType) -> np.ndarray:
+    """Integers, floats (NaN where null) or datetime64 (NaT where null)."""
+    import pyarrow as pa
+
+    types = pa.types
+    if not any(test(type) for test in (types.is_integer, types.is_floating, types.is_timestamp, types.is_date)):
+        raise TypeError(f"timestamp must be a column of integers, floats, dates or times, got {type}")
+    column = pa.chunked_array(parts, type)
+    if types.is_integer(type) and column.null_count:
+        with contextlib.suppress(pa.ArrowInvalid):
+            return column.cast(pa.float64()).to_numpy()
+        raise ValueError("timestamp has nulls beside integers beyond 2⁵³; make it a column of times, or nulls='drop'")
+    return column.to_numpy()

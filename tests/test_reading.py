@@ -1,0 +1,291 @@
+"""Interactions from frames, Parquet and CSV against plain loops over the same records."""
+
+import datetime
+import decimal
+import gzip
+import uuid
+
+import numpy as np
+import oracles_data as oracle
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optional import require
+from strategies import DUPLICATES, records
+
+import lfm_np
+from lfm_np import Interactions
+
+pytestmark = pytest.mark.small
+
+KINDS = ("pandas", "polars", "pyarrow")
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+IDS = {
+    "int64": st.integers(-(2**63), 2**63 - 1),
+    "uint8": st.integers(0, 255).map(np.uint8),
+    "string": TEXT,
+    "category": TEXT,
+    "uuid": st.uuids(),
+    "bytes": st.binary(max_size=5),
+    "date": st.dates(),
+    "time": st.datetimes(datetime.datetime(1900, 1, 1), datetime.datetime(2100, 1, 1)),
+    "zone": st.datetimes(datetime.datetime(1900, 1, 1), datetime.datetime(2100, 1, 1), timezones=st.just(datetime.UTC)),
+    "decimal": st.decimals(-999, 999, places=2),
+    "bool": st.booleans(),
+}
+
+
+def make_frame(kind, columns):
+    """A frame of the library called ``kind``; columns that start with "category" become categories."""
+    library = require(kind)
+    require("narwhals")
+    pa = require("pyarrow")
+    if kind == "pyarrow":
+        arrays = {name: arrow(values) for name, values in columns.items()}
+        categories = {name: a.dictionary_encode() if name.startswith("category") else a for name, a in arrays.items()}
+        return pa.table(categories)
+    frame = library.DataFrame({name: list(values) for name, values in columns.items()})
+    if kind == "pandas":
+        return frame.astype({name: "category" for name in columns if name.startswith("category")})
+    return frame.with_columns(library.col(name).cast(library.Categorical) for name in columns if name[:8] == "category")
+
+
+def arrow(values):
+    pa = require("pyarrow")
+    if len(values) and isinstance(values[0], uuid.UUID):
+        return pa.array([value.bytes for value in values], pa.binary(16)).cast(pa.uuid())
+    return pa.array(values)
+
+
+def named_cells(data):
+    rows = np.repeat(np.arange(data.shape[0]), np.diff(data.matrix.indptr))
+    pairs = zip(data.users[rows].tolist(), data.items[data.matrix.indices].tolist())
+    return dict(zip(pairs, data.matrix.data.tolist()))
+
+
+# ---- ids ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("type", IDS)
+@settings(max_examples=20)
+@given(st.data())
+def test_ids_of_every_type_survive_the_round_trip(kind, type, drawn):
+    ids = drawn.draw(st.lists(IDS[type], min_size=1, max_size=12))
+    column = "category" if type == "category" else "who"
+    data = Interactions.from_frame(make_frame(kind, {column: ids, "item": range(len(ids))}), user=column)
+    plain = [value.item() if isinstance(value, np.generic) else value for value in ids]
+    assert data.users.tolist() == sorted(set(plain))
+    assert data.user_ids(data.rows_of(data.users)).tolist() == data.users.tolist()
+    rows = np.array([data.users.tolist().index(value) for value in plain])
+    np.testing.assert_array_equal(data.matrix.toarray(), np.eye(len(data.users))[rows].T)
+    assert data.frame_backend == kind
+
+
+def test_unused_categories_get_no_row():
+    pd = require("pandas")
+    frame = pd.DataFrame({"user": pd.Categorical(["b", "a"], ["c", "b", "a"]), "item": [1, 1]})
+    assert make_and_read(frame).users.tolist() == ["a", "b"]
+
+
+def make_and_read(frame, **options):
+    require("pyarrow"), require("narwhals")
+    return Interactions.from_frame(frame, **options)
+
+
+@given(records(), st.sampled_from(DUPLICATES), st.integers(1, 7))
+def test_batches_make_no_difference(drawn, duplicates, size):
+    """Ids that are numbered batch by batch and merged after each give the same as all at once."""
+    pa = require("pyarrow")
+    from lfm_np import id_columns, reading
+
+    pairs, values = drawn
+    table = pa.table({"user": [f"u{i}" for i in pairs[:, 0]], "item": pairs[:, 1], "value": values})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(id_columns, "_MERGE", 2)
+        patch.setattr(reading, "BATCH", size)
+        data = Interactions.from_frame(table, value="value", duplicates=duplicates)
+    expected = oracle.cells(pairs, values, duplicates)
+    assert named_cells(data) == {
+        (f"u{i}", j): pytest.approx(value, rel=1e-6) for (i, j), (value, _) in expected.items()
+    }
+
+
+def test_repeated_pairs_can_be_an_error():
+    pa = require("pyarrow")
+    with pytest.raises(ValueError, match="occurs more than once"):
+        Interactions.from_frame(pa.table({"user": [1, 1], "item": [2, 2]}), duplicates="error")
+
+
+# ---- nulls, values, times -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nulls_are_counted_dropped_or_kept(kind):
+    columns = {"user": ["a", None, "b", "b"], "item": [1, 2, 2, 3], "value": [1.5, 2.0, None, 3.0]}
+    frame = make_frame(kind, columns)
+    with pytest.raises(ValueError, match="of 4 records some have nulls: 1 in 'user', 1 in 'value'"):
+        Interactions.from_frame(frame, value="value")
+    assert named_cells(Interactions.from_frame(frame, value="value", nulls="drop")) == {("a", 1): 1.5, ("b", 3): 3.0}
+    with pytest.raises(ValueError, match=r"of 4 records some have nulls: 1 in 'user'\. nulls='drop' leaves"):
+        Interactions.from_frame(frame, value="value", nulls="keep")
+    whole = make_frame(kind, {"user": ["a", "b"], "item": [1, 2], "value": [None, 2], "time": [7, None]})
+    kept = Interactions.from_frame(whole, value="value", timestamp="time", nulls="keep")
+    np.testing.assert_array_equal(kept.matrix.data, [np.nan, 2])
+    np.testing.assert_array_equal(kept.timestamps, [7, np.nan])
+
+
+def test_a_nan_is_a_null():
+    pa = require("pyarrow")
+    table = pa.table({"user": [1.0, float("nan")], "item": [1, 2]})
+    with pytest.raises(ValueError, match="1 in 'user'"):
+        Interactions.from_frame(table)
+    assert Interactions.from_frame(table, nulls="drop").shape == (1, 1)
+
+
+def test_times_of_every_kind():
+    pa = require("pyarrow")
+    zone = datetime.timezone(datetime.timedelta(hours=2))
+    base = {"user": [1, 1], "item": [1, 2]}
+    for times, expected in [
+        ([5, 2**62 + 1], np.array([5, 2**62 + 1])),
+        ([0.5, 1.5], np.array([0.5, 1.5])),
+        ([datetime.date(2020, 1, 2), datetime.date(2021, 1, 1)], np.array(["2020-01-02", "2021-01-01"], "M8[D]")),
+        ([datetime.datetime(2020, 1, 2, 3, tzinfo=zone)] * 2, np.array(["2020-01-02T01"] * 2, "M8[us]")),
+    ]:
+        found = Interactions.from_frame(pa.table(base | {"time": times}), timestamp="time").timestamps
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+    with pytest.raises(ValueError, match="integers beyond 2⁵³"):
+        Interactions.from_frame(pa.table(base | {"time": [2**60 + 1, None]}), timestamp="time", nulls="keep")
+
+
+def test_values_of_every_kind():
+    pa = require("pyarrow")
+    for values in ([1, 2], [True, False], [0.5, -1.0], [decimal.Decimal("1.5"), decimal.Decimal(2)]):
+        table = pa.table({"user": [1, 1], "item": [1, 2], "v": values})
+        assert Interactions.from_frame(table, value="v").matrix.data.tolist() == [float(value) for value in values]
+
+
+def test_lazy_frames_are_collected():
+    pl = require("polars")
+    data = make_and_read(pl.LazyFrame({"user": ["a"], "item": ["b"], "more": [[1, 2]]}))
+    assert (data.shape, data.frame_backend) == ((1, 1), "polars")
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "error", "words"),
+    [
+        ({"user": [1]}, {}, ValueError, "item='item' is no column; there are 'user'"),
+        ({"user": [1], "item": [1]}, {"value": "stars"}, ValueError, "value='stars' is no column"),
+        ({"user": [1], "item": [1]}, {"user": 3}, TypeError, "user must be the name of a column, got 3"),
+        ({"user": [1], "item": ["a"]}, {"value": "item"}, TypeError, "value must be a column of numbers, got"),
+        ({"user": [1], "item": ["a"]}, {"timestamp": "item"}, TypeError, "timestamp must be a column of integers"),
+        ({"user": [[1]], "item": [1]}, {}, TypeError, "user must hold integers, strings, UUIDs"),
+        ({"user": [1], "item": [1]}, {"nulls": "ignore"}, ValueError, "'error', 'drop', 'keep'"),
+        ({"user": [1], "item": [1]}, {"duplicates": "first"}, ValueError, "'count', 'error'"),
+        ({"user": [1], "item": [1]}, {"min_user_interactions": 0}, ValueError, "min_user_interactions"),
+    ],
+)
+def test_bad_columns_are_named(columns, options, error, words):
+    pa = require("pyarrow")
+    with pytest.raises(error, match=words):
+        Interactions.from_frame(pa.table(columns), **options)
+
+
+def test_what_is_no_frame_is_refused():
+    with pytest.raises(TypeError, match="narwhals reads, got list"):
+        make_and_read([1, 2])
+    pd = require("pandas")
+    with pytest.raises(TypeError, match="several kinds"):
+        make_and_read(pd.DataFrame({"user": [1, "a"], "item": [1, 2]}))
+
+
+# ---- the k-core -----------------------------------------------------------------------------------------------------
+
+
+@given(records(), st.integers(1, 4), st.integers(1, 4), st.booleans())
+def test_the_core_equals_the_loop(drawn, least_user, least_item, timed):
+    pairs, values = drawn
+    times = np.arange(len(pairs)) if timed else None
+    data = Interactions.from_arrays(pairs[:, 0], pairs[:, 1] * 10, values, times)
+    before = named_cells(data)
+    part = data.core(least_user, least_item)
+    kept = oracle.core(before, least_user, least_item)
+    assert named_cells(part) == {pair: value for pair, value in before.items() if pair in kept}
+    assert set(part.users.tolist()) == {user for user, _ in kept}
+    assert set(part.items.tolist()) == {item for _, item in kept}
+    if timed:
+        when = dict(zip(before, data.timestamps.tolist()))
+        assert part.timestamps.tolist() == [when[pair] for pair in named_cells(part)]
+
+
+def test_readers_take_the_core():
+    pa = require("pyarrow")
+    table = pa.table({"user": list("aabbc"), "item": [1, 2, 1, 2, 3]})
+    assert Interactions.from_frame(table, min_user_interactions=2).users.tolist() == ["a", "b"]
+    assert Interactions.from_frame(table, min_item_interactions=3).shape == (0, 0)
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+def files(folder):
+    """The same five records as one file, two files in folders, and CSV."""
+    pa, pq = require("pyarrow"), require("pyarrow.parquet")
+    table = pa.table({"user": list("abacb"), "item": [3, 1, 3, 2, 1], "value": [1.0, 2, 3, 4, 5], "unused": [0] * 5})
+    pq.write_table(table, folder / "one.parquet")
+    for name, part in (("x=1", table[:2]), ("x=2", table[2:])):
+        (folder / "many" / name).mkdir(parents=True)
+        pq.write_table(part, folder / "many" / name / "part.parquet", row_group_size=2)
+    lines = [f"{u},{i},{v}\n" for u, i, v in zip(*table.select(["user", "item", "value"]).to_pydict().values())]
+    (folder / "some.csv").write_text("user,item,value\n" + "".join(lines))
+    with gzip.open(folder / "some.csv.gz", "wt") as file:
+        file.write("".join(lines).replace(",", ";"))
+    return {("a", 3): 3.0, ("b", 1): 5.0, ("c", 2): 4.0}
+
+
+def test_files_folders_and_urls_give_the_same(tmp_path):
+    expected = files(tmp_path)
+    options = {"value": "value", "duplicates": "last"}
+    for path in (tmp_path / "one.parquet", str(tmp_path / "many")):
+        assert named_cells(Interactions.from_parquet(path, **options)) == expected
+    assert named_cells(Interactions.from_csv(tmp_path / "some.csv", **options)) == expected
+    names = ["user", "item", "value"]
+    zipped = Interactions.from_csv(tmp_path / "some.csv.gz", delimiter=";", column_names=names, **options)
+    assert named_cells(zipped) == expected
+    assert Interactions.from_parquet(tmp_path / "many", item="x").items.tolist() == [1, 2]
+    require("fsspec")
+    assert named_cells(Interactions.from_parquet((tmp_path / "one.parquet").as_uri(), **options)) == expected
+
+
+def test_types_of_csv_can_be_told(tmp_path):
+    require("pyarrow")
+    path = tmp_path / "a.csv"
+    path.write_text("user,item\n007,x\n08,\n")
+    assert Interactions.from_csv(path, nulls="drop").users.tolist() == [7]
+    assert Interactions.from_csv(path, nulls="drop", column_types={"user": "string"}).users.tolist() == ["007"]
+    with pytest.raises(ValueError, match="1 in 'item'"):
+        Interactions.from_csv(path)
+    path.write_text("user,item\n" + "1,x\n" * 300_000 + "A1,y\n")  # beyond the block that types are guessed from
+    with pytest.raises(ValueError, match=r"invalid value 'A1'; types are guessed .* column_types"):
+        Interactions.from_csv(path)
+    with pytest.raises(ValueError, match="delimiter must be one character"):
+        Interactions.from_csv(path, delimiter="::")
+
+
+def test_bad_files_are_named(tmp_path):
+    require("pyarrow")
+    with pytest.raises(FileNotFoundError, match="absent"):
+        Interactions.from_parquet(tmp_path / "absent.parquet")
+    (tmp_path / "text.parquet").write_text("no Parquet")
+    with pytest.raises(ValueError, match=r"text\.parquet"):
+        Interactions.from_parquet(tmp_path / "text.parquet")
+    with pytest.raises(TypeError, match="from_parquet has no argument usr; it takes user, item"):
+        Interactions.from_parquet(tmp_path / "text.parquet", usr="u")
+
+
+def test_a_solver_takes_what_was_read(tmp_path):
+    files(tmp_path)
+    data = Interactions.from_parquet(tmp_path / "one.parquet")
+    assert lfm_np.als(data, factors=2, iterations=1, random_state=0).shape == (3, 3)
