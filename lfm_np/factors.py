@@ -155,6 +155,10 @@ class Factors:
         ------
         TypeError
             ``params`` or ``history`` hold something that JSON cannot.
+        OSError
+            A full disk, a folder that cannot be written, and the like; the old file is as it was.
+        ValueError
+            ``path`` is a FIFO, a socket or a device.
 
         Notes
         -----
@@ -163,7 +167,7 @@ class Factors:
         """
         tensors = {name: getattr(self, name) for name in ("user_factors", "item_factors", "user_bias", "item_bias")}
         model = {name: getattr(self, name) for name in ("global_bias", "status", "params", "history")}
-        persistence.save(path, tensors, model)
+        persistence.save(path, persistence.FACTORS, tensors, model)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, mmap: bool = False) -> Factors:
@@ -188,11 +192,11 @@ class Factors:
         Nothing is unpickled, so a file from elsewhere cannot run code. Each load reads the whole file once for the
         checksum.
         """
-        values = persistence.load(path, mmap=check.check_bool("mmap", mmap))
+        tensors, model = persistence.load(path, persistence.FACTORS, mmap=check.check_bool("mmap", mmap))
         try:
-            return cls(**values)
+            return cls(**tensors, **model)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{os.fspath(path)} is not a whole and valid model file: {error}") from None
+            raise persistence.invalid(path, persistence.FACTORS, error) from None
 
     # ---- copies -----------------------------------------------------------------------------------------------------
 

@@ -1,155 +1,169 @@
-"""Model files: safetensors with a format version, JSON metadata and a checksum; written atomically, never unpickled.
+"""Files: safetensors with a format version, JSON metadata and a checksum; written atomically, never unpickled.
 
-A file holds the tensors ``user_factors``, ``item_factors`` and, where the model has them, ``user_bias`` and
-``item_bias``, so that any safetensors reader can use it. Its metadata are strings:
+Any safetensors reader can use the tensors. The metadata are strings:
 
-* ``format``: "lfm_np.factors"; ``version``: "1".
-* ``model``: JSON of ``global_bias``, ``status``, ``params`` and ``history``.
+* ``format`` and ``version``: of a model file "lfm_np.factors" and "1".
+* ``model``: JSON of everything that is no tensor; of a model file ``global_bias``, ``status``, ``params``, ``history``.
 * ``sha256``: of the whole file, with these 64 digits themselves replaced by zeros.
+
+A model file holds ``user_factors``, ``item_factors`` and, where the model has them, ``user_bias`` and ``item_bias``.
+
+Written here and not by the safetensors library, which writes to a temporary file of its own (mode 0600, left behind by
+a kill), reports a full disk without its errno, and would have to be read again for the checksum.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import re
-import secrets
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-FORMAT, VERSION = "lfm_np.factors", "1"
+from lfm_np.atomic import open_regular, replacing
 
-_REQUIRED = {"user_factors", "item_factors"}
-_OPTIONAL = {"user_bias", "item_bias"}
 _DTYPES = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _BLANK = "0" * 64
 _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
+_PIECE = 1 << 22  # bytes written at once
+
+Shapes = dict[str, tuple[int, ...]]
 
 
-@contextlib.contextmanager
-def atomic(path: str | os.PathLike[str]) -> Iterator[str]:
-    """Path of a file to write; on success it takes the place of ``path`` in one step, else it is removed.
+class Format(NamedTuple):
+    """What a kind of file holds."""
 
-    The file lies in the same folder, and both reach the disk before this returns: after a crash at any moment, ``path``
-    is either the old file or the new one, whole.
-    """
-    target = os.fspath(path)
-    folder, name = os.path.split(target)
-    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(8)}.tmp")
-    with open(temporary, "xb"):
-        pass  # a missing folder or a missing permission shows here, as an ordinary OSError
+    name: str
+    version: str
+    noun: str  # for messages
+    keys: frozenset[str]  # of ``model``
+    check: Callable[[Shapes, set[str]], None]  # raises ValueError for tensors (shapes, dtypes) that such a file has not
+
+
+def save(path: str | os.PathLike[str], kind: Format, tensors: dict[str, Any], model: dict[str, Any]) -> None:
+    """Write the tensors that are not None, and ``model`` as JSON; `lfm_np.atomic` says what an error leaves."""
+    arrays = {name: array for name, array in tensors.items() if array is not None}
+    header = _header(kind, arrays, model)
+    digest = hashlib.sha256()
+    with replacing(path) as file:
+        for piece in _pieces(header, arrays):
+            digest.update(piece)
+            file.write(piece)
+        (place,) = _DIGEST.finditer(header)
+        file.seek(8 + place.start(1))
+        file.write(digest.hexdigest().encode())
+
+
+def _header(kind: Format, arrays: dict[str, np.ndarray], model: dict[str, Any]) -> bytes:
+    text = _text(model)
+    metadata = {"format": kind.name, "version": kind.version, "model": text, "sha256": _BLANK}
+    entries: dict[str, Any] = {"__metadata__": metadata}
+    stop = 0
+    for name, array in arrays.items():
+        start, stop = stop, stop + array.nbytes
+        dtype = _NAMES[array.dtype.newbyteorder("<")]
+        entries[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [start, stop]}
+    header = json.dumps(entries, separators=(",", ":")).encode()
+    return header + b" " * (-len(header) % 8)  # so that the tensors are aligned
+
+
+def _pieces(header: bytes, arrays: dict[str, np.ndarray]) -> Iterator[Any]:
+    """The bytes of the file, arrays in blocks of rows: one need not be contiguous, and is not copied whole."""
+    yield len(header).to_bytes(8, "little")
+    yield header
+    for array in arrays.values():
+        step = max(1, _PIECE * len(array) // max(array.nbytes, 1))
+        for lo in range(0, len(array), step):
+            rows = np.ascontiguousarray(array[lo : lo + step], array.dtype.newbyteorder("<"))
+            yield rows.reshape(-1).view(np.uint8)
+
+
+def plain(model: dict[str, Any]) -> dict[str, Any]:
+    """``model`` as it comes back from a file."""
+    return json.loads(_text(model))
+
+
+def _text(model: dict[str, Any]) -> str:
     try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-    if os.name != "nt":  # Windows cannot open folders
-        descriptor = os.open(folder or ".", os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def save(path: str | os.PathLike[str], tensors: dict[str, np.ndarray | None], model: dict[str, Any]) -> None:
-    """Write the tensors that are not None, and ``model`` as JSON."""
-    try:
-        text = json.dumps(model, default=_plain)
-    except (TypeError, ValueError) as error:
+        return json.dumps(model, default=_python_scalar)
+    except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(f"params and history must hold what JSON can: {error}") from None
-    metadata = {"format": FORMAT, "version": VERSION, "model": text, "sha256": _BLANK}
-    with atomic(path) as temporary:
-        try:
-            save_file({name: array for name, array in tensors.items() if array is not None}, temporary, metadata)
-        except SafetensorError as error:  # a full disk
-            raise OSError(f"{os.fspath(path)} could not be written: {error}") from error
-        with open(temporary, "r+b") as file:
-            header = file.read(8 + int.from_bytes(file.read(8), "little"))
-            (place,) = [found.start(1) for found in _DIGEST.finditer(header)]
-            file.seek(0)
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            file.seek(8 + place)
-            file.write(digest.encode())
 
 
-def _plain(value: Any) -> Any:
-    """NumPy scalars as Python's."""
+def _python_scalar(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
-def load(path: str | os.PathLike[str], *, mmap: bool = False) -> dict[str, Any]:
-    """What `save` wrote: tensors, ``global_bias``, ``status``, ``params`` and ``history``.
+def load(path: str | os.PathLike[str], kind: Format, *, mmap: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tensors and the model that `save` wrote.
 
     Nothing is allocated before the header agrees with the size of the file, and nothing is returned before the checksum
-    agrees with every byte of it.
+    agrees with every byte of it. All of it is read through one descriptor: the file may be replaced meanwhile.
 
     Raises
     ------
     OSError
         The file cannot be read.
     ValueError
-        Anything is wrong with what it holds.
+        It is no regular file, or anything is wrong with what it holds.
     """
-    path = os.fspath(path)
-    with open(path, "rb"):
-        pass  # a missing file is not a damaged one
-    try:
-        tensors = _check_header(path)
-        buffer: Any = np.memmap(path, np.uint8, mode="r") if mmap else np.fromfile(path, np.uint8)
-        length = int.from_bytes(buffer[:8].tobytes(), "little")
-        header = buffer[8 : 8 + length].tobytes()
-        _check_digest(buffer, header)
-        entries = json.loads(header)
-        model = json.loads(entries["__metadata__"]["model"])
-        values: dict[str, Any] = dict.fromkeys(_REQUIRED | _OPTIONAL)
-        for name in tensors:
-            first, last = (8 + length + offset for offset in entries[name]["data_offsets"])
-            array = buffer[first:last].view(_DTYPES[entries[name]["dtype"]]).reshape(entries[name]["shape"])
-            values[name] = np.require(array, requirements=["C", "A"])
-        return values | {name: model[name] for name in ("global_bias", "status", "params", "history")}
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError, OverflowError, MemoryError) as error:
-        raise ValueError(f"{path} is not a whole and valid model file: {error}") from None
+    name = os.fsdecode(path)
+    with open_regular(name) as file:
+        try:
+            names = _check_header(_reopenable(name, file), kind)
+            buffer: Any = np.memmap(file, np.uint8, mode="r") if mmap else np.fromfile(file, np.uint8)
+            header = buffer[8 : 8 + int.from_bytes(buffer[:8].tobytes(), "little")].tobytes()
+            _check_digest(buffer, header)
+            entries = json.loads(header)
+            model = json.loads(entries["__metadata__"]["model"])
+            if not isinstance(model, dict) or set(model) != kind.keys:
+                raise ValueError(f"its model must have the keys {', '.join(sorted(kind.keys))}")
+            return {name: _tensor(buffer, len(header), entries[name]) for name in names}, model
+        except (SafetensorError, ValueError, KeyError, TypeError, RecursionError, OverflowError, MemoryError) as error:
+            raise invalid(name, kind, error) from None
 
 
-def _check_header(path: str) -> set[str]:
+def invalid(path: str | os.PathLike[str], kind: Format, error: Exception) -> ValueError:
+    """The one sentence for every file that is refused for what it holds."""
+    return ValueError(f"{os.fsdecode(path)} is not a whole and valid {kind.noun}: {error}")
+
+
+def _reopenable(path: str, file: BinaryIO) -> str:
+    """A name for the very file that is open, where the system has one."""
+    name = f"/dev/fd/{file.fileno()}"
+    return name if os.path.exists(name) else path
+
+
+def _tensor(buffer: Any, header: int, entry: dict[str, Any]) -> np.ndarray:
+    first, last = (8 + header + offset for offset in entry["data_offsets"])
+    array = buffer[first:last].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    return np.require(array, requirements=["C", "A"])
+
+
+def _check_header(path: str, kind: Format) -> set[str]:
     """Names of the tensors, after everything that the header says has been checked."""
     with safe_open(path, "numpy") as file:  # refuses offsets and sizes that do not fit the file
         metadata = file.metadata() or {}
-        if metadata.get("format") != FORMAT:
-            raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
-        if metadata.get("version") != VERSION:
-            raise ValueError(f"its version is {metadata.get('version')!r}, this library reads {VERSION!r}")
+        if metadata.get("format") != kind.name:
+            raise ValueError(f"its format is {metadata.get('format')!r}, not {kind.name!r}")
+        if metadata.get("version") != kind.version:
+            raise ValueError(f"its version is {metadata.get('version')!r}, this library reads {kind.version!r}")
         if set(metadata) != {"format", "version", "model", "sha256"}:
             raise ValueError(f"its metadata are {sorted(metadata)}")
         names = set(file.keys())
-        if not _REQUIRED <= names <= _REQUIRED | _OPTIONAL:
-            raise ValueError(f"its tensors are {sorted(names)}")
         slices = {name: file.get_slice(name) for name in names}
         dtypes = {part.get_dtype() for part in slices.values()}
-        if len(dtypes) != 1 or not dtypes <= set(_DTYPES):
-            raise ValueError(f"its dtypes are {sorted(dtypes)}, not one of F32, F64")
-        _check_shapes({name: tuple(part.get_shape()) for name, part in slices.items()})
+        if not dtypes <= set(_DTYPES):
+            raise ValueError(f"its dtypes are {sorted(dtypes)}, not F32 or F64")
+        kind.check({name: tuple(part.get_shape()) for name, part in slices.items()}, dtypes)
     return names
-
-
-def _check_shapes(shapes: dict[str, tuple[int, ...]]) -> None:
-    user, item = shapes["user_factors"], shapes["item_factors"]
-    good = len(user) == len(item) == 2 and user[1] == item[1]
-    for name, rows in (("user_bias", user), ("item_bias", item)):
-        good = good and shapes.get(name, rows[:1]) == rows[:1]
-    if not good:
-        raise ValueError(f"its shapes do not fit: {shapes}")
 
 
 def _check_digest(buffer: Any, header: bytes) -> None:
@@ -162,3 +176,24 @@ def _check_digest(buffer: Any, header: bytes) -> None:
     digest.update(memoryview(buffer[8 + len(header) :]))
     if digest.hexdigest().encode() != places[0].group(1):
         raise ValueError("its checksum does not match: it was changed or damaged after it was saved")
+
+
+# ---- model files ----------------------------------------------------------------------------------------------------
+
+
+def _check_factors(shapes: Shapes, dtypes: set[str]) -> None:
+    required, optional = {"user_factors", "item_factors"}, {"user_bias", "item_bias"}
+    if not required <= set(shapes) <= required | optional:
+        raise ValueError(f"its tensors are {sorted(shapes)}")
+    if len(dtypes) != 1:
+        raise ValueError(f"its dtypes are {sorted(dtypes)}, not one of F32, F64")
+    user, item = shapes["user_factors"], shapes["item_factors"]
+    good = len(user) == len(item) == 2 and user[1] == item[1]
+    for name, rows in (("user_bias", user), ("item_bias", item)):
+        good = good and shapes.get(name, rows[:1]) == rows[:1]
+    if not good:
+        raise ValueError(f"its shapes do not fit: {shapes}")
+
+
+_MODEL = frozenset({"global_bias", "status", "params", "history"})
+FACTORS = Format("lfm_np.factors", "1", "model file", _MODEL, _check_factors)

@@ -14,9 +14,9 @@ import numpy as np
 from lfm_np import plots
 from lfm_np import validation as check
 from lfm_np._version import __version__
+from lfm_np.atomic import replacing
 from lfm_np.evaluation import evaluate, most_popular
 from lfm_np.factors import Factors
-from lfm_np.persistence import atomic
 from lfm_np.plots.lists import item_counts
 
 METRICS = ("recall@10", "ndcg@10", "map@10", "mrr@10", "hit_rate@10")
@@ -88,8 +88,8 @@ def write_report(
         f'<title>{escape(title)}</title><link rel="icon" href="data:,"><style>{_STYLE}</style></head>'
         f"<body><main><h1>{escape(title)}</h1>{body}</main></body></html>\n"
     )
-    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.write(page)
+    with replacing(path) as file:
+        file.write(page.encode())
 
 
 class _Model(NamedTuple):

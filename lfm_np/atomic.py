@@ -1,0 +1,186 @@
+"""Replace a file in one step: after a crash at any moment it is the old one or the new one, whole."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows: temporary files of killed writers stay
+    fcntl = None  # type: ignore[assignment]
+
+_KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+_NOT_FOLLOWED = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
+
+def open_regular(path: str) -> BinaryIO:
+    """``path`` opened to read, if it is a regular file; nothing else can keep the caller waiting."""
+    check_regular(path, os.stat(path))
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        check_regular(path, os.fstat(descriptor))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def check_regular(path: str, info: os.stat_result) -> None:
+    """Refuse folders, FIFOs, sockets and devices."""
+    if stat.S_ISDIR(info.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not stat.S_ISREG(info.st_mode):
+        raise ValueError(f"path must name a regular file, got {path}, {_KINDS[stat.S_IFMT(info.st_mode)]}")
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A new file to write; when the block ends without an exception, it takes the place of ``path``.
+
+    It lies in the same folder, and file and folder reach the disk before this returns. A new file has the mode that the
+    umask leaves, a replaced one keeps its mode, and a symbolic link its place. Any number of writers may be at work.
+
+    Raises
+    ------
+    OSError
+        With ``path`` as its file name, whatever went wrong. The file is then as it was before.
+    """
+    path = os.fsdecode(path)
+    target = os.path.realpath(path)
+    with _named(path):
+        mode = _mode(target)
+        with _temporary(os.path.dirname(target)) as (temporary, file):
+            if mode is not None:
+                os.chmod(temporary, mode)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            if os.name == "nt":  # where an open file cannot be renamed
+                file.close()
+            os.replace(temporary, target)
+    _sync_folder(os.path.dirname(target))
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Raise what `replacing` would raise before its block."""
+    path = os.fsdecode(path)
+    target = os.path.realpath(path)
+    with _named(path):
+        _mode(target)
+        with _temporary(os.path.dirname(target)):
+            pass
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Errors of the system name the file that the caller knows."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, f"{error.strerror}; nothing was written", path) from error
+
+
+def _mode(target: str) -> int | None:
+    """Permissions of the file that will be replaced; None if there is none."""
+    try:
+        info = os.stat(target)
+    except FileNotFoundError:
+        return None
+    check_regular(target, info)
+    if not os.access(target, os.W_OK):  # renaming would do it all the same
+        raise PermissionError(errno.EACCES, "The file is write-protected", target)
+    return stat.S_IMODE(info.st_mode)
+
+
+@contextlib.contextmanager
+def _temporary(folder: str) -> Iterator[tuple[str, BinaryIO]]:
+    """A new file, locked, that is gone afterwards unless it was renamed."""
+    path, file = _create(folder)
+    with file:
+        try:
+            yield path, file
+        finally:
+            if not file.closed and _is(path, file.fileno()):
+                os.unlink(path)
+
+
+def _create(folder: str) -> tuple[str, BinaryIO]:
+    """A new file ``.lfm_np.N.tmp``.
+
+    A writer holds the lock of its file, so one that can be locked was left by a writer that was killed, and is removed.
+    N is the smallest number that is free: killed writers leave no more files than ever wrote side by side.
+    """
+    slot = 0
+    while True:
+        path = os.path.join(folder, f".lfm_np.{slot}.tmp")
+        try:
+            file = open(path, "x+b")  # noqa: SIM115 (the caller closes it)
+        except FileExistsError:
+            slot += not _removed_if_dead(path)
+            continue
+        _lock(file.fileno())
+        if _is(path, file.fileno()):  # not taken for a dead writer's before it was locked
+            return path, file
+        file.close()
+
+
+def _lock(descriptor: int, wait: bool = True) -> bool:
+    """Take the lock of a file. On file systems without locks nobody gets one, and no writer counts as dead."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except (OSError, AttributeError):  # fcntl is None
+        return False
+    return True
+
+
+def _is(path: str, descriptor: int) -> bool:
+    """Whether ``path`` still is the file that was opened."""
+    try:
+        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _removed_if_dead(path: str) -> bool:
+    """Whether the name is free again."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | _NOT_FOLLOWED)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    try:
+        if not _lock(descriptor, wait=False):
+            return False
+        if _is(path, descriptor):
+            os.unlink(path)
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # a process forked meanwhile has a copy of the descriptor
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: str) -> None:
+    """Make a rename last. A folder that cannot be opened, or a file system without such a thing, is left alone."""
+    if os.name == "nt":
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise OSError(error.errno, f"{error.strerror}; written, but perhaps not to last", folder) from error
+    finally:
+        os.close(descriptor)
