@@ -7,6 +7,7 @@ from lfm_np import datasets, losses, sampling
 from lfm_np._version import __version__
 from lfm_np.als import als
 from lfm_np.cells import build_dict, to_csr
+from lfm_np.checkpoint import Checkpoint
 from lfm_np.errors import SolverError
 from lfm_np.evaluation import evaluate
 from lfm_np.factors import Factors, Status
@@ -15,6 +16,7 @@ from lfm_np.objective import objective
 from lfm_np.sgd import sgd
 
 __all__ = [
+    "Checkpoint",
     "Factors",
     "Interactions",
     "SolverError",

@@ -8,6 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from lfm_np.canonical import canonical
+from lfm_np.checkpoint import Run
 from lfm_np.factors import Factors, Status
 from lfm_np.half_sweep import prepare_fixed, solve_rows
 from lfm_np.kernels.als_rows import aligned
@@ -46,6 +47,7 @@ def als(
     random_state: Any = None,
     callback: Callback | None = None,
     progress: bool = False,
+    checkpoint: Any = None,
 ) -> Factors:
     r"""Factor a sparse matrix by exact alternating least squares.
 
@@ -106,6 +108,11 @@ def als(
         computed when first looked at. StopIteration ends the run with what there is; other exceptions propagate.
     progress : bool
         Show a progress bar with the objective.
+    checkpoint : str, path or Checkpoint, optional
+        A file that keeps the state of the run, replaced in one step after every sweep, or every so many seconds with
+        ``Checkpoint(path, every)``. Where it is there already, the run goes on from it, to the same bits as without a
+        break; a file of another X or of other arguments is refused. ``iterations``, ``tolerance``, ``num_threads``,
+        ``callback`` and ``progress`` may differ.
 
     Returns
     -------
@@ -152,6 +159,7 @@ def als(
     >>> objectives == sorted(objectives, reverse=True)
     True
     """
+    run = Run(checkpoint, "als", random_state)
     problem = check_problem(
         X,
         factors=factors,
@@ -167,7 +175,7 @@ def als(
     tolerance = check_float("tolerance", tolerance, 0.0)
     check_choice("solver", solver, ("auto", "exact"))
     threads = check_num_threads(num_threads)
-    rng = check_random_state(random_state)
+    rng = check_random_state(run.random_state)
     check_callback(callback)
     progress = check_bool("progress", progress)
     start = check_init(init, problem.X.shape, problem.factors, biases)
@@ -175,6 +183,7 @@ def als(
     with sigint_noted() as interrupted, Pool(threads, interrupted) as pool:
         state = _State(problem, start, rng, pool)
         params = problem.params | {"solver": "exact", "iterations": iterations, "tolerance": tolerance} | state.choices
+        run.resume(state, problem.X, params, start)
 
         def result(history: list[dict[str, Any]], status: Status) -> Factors:
             return state.result(history, status, params)
@@ -188,6 +197,7 @@ def als(
             callback=callback,
             progress=progress,
             interrupted=interrupted,
+            run=run,
         )
         state.finish()
         return result(history, status)
@@ -266,6 +276,17 @@ class _State:
         if bias is not None:
             Y[:, k] = bias
         return sums
+
+    def parts(self) -> dict[str, np.ndarray]:
+        """What the next sweep depends on, without the padding."""
+        width = self._problem.factors + self._problem.biases
+        penalty = np.array([self._item_penalty])
+        return {"users": self._U[:, :width], "items": self._V[:, :width], "item_penalty": penalty}
+
+    def restore(self, parts: dict[str, np.ndarray], sweeps: int) -> None:
+        for name, array in self.parts().items():
+            array[:] = parts[name]
+        self._item_penalty = float(parts["item_penalty"][0])
 
     def finish(self) -> None:
         """Free what only a further sweep would need, so that the result has room."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lfm_np import losses, sampling, validation
+from lfm_np.checkpoint import Run
 from lfm_np.factors import Factors, Status
 from lfm_np.kernels.jit import Pool
 from lfm_np.sgd_epoch import Trainer
@@ -34,7 +35,7 @@ def sgd(
     random_state: Any = None,
     callback: Callback | None = None,
     progress: bool = False,
-    checkpoint: None = None,
+    checkpoint: Any = None,
 ) -> Factors:
     """Factor X by stochastic gradient descent on ``loss``, with negatives drawn from what each row has not stored.
 
@@ -85,8 +86,11 @@ def sgd(
         leave.
     progress : bool
         Show a bar.
-    checkpoint : None
-        Not available for sgd yet.
+    checkpoint : str, path or Checkpoint, optional
+        A file that keeps the state of the run, replaced in one step after every epoch, or every so many seconds with
+        ``Checkpoint(path, every)``. Where it is there already, the run goes on from it, to the same bits as without a
+        break; a file of another X or of other arguments is refused. ``epochs``, ``tolerance``, ``num_threads``,
+        ``callback`` and ``progress`` may differ.
 
     Returns
     -------
@@ -131,21 +135,21 @@ def sgd(
     >>> bool(scores[0, :5].min() > scores[0, 5:].max())
     True
     """
+    run = Run(checkpoint, "sgd", random_state)
     plan = make_plan(
-        X, loss, sampler, negatives, factors, learning_rate, schedule, regularization, biases, dtype, random_state
+        X, loss, sampler, negatives, factors, learning_rate, schedule, regularization, biases, dtype, run.random_state
     )
     epochs = validation.check_int("epochs", epochs, 1)
     tolerance = validation.check_float("tolerance", tolerance, 0.0)
     threads = validation.check_num_threads(num_threads)
     validation.check_callback(callback)
     progress = validation.check_bool("progress", progress)
-    if checkpoint is not None:
-        raise ValueError(f"checkpoint must be None: sgd cannot be resumed yet, got {validation.shown(checkpoint)}")
     start = validation.check_init(init, plan.X.shape, plan.rule.factors, bool(biases))
 
     with sigint_noted() as interrupted, Pool(threads, interrupted) as pool:
         trainer = Trainer(plan, start, pool)
         params = plan.params | {"epochs": epochs, "tolerance": tolerance, "skipped_rows": int(trainer.skipped.sum())}
+        run.resume(trainer, plan.X, params, start)
 
         def result(history: list[dict[str, Any]], status: Status) -> Factors:
             return trainer.result(history, status, params)
@@ -159,5 +163,6 @@ def sgd(
             callback=callback,
             progress=progress,
             interrupted=interrupted,
+            run=run,
         )
         return result(history, status)

@@ -20,7 +20,6 @@ from lfm_np.sgd_plan import Plan
 # The streams of an epoch: its negatives, its item blocks, the order of its rounds, then two for every task.
 NEGATIVES, BLOCKS, ROUNDS, TASKS = range(4)
 USERS, ITEMS = 0, 1  # streams of epoch 0, the initial factors; training starts with epoch 1
-KEPT = ("users", "items", "user_bias", "item_bias")
 COPY_BLOCK = 1 << 20
 
 
@@ -83,7 +82,7 @@ class Trainer:
         self.model = empty_model(X.shape, plan.rule.factors, X.dtype, plan.biases, plan.schedule == "adagrad")
         self._fill() if start is None else self._take(start)
         self.done = 0  # whole epochs
-        self.kept = self.model._replace(**{part: getattr(self.model, part).copy() for part in KEPT})
+        self.kept = sgd_cells.Model(*(array.copy() for array in self.model))
 
     def _run(self, work: Callable[[int, int], None], count: int) -> None:
         """``pool.run`` for kernels that also run as plain Python, where NumPy reports what wraps around or diverges."""
@@ -167,6 +166,18 @@ class Trainer:
             status=status,
             params=params,
         )
+
+    def parts(self) -> dict[str, np.ndarray]:
+        """The state after the last whole epoch, without the padding."""
+        k = self.plan.rule.factors
+        return {name: array[:, :k] if array.ndim == 2 else array for name, array in self.kept._asdict().items()}
+
+    def restore(self, parts: dict[str, np.ndarray], sweeps: int) -> None:
+        for name, array in self.parts().items():
+            array[:] = parts[name]
+        for source, target in zip(self.kept, self.model):
+            target[:] = source
+        self.done = sweeps
 
     def epoch(self, number: int, rule: sgd_cells.Rule) -> float:
         """Train on every stored cell once; returns the sum of the losses, each taken just before its step."""
@@ -257,8 +268,8 @@ class Trainer:
     def keep(self) -> bool:
         """Copy the state to ``kept`` unless some of it is not finite; says whether it was copied."""
         pieces = []
-        for part in KEPT:
-            source, target = getattr(self.model, part).reshape(-1), getattr(self.kept, part).reshape(-1)
+        for source, target in zip(self.model, self.kept):
+            source, target = source.reshape(-1), target.reshape(-1)
             stops = range(0, source.size, COPY_BLOCK)
             pieces += [(source[lo : lo + COPY_BLOCK], target[lo : lo + COPY_BLOCK]) for lo in stops]
         finite = np.ones(len(pieces), bool)

@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from lfm_np.checkpoint import Run
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
 from lfm_np.kernels.jit import Interrupted
@@ -90,6 +91,7 @@ def run_sweeps(
     callback: Callback | None,
     progress: bool,
     interrupted: Callable[[], bool],
+    run: Run,
 ) -> tuple[list[dict[str, Any]], Status]:
     """Run up to ``count`` sweeps; returns the history and why they ended.
 
@@ -101,36 +103,48 @@ def run_sweeps(
         Makes Factors of the last complete sweep, for the callback and for errors.
     measure : str
         What the tolerance watches: stop once it falls by less than ``tolerance`` times itself.
+    run : Run
+        Its history is gone on with, and it saves the state after a sweep.
 
     Raises
     ------
     SolverError
         From ``sweep``, with the number of the sweep and the last complete one's factors added.
     """
-    history: list[dict[str, Any]] = []
-    status = Status.MAX_ITERATIONS
-    with tqdm(total=count, disable=not progress, unit="sweep") as bar:
-        for iteration in range(1, count + 1):
+    history = run.history
+    ended = Status.CONVERGED if _converged(history, measure, tolerance) else None
+    with tqdm(total=count, initial=len(history), disable=not progress, unit="sweep") as bar:
+        while ended is None and len(history) < count:
             started = time.perf_counter()
             try:
-                record = {"iteration": iteration, **sweep()}
+                record = {"iteration": len(history) + 1, **sweep()}
             except Interrupted:
-                return history, Status.INTERRUPTED
+                ended = Status.INTERRUPTED
+                break
             except SolverError as error:
-                raise SolverError(f"sweep {iteration}: {error}", result(history, status)) from None
+                message = f"sweep {len(history) + 1}: {error}"
+                raise SolverError(message, result(history, Status.MAX_ITERATIONS)) from None
             record["seconds"] = time.perf_counter() - started
             history.append(record)
             bar.set_postfix({measure: f"{record[measure]:.6g}"}, refresh=False)
             bar.update()
             if callback and not _call(callback, record, result, history):
-                return history, Status.STOPPED
-            if interrupted():
-                return history, Status.INTERRUPTED
-            if tolerance and len(history) > 1:
-                before, now = history[-2][measure], record[measure]
-                if before - now < tolerance * abs(before):
-                    return history, Status.CONVERGED
-    return history, status
+                ended = Status.STOPPED
+            elif interrupted():
+                ended = Status.INTERRUPTED
+            elif _converged(history, measure, tolerance):
+                ended = Status.CONVERGED
+            run.swept(history)
+    run.swept(history, last=True)
+    return history, ended or Status.MAX_ITERATIONS
+
+
+def _converged(history: list[dict[str, Any]], measure: str, tolerance: float) -> bool:
+    """Whether the last sweep lowered the measure by less than the tolerance asks for."""
+    if not tolerance or len(history) < 2:
+        return False
+    before, now = history[-2][measure], history[-1][measure]
+    return before - now < tolerance * abs(before)
 
 
 def _call(

@@ -375,7 +375,7 @@ def test_warm_start_goes_on_from_factors():
         ({"regularization": {"user": -1}}, "regularization"),
         ({"biases": 1}, "biases"),
         ({"epochs": 0}, "epochs"),
-        ({"checkpoint": "here"}, "checkpoint"),
+        ({"checkpoint": 3}, "checkpoint"),
         ({"init": (np.zeros((2, 2)), np.zeros((2, 2)))}, "init"),
         ({"loss": "bpr"}, "loss"),
     ],

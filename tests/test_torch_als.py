@@ -133,6 +133,7 @@ def test_same_arguments_and_defaults(backend):
         {"random_state": "x"},
         {"callback": 1},
         {"progress": "yes"},
+        {"checkpoint": 3},
     ],
     ids=str,
 )

@@ -213,7 +213,7 @@ def test_same_arguments_and_defaults(backend):
         {"random_state": "x"},
         {"callback": 1},
         {"progress": 2},
-        {"checkpoint": "path"},
+        {"checkpoint": 3},
     ],
     ids=str,
 )

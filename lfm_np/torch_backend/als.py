@@ -10,6 +10,7 @@ import scipy.sparse as sp
 
 from lfm_np.als import draw_items
 from lfm_np.canonical import canonical
+from lfm_np.checkpoint import Run
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
 from lfm_np.kernels.jit import Interrupted
@@ -55,6 +56,7 @@ def als(
     random_state: Any = None,
     callback: Callback | None = None,
     progress: bool = False,
+    checkpoint: Any = None,
     device: str | torch.device = "cpu",
     memory_budget: int | None = None,
 ) -> Factors:
@@ -104,6 +106,7 @@ def als(
     >>> bool(abs(here.item_factors - there.item_factors).max() < 1e-9)
     True
     """
+    run = Run(checkpoint, "torch_backend.als", random_state)
     problem = check_problem(
         X,
         factors=factors,
@@ -119,7 +122,7 @@ def als(
     tolerance = check_float("tolerance", tolerance, 0.0)
     check_choice("solver", solver, ("auto", "exact"))
     threads = check_num_threads(num_threads)
-    rng = check_random_state(random_state)
+    rng = check_random_state(run.random_state)
     check_callback(callback)
     progress = check_bool("progress", progress)
     start = check_init(init, problem.X.shape, problem.factors, biases)
@@ -129,6 +132,7 @@ def als(
         state = _State(problem, start, rng, where, interrupted)
         asked = {"iterations": iterations, "tolerance": tolerance, "device": str(where.device)}
         params = problem.params | {"solver": "exact" if where.direct else "cg"} | asked
+        run.resume(state, problem.X, params | {"memory_budget": memory_budget}, start)
 
         def result(history: list[dict[str, Any]], status: Status) -> Factors:
             return state.result(history, status, params, threads)
@@ -142,6 +146,7 @@ def als(
             callback=callback,
             progress=progress,
             interrupted=interrupted,
+            run=run,
         )
         return result(history, status)
 
@@ -240,6 +245,12 @@ class _State:
         if bias is not None:
             Y = torch.cat([Y[:, :-1], bias[:, None]], 1)
         return new, Y, loss, penalty, failed
+
+    def parts(self) -> dict[str, np.ndarray]:
+        return {"users": self._U.cpu().numpy(), "items": self._V.cpu().numpy()}
+
+    def restore(self, parts: dict[str, np.ndarray], sweeps: int) -> None:
+        self._U, self._V = self._device.tensor(parts["users"]), self._device.tensor(parts["items"])
 
     def result(self, history: list[dict[str, Any]], status: Status, params: dict[str, Any], threads: int) -> Factors:
         U, V = (W.cpu().numpy() for W in (self._U, self._V))

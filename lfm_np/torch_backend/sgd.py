@@ -10,6 +10,7 @@ import numpy as np
 from lfm_np import losses as builtin
 from lfm_np import sampling, validation
 from lfm_np.canonical import canonical
+from lfm_np.checkpoint import Run
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
 from lfm_np.kernels.jit import Interrupted, Pool
@@ -44,7 +45,7 @@ def sgd(
     random_state: Any = None,
     callback: Callback | None = None,
     progress: bool = False,
-    checkpoint: None = None,
+    checkpoint: Any = None,
     device: str | torch.device = "cpu",
     memory_budget: int | None = None,
     batch_size: int | None = None,
@@ -95,16 +96,15 @@ def sgd(
     >>> factors.history[-1]["sampled_loss"] < factors.history[0]["sampled_loss"]
     True
     """
+    run = Run(checkpoint, "torch_backend.sgd", random_state)
     plan = make_plan(
-        X, loss, sampler, negatives, factors, learning_rate, schedule, regularization, biases, dtype, random_state
+        X, loss, sampler, negatives, factors, learning_rate, schedule, regularization, biases, dtype, run.random_state
     )
     epochs = validation.check_int("epochs", epochs, 1)
     tolerance = validation.check_float("tolerance", tolerance, 0.0)
     threads = validation.check_num_threads(num_threads)
     validation.check_callback(callback)
     progress = validation.check_bool("progress", progress)
-    if checkpoint is not None:
-        raise ValueError(f"checkpoint must be None: sgd cannot be resumed yet, got {validation.shown(checkpoint)}")
     start = validation.check_init(init, plan.X.shape, plan.rule.factors, bool(biases))
     losses.check_loss(loss)
     where = check_device(device, plan.dtype, memory_budget)
@@ -118,6 +118,7 @@ def sgd(
         params |= {"epochs": epochs, "tolerance": tolerance, "skipped_rows": int(trainer.skipped.sum())}
         params |= {"batch_size": state.batch_size, "device": str(where.device)}
         del trainer
+        run.resume(state, plan.X, params, start)
 
         def result(history: list[dict[str, Any]], status: Status) -> Factors:
             return state.result(history, status, params, threads)
@@ -131,6 +132,7 @@ def sgd(
             callback=callback,
             progress=progress,
             interrupted=interrupted,
+            run=run,
         )
         return result(history, status)
 
@@ -187,8 +189,7 @@ class _State:
             if self._interrupted():
                 raise Interrupted
             total += steps.step(self._model, self._plan, self._loss, records, rate, self._device.wide)
-        parts = (part for part in vars(self._model).values() if isinstance(part, torch.Tensor))
-        finite = torch.stack([torch.isfinite(part).all() for part in parts]).all()
+        finite = torch.stack([torch.isfinite(part).all() for part in self._model.tensors().values()]).all()
         loss, finite = torch.stack([total, finite.to(total.dtype)]).tolist()
         if not np.isfinite(loss) or not finite:
             raise SolverError(
@@ -245,6 +246,15 @@ class _State:
         weight = torch.where(violates.any(1), rank.to(scores.dtype).log1p(), 0)
         ids = torch.cat([items[:, None], tried.gather(1, first)], 1)
         return steps.Records(users, ids, values, rank_weight=weight)
+
+    def parts(self) -> dict[str, np.ndarray]:
+        """The model after the last whole epoch."""
+        return {name: part.cpu().numpy() for name, part in self.kept.tensors().items()}
+
+    def restore(self, parts: dict[str, np.ndarray], sweeps: int) -> None:
+        for name, part in self._model.tensors().items():
+            part.copy_(self._device.tensor(parts[name]))
+        self.done, self.kept = sweeps, self._model.copy()
 
     def result(self, history: list[dict[str, Any]], status: Status, params: dict[str, Any], threads: int) -> Factors:
         kept, biases = self.kept, self._plan.biases

@@ -7,6 +7,7 @@ Every record moves its rows as `lfm_np.kernels.sgd_cells` says, all of them from
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,10 +26,14 @@ class Model:
     item_bias: torch.Tensor | None
     squares: dict[str, torch.Tensor]  # Adagrad: 1 + Σ mean(g²) of every row; empty without
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All that there are, by name."""
+        parts = {name: part for name, part in vars(self).items() if isinstance(part, torch.Tensor)}
+        return parts | {f"{name}_squares": part for name, part in self.squares.items()}
+
     def copy(self) -> Model:
-        """Its factors and biases, apart from later steps."""
-        user_bias, item_bias = (None if bias is None else bias.clone() for bias in (self.user_bias, self.item_bias))
-        return Model(self.users.clone(), self.items.clone(), user_bias, item_bias, {})
+        """All of it, apart from later steps."""
+        return copy.deepcopy(self)
 
 
 @dataclass(frozen=True)

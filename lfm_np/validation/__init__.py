@@ -29,6 +29,7 @@ from lfm_np.validation.scalars import (
     check_int,
     check_names,
     check_num_threads,
+    check_path,
     check_random_state,
     shown,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "check_new_ids",
     "check_num_threads",
     "check_pairs",
+    "check_path",
     "check_positions",
     "check_random_state",
     "check_record_ids",

@@ -107,3 +107,15 @@ def check_random_state(value: Any) -> np.random.Generator:
 def check_callback(value: Any) -> None:
     if value is not None and not callable(value):
         raise TypeError(f"callback must be callable as callback(record, factors), got {shown(value)}")
+
+
+def check_path(name: str, value: Any) -> str:
+    """A file's name as a string, from a string or an os.PathLike."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(
+            f"{name} must be a path (str or os.PathLike), got {shown(value)} of type {type(value).__name__}"
+        )
+    path = os.fsdecode(value)
+    if not path or "\0" in path:
+        raise ValueError(f"{name} must name a file, got {shown(path)}")
+    return path
