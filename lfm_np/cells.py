@@ -115,34 +115,72 @@ class Cells(NamedTuple):
 def cells_of(rows: Any, columns: Any, width: int, values: Any, timestamps: Any, duplicates: str) -> Cells:
     """Records grouped into cells, in row-major order. The time of a cell is that of its last record."""
     check.check_choice("duplicates", duplicates, DUPLICATES)
-    values = np.ones(len(rows)) if values is None or duplicates == "count" else values
-    key = rows.astype(np.int64) * width + columns  # no overflow: rows and columns are below 2³¹
-    if np.all(key[1:] > key[:-1]):
-        return Cells(rows, columns, values, timestamps)
-    order = _record_order(key, timestamps)
-    key, rows, columns, values = key[order], rows[order], columns[order], values[order]
-    first = np.flatnonzero(np.append(True, key[1:] != key[:-1]))
-    last = np.append(first[1:], len(key)) - 1
-    if duplicates == "error" and len(first) < len(key):
+    if not _ascend(rows, columns):
+        order = _record_order(rows, columns, width, timestamps)
+        rows, columns = rows[order], columns[order]
+        values, timestamps = (None if column is None else column[order] for column in (values, timestamps))
+        del order
+    first = np.flatnonzero(_starts(rows, columns))
+    last = np.append(first, len(rows))[1:] - 1
+    if duplicates == "error" and len(first) < len(rows):
         cell = first[np.argmax(last > first)]
         raise ValueError(
             f"the pair ({rows[cell]}, {columns[cell]}) occurs more than once; "
             'say how to combine such pairs: duplicates="sum", "last", "mean", "max" or "count"'
         )
-    if duplicates in ("sum", "mean", "count"):
-        combined = np.add.reduceat(values, first)
-        if duplicates == "mean":
-            combined /= last - first + 1
-    else:
-        combined = np.maximum.reduceat(values, first) if duplicates == "max" else values[last]
-    return Cells(rows[first], columns[first], combined, None if timestamps is None else timestamps[order][last])
+    combined = _combined(values, first, last, duplicates)
+    return Cells(rows[first], columns[first], combined, None if timestamps is None else timestamps[last])
 
 
-def _record_order(key: np.ndarray, timestamps: np.ndarray | None) -> np.ndarray:
-    """By cell, then by time with unknown times first, then as given."""
+def _combined(values: np.ndarray | None, first: np.ndarray, last: np.ndarray, duplicates: str) -> np.ndarray:
+    """The value of each cell, float64, of sorted records ``first`` to ``last``; without values each counts 1."""
+    counts = (last - first + 1).astype(np.float64)
+    if duplicates == "count" or (values is None and duplicates == "sum"):
+        return counts
+    if values is None:
+        return np.ones(len(first))
+    if duplicates in ("last", "error"):
+        return values[last]
+    if not len(first):
+        return counts
+    if duplicates == "max":
+        return np.maximum.reduceat(values, first)
+    sums = np.add.reduceat(values, first)
+    return sums / counts if duplicates == "mean" else sums
+
+
+def _starts(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Where a record is of another pair than the one before."""
+    starts = np.ones(len(rows), np.bool_)
+    np.not_equal(rows[1:], rows[:-1], out=starts[1:])
+    starts[1:] |= columns[1:] != columns[:-1]
+    return starts
+
+
+def _ascend(rows: np.ndarray, columns: np.ndarray) -> bool:
+    """Whether the pairs are distinct and in row-major order already."""
+    later = rows[1:] > rows[:-1]
+    later |= (rows[1:] == rows[:-1]) & (columns[1:] > columns[:-1])
+    return bool(later.all())
+
+
+def _record_order(rows: np.ndarray, columns: np.ndarray, width: int, timestamps: np.ndarray | None) -> np.ndarray:
+    """By cell, then by time with unknown times first, then as given: sorted by the last criterion first, stably."""
     if timestamps is None:
-        return np.argsort(key, kind="stable")
-    return np.lexsort((timestamps, ~splits.unknown(timestamps), key))
+        order = _counting_order(columns, width)
+    else:
+        order = np.lexsort((timestamps, ~splits.unknown(timestamps)))
+        order = order[_counting_order(columns[order], width)]
+    return order[_counting_order(rows[order], int(rows.max()) + 1)]
+
+
+def _counting_order(numbers: np.ndarray, count: int) -> np.ndarray:
+    """``numpy.argsort(numbers, kind="stable")`` of numbers below ``count``, in O(N).
+
+    SciPy turns rows into columns by counting: a matrix with one cell a record, in the record's column.
+    """
+    parts = np.ones(len(numbers), np.bool_), numbers.astype(np.int32, copy=False), np.arange(len(numbers) + 1)
+    return sp.csr_array(parts, shape=(len(numbers), count)).tocsc().indices
 
 
 def matrix_of(cells: Cells, shape: tuple[int, int]) -> sp.csr_array:
