@@ -13,6 +13,7 @@ from lfm_np.evaluation import evaluate
 from lfm_np.factors import Factors, Status
 from lfm_np.interactions import Interactions
 from lfm_np.objective import objective
+from lfm_np.recommendations import recommend_frame, recommend_parquet
 from lfm_np.sgd import sgd
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
     "evaluate",
     "losses",
     "objective",
+    "recommend_frame",
+    "recommend_parquet",
     "sampling",
     "sgd",
     "to_csr",

@@ -1,0 +1,200 @@
+"""Recommendations as tables of ids: a data frame, or a Parquet file written in blocks of users."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from lfm_np import validation as check
+from lfm_np.atomic import replacing
+from lfm_np.errors import missing_extra
+from lfm_np.factors import Factors
+from lfm_np.interactions import Interactions
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROWS = 1 << 17  # rows of a block of recommendations
+BACKENDS = ("pandas", "polars", "pyarrow", "modin", "cudf")  # the eager ones of narwhals
+
+
+def recommend_frame(
+    factors: Factors,
+    data: Interactions,
+    users: Any = None,
+    *,
+    N: int = 10,
+    seen: Any = None,
+    items: Any = None,
+    exclude: Any = None,
+    backend: str | None = None,
+    num_threads: int | None = None,
+) -> Any:
+    """The N best allowed items of each user, as a data frame of ids.
+
+    Parameters
+    ----------
+    factors : Factors
+    data : Interactions
+        Whose rows and columns these factors are: it gives the ids.
+    users : array of user ids, optional
+        None: all, in the order of ``data.users``.
+    N : int
+        Length of a list.
+    seen : sparse matrix or Interactions, shape (m, n), optional
+        A user never gets an item of the own row; often ``data``.
+    items, exclude : array of item ids, optional
+        Only these are allowed; nobody gets these.
+    backend : {"pandas", "polars", "pyarrow", "modin", "cudf"}, optional
+        None: the library that ``data`` came from, and pyarrow where it came from none of them.
+    num_threads : int, optional
+        None takes the cores this process may use.
+
+    Returns
+    -------
+    frame
+        Columns ``user``, ``item``, ``score``, ``rank`` (1 is the best), users in the order asked. A user with fewer
+        than N allowed items has fewer rows.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Factors of another shape than ``data``, an unknown id, a bad argument.
+
+    See Also
+    --------
+    recommend_parquet : the same into a file, in bounded memory.
+    Factors.recommend : by row numbers, as arrays.
+
+    Examples
+    --------
+    >>> import lfm_np, pyarrow as pa
+    >>> table = pa.table({"user": ["ann", "ann", "bob", "eve"], "item": ["tea", "jam", "tea", "jam"]})
+    >>> data = lfm_np.Interactions.from_frame(table)
+    >>> factors = lfm_np.als(data, factors=2, random_state=0)
+    >>> lfm_np.recommend_frame(factors, data, ["bob"], N=1, seen=data).select(["user", "item", "rank"]).to_pylist()
+    [{'user': 'bob', 'item': 'jam', 'rank': 1}]
+    """
+    if backend is None:
+        backend = data.frame_backend if getattr(data, "frame_backend", None) in BACKENDS else "pyarrow"
+    check.check_choice("backend", backend, BACKENDS)
+    pa = _pyarrow()
+    query = _Query.of(factors, data, users, N, items, exclude)
+    table = pa.Table.from_batches(_batches(factors, query, seen, num_threads), query.schema)
+    return _native(table, backend)
+
+
+def recommend_parquet(
+    factors: Factors,
+    data: Interactions,
+    path: str | os.PathLike[str],
+    users: Any = None,
+    *,
+    N: int = 10,
+    seen: Any = None,
+    items: Any = None,
+    exclude: Any = None,
+    num_threads: int | None = None,
+) -> None:
+    """Write what `recommend_frame` gives into a Parquet file, in blocks of users.
+
+    Parameters
+    ----------
+    path : str or path
+        Written in one step: a crash leaves the old file or none.
+    factors, data, users, N, seen, items, exclude, num_threads
+        As in `recommend_frame`.
+
+    Notes
+    -----
+    In memory are a block of 131,072 rows and, once, the ids as Arrow arrays, however many users there are.
+    """
+    _pyarrow()
+    import pyarrow.parquet as pq
+
+    query = _Query.of(factors, data, users, N, items, exclude)
+    with replacing(path) as file, pq.ParquetWriter(file, query.schema) as writer:
+        for batch in _batches(factors, query, seen, num_threads):
+            writer.write_batch(batch)
+
+
+class _Query(NamedTuple):
+    """What is asked for, in row and column numbers, and the ids to answer with."""
+
+    rows: np.ndarray
+    N: int
+    items: np.ndarray | None
+    exclude: np.ndarray | None
+    user_ids: pa.Array
+    """Of ``rows``."""
+    item_ids: pa.Array
+    schema: pa.Schema
+
+    @classmethod
+    def of(cls, factors: Any, data: Any, users: Any, N: int, items: Any, exclude: Any) -> _Query:
+        import pyarrow as pa
+
+        from lfm_np.id_columns import to_arrow
+
+        if not isinstance(factors, Factors) or not isinstance(data, Interactions):
+            kinds = f"{type(factors).__name__} and {type(data).__name__}"
+            raise TypeError(f"factors must be Factors and data Interactions, got {kinds}")
+        if factors.shape != data.shape:
+            raise ValueError(
+                f"factors are of shape {factors.shape} and data of shape {data.shape}; they must be the same"
+            )
+        rows = np.arange(len(data.users)) if users is None else data.rows_of(users)
+        user_ids, item_ids = to_arrow(data.users[rows]), to_arrow(data.items)
+        types = [user_ids.type, item_ids.type, pa.from_numpy_dtype(factors.user_factors.dtype), pa.int32()]
+        schema = pa.schema(list(zip(("user", "item", "score", "rank"), types)))
+        only, never = (None if ids is None else data.columns_of(ids) for ids in (items, exclude))
+        return cls(rows, check.check_int("N", N, 1), only, never, user_ids, item_ids, schema)
+
+
+def _batches(factors: Factors, query: _Query, seen: Any, num_threads: int | None) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    step = max(1, ROWS // query.N)
+    for start in range(0, len(query.rows), step):
+        rows = query.rows[start : start + step]
+        ids, scores = factors.recommend(
+            rows, N=query.N, seen=seen, items=query.items, exclude=query.exclude, num_threads=num_threads
+        )
+        place, rank = np.nonzero(ids >= 0)
+        columns = (
+            query.user_ids.take(pa.array(start + place)),
+            query.item_ids.take(pa.array(ids[place, rank])),
+            scores[place, rank],
+            (rank + 1).astype(np.int32),
+        )
+        yield pa.RecordBatch.from_arrays([pa.array(column) for column in columns], schema=query.schema)
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow
+    except ImportError:
+        raise missing_extra("pyarrow", "io") from None
+    return pyarrow
+
+
+def _native(table: pa.Table, backend: Any) -> Any:
+    if backend == "pyarrow":
+        return table
+    import narwhals as nw
+    import pyarrow as pa
+
+    plain = table
+    uuids = [name for name in table.column_names if isinstance(table.schema.field(name).type, pa.UuidType)]
+    if backend == "polars":  # it has no UUIDs but as Python objects
+        plain = table.drop_columns(uuids)
+    frame = nw.from_arrow(plain, backend=backend).to_native()
+    if backend == "polars" and uuids:
+        import polars as pl
+
+        objects = [pl.Series(name, table[name].to_pylist(), dtype=pl.Object) for name in uuids]
+        frame = frame.with_columns(objects).select(table.column_names)
+    return frame

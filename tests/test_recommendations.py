@@ -1,0 +1,147 @@
+"""Tables of recommendations against `Factors.recommend`, and the memory that writing them takes."""
+
+import tracemalloc
+import uuid
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optional import require
+from test_reading import IDS, KINDS, make_frame
+
+import lfm_np
+from lfm_np import Factors, Interactions, recommend_frame, recommend_parquet, recommendations
+
+pytestmark = pytest.mark.small
+
+
+def sample(m=30, n=12, seed=0):
+    rng = np.random.default_rng(seed)
+    users, items = np.nonzero(rng.random((m, n)) < 0.3)
+    users, items = np.append(users, np.arange(m)), np.append(items, np.arange(m) % n)
+    data = Interactions.from_arrays([f"u{u:03}" for u in users], items * 5)
+    return Factors(rng.normal(size=(m, 3)), rng.normal(size=(n, 3))), data
+
+
+def rows_of(frame):
+    """(user, item, score, rank) of every row."""
+    columns = {name: list(frame[name]) for name in ("user", "item", "score", "rank")}
+    if hasattr(frame, "to_pydict"):
+        columns = frame.to_pydict()
+    return list(zip(*(columns[name] for name in ("user", "item", "score", "rank"))))
+
+
+def expected(factors, data, users, N, seen=None, **columns):
+    found = []
+    ids, scores = factors.recommend(data.rows_of(users), N=N, seen=seen, **columns)
+    for user, row, theirs in zip(users, ids, scores):
+        found += [
+            (user, data.items[item], score, rank) for rank, (item, score) in enumerate(zip(row, theirs), 1) if item >= 0
+        ]
+    return found
+
+
+@pytest.mark.parametrize("rows", [7, 1 << 17])
+def test_rows_are_those_of_recommend(rows, monkeypatch):
+    require("pyarrow")
+    monkeypatch.setattr(recommendations, "ROWS", rows)
+    factors, data = sample()
+    everybody = recommend_frame(factors, data, N=5, seen=data)
+    assert rows_of(everybody) == expected(factors, data, data.users, 5, data)
+    some = ["u007", "u002"]
+    chosen = recommend_frame(factors, data, some, N=20, seen=data, items=[0, 5, 10, 15], exclude=[10])
+    assert rows_of(chosen) == expected(factors, data, some, 20, data, items=[0, 1, 2, 3], exclude=[2])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("type", IDS)
+@settings(max_examples=5)
+@given(st.data())
+def test_the_frame_is_of_the_kind_that_came_in_with_the_same_ids(kind, type, drawn):
+    ids = drawn.draw(st.lists(IDS[type], min_size=1, max_size=8, unique=True))
+    column = "category" if type == "category" else "who"
+    frame = make_frame(kind, {column: ids, "item": range(len(ids))})
+    data = Interactions.from_frame(frame, user=column)
+    found = recommend_frame(Factors(np.ones((len(ids), 1)), np.ones((len(ids), 1))), data, N=1)
+    assert found.__class__ is frame.__class__
+    back = [plain(user) for user, *_ in rows_of(found)]
+    assert back == data.users.tolist()
+    again = Interactions.from_frame(found)
+    assert again.users.tolist() == data.users.tolist()
+    assert again.users.dtype == data.users.dtype
+
+
+def plain(value):
+    value = value.to_pydatetime() if hasattr(value, "to_pydatetime") else value
+    return value.item() if isinstance(value, np.generic) else value
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_uuids_of_items_too(kind):
+    library = require(kind)
+    ids = [uuid.UUID(int=4), uuid.UUID(int=2)]
+    data = Interactions.from_frame(make_frame(kind, {"user": [1, 2], "item": ids}))
+    found = recommend_frame(Factors(np.eye(2), np.eye(2)), data, N=1)
+    assert found.__class__.__module__.startswith(library.__name__)
+    assert [item for _, item, *_ in rows_of(found)] == sorted(ids)
+
+
+def test_the_backend_can_be_chosen_and_defaults_to_pyarrow():
+    factors, data = sample()
+    pa, pl = require("pyarrow"), require("polars")
+    assert isinstance(recommend_frame(factors, data), pa.Table)
+    assert isinstance(recommend_frame(factors, data, backend="polars"), pl.DataFrame)
+    with pytest.raises(ValueError, match="backend must be one of 'pandas', 'polars'"):
+        recommend_frame(factors, data, backend="excel")
+
+
+def test_parquet_holds_the_same_rows(tmp_path):
+    pq = require("pyarrow.parquet")
+    factors, data = sample()
+    path = tmp_path / "lists.parquet"
+    recommend_parquet(factors, data, path, N=5, seen=data)
+    assert pq.read_table(path).equals(recommend_frame(factors, data, N=5, seen=data))
+    assert [file.name for file in tmp_path.iterdir()] == ["lists.parquet"]
+    with pytest.raises(ValueError, match="N must be"):
+        recommend_parquet(factors, data, path, N=0)
+
+
+def peak(call):
+    """The most bytes that a call held in NumPy and in Arrow."""
+    pa = require("pyarrow")
+    before = pa.default_memory_pool()
+    pool = pa.proxy_memory_pool(before)
+    pa.set_memory_pool(pool)
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1] + pool.max_memory()
+    finally:
+        tracemalloc.stop()
+        pa.set_memory_pool(before)
+
+
+def test_writing_takes_the_memory_of_a_block(tmp_path, monkeypatch):
+    """The table of 600,000 rows is 14 MB; blocks of 2,000 rows take a tenth, and all at once takes it all."""
+    require("pyarrow")
+    m, N = 20_000, 30
+    factors = Factors(np.ones((m, 1)), np.arange(N, dtype=np.float64)[:, None])
+    data = Interactions.from_arrays(np.arange(m), np.arange(m) % N)
+    size = m * N * (8 + 8 + 8 + 4)
+    recommend_frame(factors, data, [0], N=N)  # what is made once
+    monkeypatch.setattr(recommendations, "ROWS", 2000)
+    assert peak(lambda: recommend_parquet(factors, data, tmp_path / "lists.parquet", N=N)) < size / 4
+    assert peak(lambda: recommend_frame(factors, data, N=N)) > size
+
+
+def test_what_does_not_fit_is_named():
+    require("pyarrow")
+    factors, data = sample()
+    with pytest.raises(ValueError, match=r"factors are of shape \(2, 2\) and data of shape \(30, 12\)"):
+        recommend_frame(Factors(np.eye(2), np.eye(2)), data)
+    with pytest.raises(TypeError, match="data Interactions, got Factors and csr_array"):
+        recommend_frame(factors, data.matrix)
+    with pytest.raises(ValueError, match="users has no id 'nobody'"):
+        recommend_frame(factors, data, ["nobody"])
+    assert lfm_np.recommend_frame is recommend_frame
