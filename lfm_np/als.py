@@ -10,11 +10,11 @@ import scipy.sparse as sp
 from lfm_np.canonical import canonical
 from lfm_np.checkpoint import Run
 from lfm_np.factors import Factors, Status
-from lfm_np.half_sweep import prepare_fixed, solve_rows
+from lfm_np.half_sweep import prepare_fixed, rotated, solve_rows
 from lfm_np.kernels.als_rows import aligned
 from lfm_np.kernels.jit import Pool
 from lfm_np.problem import Problem, check_problem, narrow
-from lfm_np.row_plan import Side, frozen, plan_side
+from lfm_np.row_plan import STEP_COSTS, Side, frozen, plan_side
 from lfm_np.sweeps import Callback, run_sweeps, sigint_noted
 from lfm_np.validation import (
     check_bool,
@@ -173,7 +173,8 @@ def als(
     )
     iterations = check_int("iterations", iterations, 1)
     tolerance = check_float("tolerance", tolerance, 0.0)
-    check_choice("solver", solver, ("auto", "exact"))
+    check_choice("solver", solver, SOLVERS)
+    solver = "exact" if solver == "auto" else solver
     threads = check_num_threads(num_threads)
     rng = check_random_state(run.random_state)
     check_callback(callback)
@@ -181,8 +182,8 @@ def als(
     start = check_init(init, problem.X.shape, problem.factors, biases)
 
     with sigint_noted() as interrupted, Pool(threads, interrupted) as pool:
-        state = _State(problem, start, rng, pool)
-        params = problem.params | {"solver": "exact", "iterations": iterations, "tolerance": tolerance} | state.choices
+        state = _State(problem, start, rng, pool, solver)
+        params = problem.params | {"solver": solver, "iterations": iterations, "tolerance": tolerance} | state.choices
         run.resume(state, problem.X, params, start)
 
         def result(history: list[dict[str, Any]], status: Status) -> Factors:
@@ -203,6 +204,7 @@ def als(
         return result(history, status)
 
 
+SOLVERS = ("auto", "exact", *STEP_COSTS)
 _DRAWN = 1 << 16  # rows of starting factors drawn at once
 
 
@@ -222,11 +224,11 @@ def draw_items(V: np.ndarray, rng: np.random.Generator) -> None:
 class _State:
     """Factor matrices with room for the next sweep beside them, so that a sweep is all or nothing."""
 
-    def __init__(self, problem: Problem, start: tuple[Any, ...] | None, rng: np.random.Generator, pool: Pool) -> None:
+    def __init__(self, problem: Problem, start: tuple[Any, ...] | None, rng: np.random.Generator, pool: Pool, solver: str) -> None:
         self._problem, self._pool = problem, pool
         X, dtype, ld = narrow(problem.X), problem.X.dtype, problem.columns
-        self._users = _side(problem, X, X.shape[1])
-        self._items = _side(problem, narrow(X.T.tocsr()), X.shape[0])
+        self._users = _side(problem, X, X.shape[1], solver)
+        self._items = _side(problem, narrow(X.T.tocsr()), X.shape[0], solver)
         self._mean = float(X.data.mean(dtype=np.float64)) if problem.biases and X.nnz else 0.0
         self._U, self._next_U = (aligned((X.shape[0], ld), dtype) for _ in range(2))
         self._V, self._next_V = (aligned((X.shape[1], ld), dtype) for _ in range(2))
@@ -252,16 +254,22 @@ class _State:
 
     def sweep(self) -> dict[str, Any]:
         """Users from V, items from the new U; the objective after either half."""
-        loss, penalty = self._half(self._users, self._V, self._next_V, self._next_U)
+        loss, penalty = self._half(self._users, self._V, self._next_V, self._U, self._next_U)
         record = {"objective_users": loss + self._item_penalty}
-        loss, self._item_penalty = self._half(self._items, self._next_U, self._next_U, self._next_V)
+        V = self._next_V if self._users.rotate or self._problem.biases else self._V  # as the new U: in the same basis
+        loss, self._item_penalty = self._half(self._items, self._next_U, self._next_U, V, self._next_V)
         record["objective"] = loss + penalty
         self._U, self._next_U = self._next_U, self._U
         self._V, self._next_V = self._next_V, self._V
         return record
 
-    def _half(self, side: Side, Y: np.ndarray, spare: np.ndarray, X: np.ndarray) -> tuple[float, float]:
-        """Solve X from Y, which may be brought to another basis or given a column of ones in ``spare``."""
+    def _half(
+        self, side: Side, Y: np.ndarray, spare: np.ndarray, old: np.ndarray, X: np.ndarray
+    ) -> tuple[float, float]:
+        """Solve X from Y, which may be brought to another basis or given a column of ones in ``spare``.
+
+        Rows that take a step start from ``old``, which is in the basis of Y.
+        """
         problem, shift = self._problem, np.empty(0, Y.dtype)
         k = problem.factors
         bias = Y[:, k].copy() if problem.biases else None
@@ -272,6 +280,10 @@ class _State:
             Y = spare
             Y[:, k] = 1
         fixed = prepare_fixed(side.rotate, Y, spare, problem.weights, k + problem.biases, self._pool)
+        if side.stepped:
+            X[:] = old
+            if fixed.basis is not None:
+                rotated(X, fixed.basis, X, self._pool)
         sums = solve_rows(side, fixed, problem.weights, frozen(shift), X, self._pool)
         if bias is not None:
             Y[:, k] = bias
@@ -308,9 +320,9 @@ class _State:
         )
 
 
-def _side(problem: Problem, csr: sp.csr_array, others: int) -> Side:
+def _side(problem: Problem, csr: sp.csr_array, others: int, solver: str) -> Side:
     lam = problem.row_regularization(np.diff(csr.indptr), others)
-    return plan_side((csr.indptr, csr.indices, csr.data), lam, problem.weights, problem.columns, others)
+    return plan_side((csr.indptr, csr.indices, csr.data), lam, problem.weights, problem.columns, others, solver)
 
 
 def _squared_norms(A: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ Blocks write their own rows, and partial sums are added in block order: the same
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from lfm_np.kernels import als_dual, als_primal, dense
 from lfm_np.kernels.jit import Pool
 from lfm_np.kernels.simd import LANES
 from lfm_np.row_plan import Side, Weights, frozen, plan_side
+from lfm_np.step_rows import StepRows
 
 GRAM_BYTES = 8 << 20  # memory of the partial sums of a Gram matrix
 RETRY_BYTES = 32 << 20  # memory of a chunk of rows that are solved again in float64
@@ -85,8 +87,9 @@ def prepare_fixed(rotate: bool, Y: np.ndarray, out: np.ndarray, weights: Weights
 def solve_rows(
     side: Side, fixed: Fixed, weights: Weights, shift: np.ndarray, X: np.ndarray, pool: Pool
 ) -> tuple[float, float]:
-    """Write the exact minimiser of every row to X; returns the rows' loss and Σ λ_u‖x_u‖² (float64).
+    """Write the minimiser of every row to X; returns the rows' loss and Σ λ_u‖x_u‖² (float64).
 
+    Rows that take a step are improved from what X holds, in the basis of ``fixed``.
     A row whose system is too ill-conditioned for float32 is solved again in float64, and one that is too much so for
     float64 by its eigenvalues, which are known to be at least λ_u.
 
@@ -190,37 +193,44 @@ def _solve_by_eigenvalues(
 def _run_blocks(
     side: Side, fixed: Fixed, weights: Weights, shift: np.ndarray, X: np.ndarray, status: np.ndarray, pool: Pool
 ) -> np.ndarray:
-    csr, ld, dtype, affine = side.csr, X.shape[1], X.dtype, tuple(weights)
-    model = (fixed.G, fixed.energy, side.lam)
-    eps = float(np.finfo(dtype).eps)
-    limits = (1e-3, PIVOT_LOSS / eps, fixed.floor)
+    """Σ loss and penalty of the rows, those left UNSOLVED aside."""
+    ld, dtype = X.shape[1], X.dtype
+    limits = (1e-3, PIVOT_LOSS / float(np.finfo(dtype).eps), fixed.floor)
+    cells = side.heavy.cells
+    heavy_blocks = -(-len(side.heavy.rows) // LANES)
+    parts = np.empty((len(cells), ld, ld), dtype), np.empty((len(cells), ld), dtype), np.empty(len(cells))
     row_blocks = side.primal + side.dual
-    pieces = len(side.segments)
-    sums = np.zeros((len(row_blocks) + -(-len(side.heavy) // LANES), 2))
-    parts = np.empty((pieces, ld, ld), dtype), np.empty((pieces, ld), dtype), np.empty(pieces)
+    sums = np.zeros((len(row_blocks) + len(side.steps.blocks) + heavy_blocks + 1, 2))
+    common = side.csr, fixed.Y, (fixed.G, fixed.energy, side.lam), tuple(weights), shift
 
-    def first_pass(block: int, worker: int) -> None:
-        if block < pieces:
-            _, start, stop = side.segments[block]
-            scratch = als_primal.primal_scratch(ld, dtype)
-            als_primal.segment_system(csr, fixed.Y, affine, shift, start, stop, scratch, *parts, block)
-            return
-        block -= pieces
+    def segment(part: int) -> None:
+        _, start, stop = cells[part]
+        block = 0, np.empty(0, dtype), 0
+        scratch = als_primal.primal_scratch(ld, dtype)
+        place = start, stop, scratch, *parts, part
+        als_primal.segment_system(side.csr, fixed.Y, tuple(weights), shift, block, *place)
+
+    def rows(block: int) -> None:
         lo, hi = row_blocks[block]
-        arguments = csr, fixed.Y, model, affine, shift, side.order, lo, hi, limits
+        place = side.order, lo, hi, limits
         if block < len(side.primal):
-            als_primal.primal_rows(*arguments, als_primal.primal_scratch(ld, dtype), X, status, sums[block])
+            als_primal.primal_rows(*common, *place, als_primal.primal_scratch(ld, dtype), X, status, sums[block])
         else:
             last = side.order[hi - 1]
-            scratch = als_dual.dual_scratch(int(csr[0][last + 1] - csr[0][last]) + 3, ld, dtype)
-            als_dual.dual_rows(*arguments, scratch, X, status, sums[block])
+            scratch = als_dual.dual_scratch(int(side.csr[0][last + 1] - side.csr[0][last]) + 3, ld, dtype)
+            als_dual.dual_rows(*common, *place, scratch, X, status, sums[block])
 
-    def heavy_pass(block: int, worker: int) -> None:
-        lo, hi = block * LANES, min((block + 1) * LANES, len(side.heavy))
-        arguments = csr, fixed.Y, model, affine, shift, side.heavy, lo, hi, limits, als_primal.primal_scratch(ld, dtype)
-        own = sums[len(row_blocks) + block]
-        als_primal.heavy_rows(*arguments, parts, side.first_segment, X, status, own)
+    def heavy(block: int) -> None:
+        lo, hi = block * LANES, min((block + 1) * LANES, len(side.heavy.rows))
+        place = side.heavy.rows, lo, hi, limits, als_primal.primal_scratch(ld, dtype)
+        als_primal.heavy_rows(*common, *place, parts, side.heavy.first, X, status, sums[-1 - heavy_blocks + block])
 
-    pool.run(first_pass, pieces + len(row_blocks))
-    pool.run(heavy_pass, -(-len(side.heavy) // LANES))
+    improve = StepRows(side, (fixed.Y, fixed.G, fixed.energy), weights, shift, limits, X, pool)
+    own = sums[len(row_blocks) : len(row_blocks) + len(side.steps.blocks)]
+    improve.heavy_rows(status, sums[-1])
+    jobs = [partial(segment, part) for part in range(len(cells))]
+    jobs += [partial(rows, block) for block in range(len(row_blocks))]
+    jobs += [partial(improve.block, block, status, own[block]) for block in range(len(own))]
+    pool.run(lambda job, worker: jobs[job](), len(jobs))
+    pool.run(lambda block, worker: heavy(block), heavy_blocks)
     return sums

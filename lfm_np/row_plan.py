@@ -18,6 +18,11 @@ from lfm_np.kernels.simd import LANES
 DUAL_ROW, DUAL_CELL, DUAL_SQUARE, DUAL_GRAM, DUAL_CUBE = 58.0, 0.32, 0.44, 0.0090, 0.0058
 PRIMAL_CELL, PRIMAL_GRAM, PRIMAL_SQUARE, PRIMAL_CUBE = 0.41, 0.0080, 0.47, 0.0027
 GRAM_ROW, ROTATE_ROW = 0.014, 0.032
+CG_ROW, CG_CELL, CG_FACTOR, CG_PRODUCT = 300.0, 6.0, 6.0, 0.09
+SUBSPACE_CELL, SUBSPACE_PRODUCT = 12.0, 0.12
+
+CG_STEPS = 3  # conjugate gradient steps a half-sweep
+WIDTH_OF_BLOCKS = 64  # factors that a step of "subspace" solves for at once
 
 BLOCKS = 256  # at most about this many blocks: enough to balance 64 threads
 SMALLEST_BLOCK = 400e3  # ns; handing out a block costs about 15 µs of Python
@@ -43,6 +48,43 @@ def primal_cost(n: np.ndarray, ld: int) -> np.ndarray:
     return n * ld * (PRIMAL_CELL + PRIMAL_GRAM * ld) + ld * ld * (PRIMAL_SQUARE + PRIMAL_CUBE * ld)
 
 
+def cg_cost(n: np.ndarray, ld: int) -> np.ndarray:
+    """Estimated ns of CG_STEPS steps of a row of ``n`` cells: a gradient with its diagonal, then a product a step."""
+    passes = CG_STEPS + 1.5
+    return CG_ROW + passes * (n * (CG_CELL + CG_PRODUCT * ld) + CG_FACTOR * ld)
+
+
+def subspace_cost(n: np.ndarray, ld: int) -> np.ndarray:
+    """Estimated ns of one pass of a row of ``n`` cells over its blocks of factors: small systems, and the scores."""
+    width = subspace_width(ld)
+    scores = n * (SUBSPACE_CELL + SUBSPACE_PRODUCT * width)
+    return -(-ld // width) * (primal_cost(n, width) + scores) + n * ld * SUBSPACE_PRODUCT
+
+
+def subspace_width(ld: int) -> int:
+    return min(ld, WIDTH_OF_BLOCKS)
+
+
+STEP_COSTS = {"cg": cg_cost, "subspace": subspace_cost}
+
+
+class Segments(NamedTuple):
+    """Rows too heavy for one block, cut into segments of cells."""
+
+    rows: np.ndarray
+    first: np.ndarray  # (rows + 1,) where each row's segments begin
+    cells: list[tuple[int, int, int]]  # place of the row, first cell, last cell + 1
+
+
+class Steps(NamedTuple):
+    """The rows that take a step from their old values, since that is cheaper than solving them."""
+
+    solver: str
+    order: np.ndarray  # by length
+    blocks: list[tuple[int, int]]  # lo, hi of ``order``
+    heavy: Segments
+
+
 @dataclass(frozen=True)
 class Side:
     """The rows of one side, their regularisation and the plan of their half-sweep."""
@@ -53,21 +95,26 @@ class Side:
     order: np.ndarray  # the other rows, int32: dual rows by length, then primal rows by length, then heavy rows
     dual: list[tuple[int, int]]  # blocks lo, hi of ``order``
     primal: list[tuple[int, int]]
-    heavy: np.ndarray  # rows cut into segments
-    first_segment: np.ndarray  # (heavy rows + 1,) where each heavy row's segments begin
-    segments: list[tuple[int, int, int]]  # row, first cell, last cell + 1
+    heavy: Segments
+    steps: Steps
     rotate: bool  # bring the other side to the basis in which its Gram matrix is diagonal
 
     @property
     def rows(self) -> int:
         return len(self.lam)
 
+    @property
+    def stepped(self) -> int:
+        """How many rows take a step."""
+        return len(self.steps.order) + len(self.steps.heavy.rows)
+
     def summary(self) -> dict[str, int | bool]:
-        """How many rows take which system, for ``Factors.params``."""
+        """How many rows take which system or step, for ``Factors.params``."""
         dual = self.dual[-1][1] if self.dual else 0
-        blocks = len(self.dual) + len(self.primal) + len(self.segments)
-        rows = {"dual": dual, "primal": self.rows - len(self.empty) - dual, "empty": len(self.empty)}
-        return rows | {"blocks": blocks, "rotated": self.rotate}
+        blocks = len(self.dual) + len(self.primal) + len(self.heavy.cells)
+        blocks += len(self.steps.blocks) + len(self.steps.heavy.cells)
+        solved = {"dual": dual, "primal": self.rows - len(self.empty) - dual - self.stepped}
+        return solved | {"stepped": self.stepped, "empty": len(self.empty), "blocks": blocks, "rotated": self.rotate}
 
 
 def frozen(array: np.ndarray) -> np.ndarray:
@@ -77,53 +124,73 @@ def frozen(array: np.ndarray) -> np.ndarray:
     return view
 
 
-def plan_side(csr: tuple[np.ndarray, ...], lam: np.ndarray, weights: Weights, ld: int, fixed_rows: int) -> Side:
-    """Give every row the smaller system and cut the rows into blocks of about equal cost.
+def plan_side(
+    csr: tuple[np.ndarray, ...], lam: np.ndarray, weights: Weights, ld: int, fixed_rows: int, solver: str = "exact"
+) -> Side:
+    """Give every row the cheaper of its systems, or a step of ``solver``, and cut the rows into blocks of equal cost.
 
-    The dual system needs a diagonal G, for which a tall fixed side must be rotated: that is done when it pays. A row
-    with c < α₀ somewhere has no √D and takes the primal system.
+    The dual system and the steps need a diagonal G, for which a tall fixed side must be rotated: that is done when it
+    pays. A row with c < α₀ somewhere has no √D and takes the primal system.
     """
     indptr, indices, data = (frozen(array) for array in csr)
     indptr = frozen(indptr.astype(np.int64, copy=False))
     lengths = np.diff(indptr)
     dual_ns, primal_ns = dual_cost(lengths, ld), primal_cost(lengths, ld)
-    dual = dual_ns < primal_ns
     if data.size and weights.d0 + weights.d1 * min(0.0, float(data.min())) < 0:
-        dual &= ~rows_with_negative(weights.d0 + weights.d1 * data, indptr)
+        dual_ns[rows_with_negative(weights.d0 + weights.d1 * data, indptr)] = np.inf
+    stepped = step_pays(lengths, np.minimum(dual_ns, primal_ns), ld, solver)
+    dual = (dual_ns < primal_ns) & ~stepped
     diagonal_is_free = weights.a0 == 0
     saved = float((primal_ns - dual_ns)[dual].sum())
-    rotate = not diagonal_is_free and saved > ROTATE_ROW * fixed_rows * ld * ld
+    rotate = not diagonal_is_free and (stepped.any() or saved > ROTATE_ROW * fixed_rows * ld * ld)
     if not (rotate or diagonal_is_free):
         dual[:] = False
     cost = np.where(dual, dual_ns, primal_ns)
+    if stepped.any():
+        cost[stepped] = STEP_COSTS[solver](lengths[stepped], ld)
     target = max(SMALLEST_BLOCK, cost.sum() / BLOCKS)
     heavy = ~dual & (cost > 1.5 * target)
-    kind = np.where(lengths == 0, -1, np.where(heavy, 2, np.where(dual, 0, 1))).astype(np.int8)
+    kind = np.where(lengths == 0, -1, np.where(dual, 0, 1 + heavy + 2 * stepped)).astype(np.int8)
     # The dual kernel pads to multiples of four cells: rows of one class stay in the matrix's order, which memory likes,
     # unless λ_u differs by length (its scales are computed once a run of equal λ_u).
     size = lengths if lam.size and np.ptp(lam) else -(-lengths // 4)
     order = np.lexsort((size, kind)).astype(np.int32 if len(lengths) < 2**31 else np.int64)
-    blank, *counts = np.bincount(kind + 1, minlength=4).tolist()
-    empty, order = order[:blank], order[blank:]
-    ends = np.cumsum(counts)
-    heavy_rows = order[ends[1] :]
-    pieces = np.ceil(cost[heavy_rows] / target).astype(np.int64)
-    segments = []
-    for row, count in zip(heavy_rows.tolist(), pieces.tolist()):
-        cuts = (indptr[row] + np.arange(count + 1) * lengths[row] // count).tolist()
-        segments += [(row, a, b) for a, b in itertools.pairwise(cuts)]
+    ends = np.cumsum(np.bincount(kind + 1, minlength=6))
+    empty, *light, stepped_light, stepped_heavy = np.split(order, ends[:-1])
+    exact = np.concatenate(light[:2])
     return Side(
         csr=(indptr, indices, data),
         lam=frozen(lam),
         empty=empty,
-        order=frozen(order),
-        dual=_cut(cost[order], 0, int(ends[0]), target),
-        primal=_cut(cost[order], int(ends[0]), int(ends[1]), target),
-        heavy=frozen(heavy_rows),
-        first_segment=frozen(np.concatenate(([0], np.cumsum(pieces)))),
-        segments=segments,
-        rotate=rotate,
+        order=frozen(exact),
+        dual=_cut(cost[exact], 0, len(light[0]), target),
+        primal=_cut(cost[exact], len(light[0]), len(exact), target),
+        heavy=_segments(light[2], indptr, cost, target),
+        steps=Steps(
+            solver,
+            frozen(stepped_light),
+            _cut(cost[stepped_light], 0, len(stepped_light), target),
+            _segments(stepped_heavy, indptr, cost, target),
+        ),
+        rotate=bool(rotate),
     )
+
+
+def step_pays(lengths: np.ndarray, exact_ns: np.ndarray, ld: int, solver: str) -> np.ndarray:
+    """Which rows take a step of ``solver``, because it costs less than their exact solution."""
+    if solver == "exact":
+        return np.zeros(len(lengths), np.bool_)
+    return (lengths > 0) & (STEP_COSTS[solver](lengths, ld) < exact_ns)
+
+
+def _segments(rows: np.ndarray, indptr: np.ndarray, cost: np.ndarray, target: float) -> Segments:
+    """Each of the rows in segments of about ``target`` cost."""
+    pieces = np.ceil(cost[rows] / target).astype(np.int64)
+    cells = []
+    for place, (row, count) in enumerate(zip(rows.tolist(), pieces.tolist())):
+        cuts = (indptr[row] + np.arange(count + 1) * (indptr[row + 1] - indptr[row]) // count).tolist()
+        cells += [(place, a, b) for a, b in itertools.pairwise(cuts)]
+    return Segments(frozen(rows), frozen(np.concatenate(([0], np.cumsum(pieces)))), cells)
 
 
 def rows_with_negative(values: np.ndarray, indptr: np.ndarray) -> np.ndarray:

@@ -42,7 +42,7 @@ def _gather_scaled(Y, indices, start, stop, scales, P):
     """P[a] = Y[indices[start + a]] / √E."""
     ld = Y.shape[1]
     for a in range(start, stop):
-        prefetch_row(Y, indices, min(a + AHEAD, stop - 1))
+        prefetch_row(Y, indices, min(a + AHEAD, stop - 1), 0, ld)
         source = np.int64(indices[a]) * ld
         target = (a - start) * ld
         for f in range(0, ld, WIDTH):

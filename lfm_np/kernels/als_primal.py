@@ -41,12 +41,13 @@ def _panel_sum(P, rows, ld, t, b, at):
 
 
 @inlined
-def _add_panel(csr, Y, weights, shift, start, rows, panels, targets):
-    """Gather the cells start … start + rows − 1: P = Y rows, Q = d ∘ P, targets = t; returns Σ c·p²."""
+def _add_panel(csr, Y, weights, shift, block, start, rows, panels, targets):
+    """Gather the cells start … start + rows − 1: P = Y rows, Q = d ∘ P, targets = t − d·s; returns Σ c·p²."""
     _, indices, data = csr
     d0, d1, t0, t1, a0 = weights
+    column, scores, first = block
     P, Q = panels
-    ld = Y.shape[1]
+    ld = P.shape[1]
     energy = 0.0
     for p in range(rows):
         cell = start + p
@@ -54,9 +55,9 @@ def _add_panel(csr, Y, weights, shift, start, rows, panels, targets):
         t = t0 + t1 * data[cell]
         if shift.shape[0]:
             t -= shift[indices[cell]]
-        targets[p] = t
+        targets[p] = t - d * scores[first + cell] if scores.shape[0] else t
         energy += t * t / (d + a0) if d + a0 > 0 else 0.0
-        source = np.int64(indices[cell]) * ld
+        source = np.int64(indices[cell]) * Y.shape[1] + column
         scale = splat(Y.dtype.type(d), WIDTH)
         for f in range(0, ld, WIDTH):
             y = load(Y, source + f, WIDTH)
@@ -66,24 +67,24 @@ def _add_panel(csr, Y, weights, shift, start, rows, panels, targets):
 
 
 @inlined
-def _add_cells(csr, Y, weights, shift, start, stop, following, panels, targets, A, b, slot):
+def _add_cells(csr, Y, weights, shift, block, start, stop, following, panels, targets, A, b, slot):
     """A[slot] += Σ d·yyᵀ (tiles on and above the diagonal), b[slot] += Σ t·y over the cells start … stop − 1.
 
     Returns Σ c·p². While a panel is multiplied the rows of the next one are fetched, those of the cells from
     ``following`` on after the last: the gather from a factor matrix larger than the caches would cost as much again.
     """
     indices = csr[1]
-    ld = Y.shape[1]
+    ld = b.shape[1]
     energy = 0.0
     for base in range(start, stop, PANEL):
         rows = min(PANEL, stop - base)
-        energy += _add_panel(csr, Y, weights, shift, base, rows, panels, targets)
+        energy += _add_panel(csr, Y, weights, shift, block, base, rows, panels, targets)
         ahead = base + PANEL if base + PANEL < stop else following
         last = min(ahead + PANEL, indices.shape[0])
         step = max(1, PANEL * TILE // ld)
         for i in range(0, ld, TILE):
             for cell in range(ahead, min(ahead + step, last)):
-                prefetch_row(Y, indices, cell)
+                prefetch_row(Y, indices, cell, block[0], ld)
             ahead += step
             gram_strip(panels[1], panels[0], rows, ld, i, A, slot * ld * ld, ld)
         _panel_sum(panels[0], rows, ld, targets, b, slot * ld)
@@ -91,7 +92,7 @@ def _add_cells(csr, Y, weights, shift, start, stop, following, panels, targets, 
 
 
 @inlined
-def _flush(A, b, slot, wide):
+def flush(A, b, slot, wide):
     """wide += A[slot], b[slot]; A[slot] = b[slot] = 0."""
     wide_A, wide_b = wide
     for i in range(b.shape[1]):
@@ -103,7 +104,7 @@ def _flush(A, b, slot, wide):
 
 
 @inlined
-def _unflush(A, b, slot, wide):
+def unflush(A, b, slot, wide):
     """A[slot], b[slot] = wide; wide = 0."""
     wide_A, wide_b = wide
     for i in range(b.shape[1]):
@@ -115,17 +116,21 @@ def _unflush(A, b, slot, wide):
 
 
 @inlined
-def _add_row(csr, Y, weights, shift, start, stop, following, panels, targets, A, b, slot, wide):
-    """`_add_cells`, with the sums of a long row carried in float64."""
+def add_row(csr, Y, weights, shift, block, start, stop, following, panels, targets, A, b, slot, wide):
+    """`_add_cells`, with the sums of a long row carried in float64.
+
+    ``block`` = (column, scores, first) makes it the system of the columns column … column + b.shape[1] − 1 with the
+    others held: scores[first + cell] is the cell's score so far, and b their residual. Without scores it is 0.
+    """
     energy = 0.0
     for base in range(start, stop, LONG):
         end = min(base + LONG, stop)
         then = end if end < stop else following
-        energy += _add_cells(csr, Y, weights, shift, base, end, then, panels, targets, A, b, slot)
+        energy += _add_cells(csr, Y, weights, shift, block, base, end, then, panels, targets, A, b, slot)
         if stop - start > LONG:
-            _flush(A, b, slot, wide)
+            flush(A, b, slot, wide)
     if stop - start > LONG:
-        _unflush(A, b, slot, wide)
+        unflush(A, b, slot, wide)
     return energy
 
 
@@ -141,7 +146,7 @@ def _start_system(G, lam, A, b, slot):
 
 
 @inlined
-def _solve_systems(A, b, R, diagonal, x):
+def solve_systems(A, b, R, diagonal, x):
     """x[i·8 + slot] = A[slot]⁻¹ b[slot] for eight systems at once."""
     ld = b.shape[1]
     for i in range(ld):
@@ -181,7 +186,7 @@ def _cells_loss(csr, Y, weights, shift, start, stop, x, at):
     ld = Y.shape[1]
     loss = 0.0
     for cell in range(start, stop):
-        prefetch_row(Y, indices, min(cell + AHEAD, stop - 1))
+        prefetch_row(Y, indices, min(cell + AHEAD, stop - 1), 0, ld)
         s = dot(Y, np.int64(indices[cell]) * ld, x, at, ld)
         t = t0 + t1 * data[cell]
         if shift.shape[0]:
@@ -201,7 +206,7 @@ def _finish_systems(csr, Y, model, weights, shift, rows, limits, scratch, X, sta
     G, _, lam = model
     _, A, b, R, energy, diagonal, x, _ = scratch
     ld = G.shape[0]
-    _solve_systems(A, b, R, diagonal, x)
+    solve_systems(A, b, R, diagonal, x)
     for slot in range(rows.shape[0]):
         u = rows[slot]
         for f in range(ld):
@@ -222,7 +227,7 @@ def _finish_systems(csr, Y, model, weights, shift, rows, limits, scratch, X, sta
 
 
 @inlined
-def _idle_slots(count, A, b):
+def idle_slots(count, A, b):
     """The identity in the slots that no row uses."""
     for slot in range(count, LANES):
         for i in range(b.shape[1]):
@@ -238,6 +243,7 @@ def primal_rows(csr, Y, model, weights, shift, order, lo, hi, limits, scratch, X
     indptr = csr[0]
     G, _, lam = model
     panels, A, b, _, energy, targets, _, wide = scratch
+    block = 0, targets[:0], 0
     for first in range(lo, hi, LANES):
         count = min(LANES, hi - first)
         rows = order[first : first + count]
@@ -245,10 +251,10 @@ def primal_rows(csr, Y, model, weights, shift, order, lo, hi, limits, scratch, X
             u = rows[slot]
             following = indptr[order[min(first + slot + 1, hi - 1)]]
             _start_system(G, lam[u], A, b, slot)
-            energy[slot] = _add_row(
-                csr, Y, weights, shift, indptr[u], indptr[u + 1], following, panels, targets, A, b, slot, wide
+            energy[slot] = add_row(
+                csr, Y, weights, shift, block, indptr[u], indptr[u + 1], following, panels, targets, A, b, slot, wide
             )
-        _idle_slots(count, A, b)
+        idle_slots(count, A, b)
         _finish_systems(csr, Y, model, weights, shift, rows, limits, scratch, X, status, sums)
 
 
@@ -256,14 +262,14 @@ def primal_rows(csr, Y, model, weights, shift, order, lo, hi, limits, scratch, X
 
 
 @jit
-def segment_system(csr, Y, weights, shift, start, stop, scratch, A, b, energy, part):
+def segment_system(csr, Y, weights, shift, block, start, stop, scratch, A, b, energy, part):
     """A[part], b[part], energy[part]: the share of the cells start … stop − 1 in their row's system."""
     panels, _, _, _, _, targets, _, wide = scratch
     for i in range(b.shape[1]):
         b[part, i] = 0
         for j in range(b.shape[1]):
             A[part, i, j] = 0
-    energy[part] = _add_row(csr, Y, weights, shift, start, stop, stop, panels, targets, A, b, part, wide)
+    energy[part] = add_row(csr, Y, weights, shift, block, start, stop, stop, panels, targets, A, b, part, wide)
 
 
 @jit
@@ -275,11 +281,11 @@ def heavy_rows(csr, Y, model, weights, shift, heavy, lo, hi, limits, scratch, pa
     rows = heavy[lo:hi]
     for slot in range(hi - lo):
         _start_system(G, lam[rows[slot]], A, b, slot)
-        _flush(A, b, slot, wide)
+        flush(A, b, slot, wide)
         energy[slot] = 0
         for part in range(first_part[lo + slot], first_part[lo + slot + 1]):
             energy[slot] += part_energy[part]
-            _flush(part_A, part_b, part, wide)
-        _unflush(A, b, slot, wide)
-    _idle_slots(hi - lo, A, b)
+            flush(part_A, part_b, part, wide)
+        unflush(A, b, slot, wide)
+    idle_slots(hi - lo, A, b)
     _finish_systems(csr, Y, model, weights, shift, rows, limits, scratch, X, status, sums)

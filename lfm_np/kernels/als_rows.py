@@ -64,8 +64,8 @@ def well_conditioned(R, n, diagonal, lane, limit):
 
 
 @inlined
-def prefetch_row(Y, indices, cell):
-    ld = Y.shape[1]
-    at = np.int64(indices[cell]) * ld
-    for f in range(0, ld, WIDTH):
+def prefetch_row(Y, indices, cell, column, width):
+    """Ask for ``width`` values from ``column`` on of the cell's row of Y."""
+    at = np.int64(indices[cell]) * Y.shape[1] + column
+    for f in range(0, width, WIDTH):
         prefetch(Y, at + f)
