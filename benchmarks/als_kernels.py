@@ -17,7 +17,7 @@ import scipy.optimize
 
 from lfm_np import row_plan
 from lfm_np.half_sweep import Fixed
-from lfm_np.kernels import als_dual, als_primal, tiles
+from lfm_np.kernels import als_cg, als_dual, als_primal, als_subspace, tiles
 from lfm_np.kernels.als_rows import aligned
 from lfm_np.kernels.jit import jit, single_threaded_blas
 from lfm_np.kernels.simd import LANES
@@ -98,13 +98,17 @@ def seconds_per_row(kind, n, k, rows=64, others=20_000):
     Y = random((others, k))
     fixed = Fixed(frozen(Y), frozen(np.eye(k, dtype=F)), frozen(np.ones(k, F)), -np.inf)
     model = fixed.G, fixed.energy, frozen(np.full(rows, 0.1, F))
-    kernel, scratch = {
-        "dual": (als_dual.dual_rows, als_dual.dual_scratch(n, k, np.dtype(F))),
-        "primal": (als_primal.primal_rows, als_primal.primal_scratch(k, np.dtype(F))),
-    }[kind]
+    dtype, width = np.dtype(F), row_plan.subspace_width(k)
+    kernel, *scratch = {
+        "dual": lambda: (als_dual.dual_rows, als_dual.dual_scratch(n, k, dtype)),
+        "primal": lambda: (als_primal.primal_rows, als_primal.primal_scratch(k, dtype)),
+        "cg": lambda: (als_cg.cg_rows, row_plan.CG_STEPS, als_cg.cg_scratch(n, k, dtype)),
+        "subspace": lambda: (als_subspace.subspace_rows, als_subspace.subspace_scratch(n, width, dtype)),
+    }[kind]()
     arguments = csr, fixed.Y, model, tuple(Weights(0.9, 0.0, 1.0, 0.0, 0.1)), frozen(np.empty(0, F))
     order, X = frozen(np.arange(rows, dtype=np.int32)), aligned((rows, k), F)
-    ends = order, 0, rows, (1e-3, 1e30, -np.inf), scratch, X, np.zeros(rows, np.uint8), np.zeros(2)
+    X[:] = 0
+    ends = order, 0, rows, (1e-3, 1e30, -np.inf), *scratch, X, np.zeros(rows, np.uint8), np.zeros(2)
     return best(kernel, *arguments, *ends) / rows
 
 
@@ -117,6 +121,12 @@ def model_table():
             dual, primal = (1e9 * seconds_per_row(kind, n, k) for kind in ("dual", "primal"))
             table.append((k, n, dual, primal))
     return table
+
+
+def step_table():
+    """Measured nanoseconds a row of the steps."""
+    sizes = [(k, n) for k in (64, 128, 256, 512, 1024) for n in (24, 64, 256, 1024)]
+    return [(k, n, *(1e9 * seconds_per_row(kind, n, k) for kind in ("cg", "subspace"))) for k, n in sizes]
 
 
 def fit(table):

@@ -224,7 +224,9 @@ def draw_items(V: np.ndarray, rng: np.random.Generator) -> None:
 class _State:
     """Factor matrices with room for the next sweep beside them, so that a sweep is all or nothing."""
 
-    def __init__(self, problem: Problem, start: tuple[Any, ...] | None, rng: np.random.Generator, pool: Pool, solver: str) -> None:
+    def __init__(
+        self, problem: Problem, start: tuple[Any, ...] | None, rng: np.random.Generator, pool: Pool, solver: str
+    ) -> None:
         self._problem, self._pool = problem, pool
         X, dtype, ld = narrow(problem.X), problem.X.dtype, problem.columns
         self._users = _side(problem, X, X.shape[1], solver)

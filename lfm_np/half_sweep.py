@@ -16,7 +16,7 @@ from lfm_np.kernels import als_dual, als_primal, dense
 from lfm_np.kernels.jit import Pool
 from lfm_np.kernels.simd import LANES
 from lfm_np.row_plan import Side, Weights, frozen, plan_side
-from lfm_np.step_rows import StepRows
+from lfm_np.step_rows import Given, step_block, step_heavy
 
 GRAM_BYTES = 8 << 20  # memory of the partial sums of a Gram matrix
 RETRY_BYTES = 32 << 20  # memory of a chunk of rows that are solved again in float64
@@ -201,7 +201,7 @@ def _run_blocks(
     parts = np.empty((len(cells), ld, ld), dtype), np.empty((len(cells), ld), dtype), np.empty(len(cells))
     row_blocks = side.primal + side.dual
     sums = np.zeros((len(row_blocks) + len(side.steps.blocks) + heavy_blocks + 1, 2))
-    common = side.csr, fixed.Y, (fixed.G, fixed.energy, side.lam), tuple(weights), shift
+    given = Given(side.csr, fixed.Y, (fixed.G, fixed.energy, side.lam), tuple(weights), shift)
 
     def segment(part: int) -> None:
         _, start, stop = cells[part]
@@ -214,23 +214,25 @@ def _run_blocks(
         lo, hi = row_blocks[block]
         place = side.order, lo, hi, limits
         if block < len(side.primal):
-            als_primal.primal_rows(*common, *place, als_primal.primal_scratch(ld, dtype), X, status, sums[block])
+            als_primal.primal_rows(*given, *place, als_primal.primal_scratch(ld, dtype), X, status, sums[block])
         else:
             last = side.order[hi - 1]
             scratch = als_dual.dual_scratch(int(side.csr[0][last + 1] - side.csr[0][last]) + 3, ld, dtype)
-            als_dual.dual_rows(*common, *place, scratch, X, status, sums[block])
+            als_dual.dual_rows(*given, *place, scratch, X, status, sums[block])
 
     def heavy(block: int) -> None:
         lo, hi = block * LANES, min((block + 1) * LANES, len(side.heavy.rows))
         place = side.heavy.rows, lo, hi, limits, als_primal.primal_scratch(ld, dtype)
-        als_primal.heavy_rows(*common, *place, parts, side.heavy.first, X, status, sums[-1 - heavy_blocks + block])
+        als_primal.heavy_rows(*given, *place, parts, side.heavy.first, X, status, sums[-1 - heavy_blocks + block])
 
-    improve = StepRows(side, (fixed.Y, fixed.G, fixed.energy), weights, shift, limits, X, pool)
-    own = sums[len(row_blocks) : len(row_blocks) + len(side.steps.blocks)]
-    improve.heavy_rows(status, sums[-1])
+    step_heavy(side, given, limits, X, status, sums[-1], pool)
+    own = sums[len(row_blocks) :]
     jobs = [partial(segment, part) for part in range(len(cells))]
     jobs += [partial(rows, block) for block in range(len(row_blocks))]
-    jobs += [partial(improve.block, block, status, own[block]) for block in range(len(own))]
+    jobs += [
+        partial(step_block, side, block, given, limits, X, status, own[block])
+        for block in range(len(side.steps.blocks))
+    ]
     pool.run(lambda job, worker: jobs[job](), len(jobs))
     pool.run(lambda block, worker: heavy(block), heavy_blocks)
     return sums

@@ -21,7 +21,7 @@ GRAM_ROW, ROTATE_ROW = 0.014, 0.032
 CG_ROW, CG_CELL, CG_FACTOR, CG_PRODUCT = 300.0, 6.0, 6.0, 0.09
 SUBSPACE_CELL, SUBSPACE_PRODUCT = 12.0, 0.12
 
-CG_STEPS = 3  # conjugate gradient steps a half-sweep
+CG_STEPS = 2  # conjugate gradient steps a half-sweep
 WIDTH_OF_BLOCKS = 64  # factors that a step of "subspace" solves for at once
 
 BLOCKS = 256  # at most about this many blocks: enough to balance 64 threads

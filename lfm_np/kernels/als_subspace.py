@@ -1,9 +1,10 @@
 """Rows of an ALS half-sweep improved one block of factors after another from their old values (iALS++).
 
-With the scores s = Y_u x of a row at hand, the columns π of x have the system (E_π + Y_πᵀ D Y_π) δ = Y_πᵀ(t − D s) − E_π x_π,
-which `als_primal` assembles and solves for eight rows at once; then x_π += δ and s += Y_π δ. Blocks are as wide as the
-systems of ``scratch``, the last one moved to end with the factors. The arguments are explained in `als_rows`; here X
-holds the old rows in the basis of Y and is overwritten, and ``energy`` is the whole of the shared part.
+With the scores s = Y_u x of a row at hand, the columns π of x have the system
+(E_π + Y_πᵀ D Y_π) δ = Y_πᵀ(t − D s) − E_π x_π, which `als_primal` assembles and solves for eight rows at once; then
+x_π += δ and s += Y_π δ. Blocks are as wide as the systems of ``scratch``, the last one moved to end with the factors.
+The arguments are explained in `als_rows`; here X holds the old rows in the basis of Y and is overwritten, and
+``energy`` is the whole of the shared part.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from lfm_np.kernels.simd import LANES
 
 
 def subspace_scratch(n: int, width: int, dtype: np.dtype) -> tuple[Any, ...]:
-    """Scratch for rows of at most ``n`` cells and blocks of ``width``: systems, scores, steps, failures, eight cells."""
+    """Scratch for rows of at most ``n`` cells and blocks of ``width``: systems, scores, δ, failures, eight cells."""
     scores, delta = np.empty(LANES * n, dtype), aligned((LANES, width), dtype)
     return primal_scratch(width, dtype), scores, delta, np.zeros(LANES, np.bool_), eight_scratch(dtype)
 
