@@ -49,7 +49,7 @@ def als(
     progress: bool = False,
     checkpoint: Any = None,
 ) -> Factors:
-    r"""Factor a sparse matrix by exact alternating least squares.
+    r"""Factor a sparse matrix by alternating least squares.
 
     Minimises over U (m × k) and V (n × k)
 
@@ -91,8 +91,11 @@ def als(
         Sweeps at most; a sweep solves all users from V, then all items from the new U.
     tolerance : float
         Stop once a sweep lowers J by less than ``tolerance`` · J. 0 never stops early.
-    solver : {"auto", "exact"}
-        "exact" solves every row's normal equations; so does "auto" (what was chosen is in ``params["solver"]``).
+    solver : {"auto", "exact", "cg", "subspace"}
+        "exact" solves every row's normal equations. "cg" takes two steps of preconditioned conjugate gradients from the
+        row's old value, and "subspace" (iALS++ [4]_) solves for 64 factors after another, wherever that is cheaper than
+        the exact solution; the other rows are solved. "auto" is the one that the cost model finds faster, "cg" or
+        "exact"; what was chosen is in ``params``.
     biases : bool
         With "ratings": fit x ≈ μ + b_u + b_i + u·v, μ the mean rating, each bias penalised like its row's factors.
     init : (U, V) or Factors, optional
@@ -133,6 +136,11 @@ def als(
     either the k × k system (α₀Λ + λI + Y_uᵀ D Y_u) x = Y_uᵀ t, or by Woodbury the n_u × n_u system
     I + √D Y_u (α₀Λ + λI)⁻¹ Y_uᵀ √D, where D = diag(c − α₀) and t = c·p. Both are exact; each row takes the cheaper.
 
+    *Steps.* In the rotated basis A = α₀Λ + λI + Y_uᵀ D Y_u, so that a product A p costs 2 n_u·k multiply-adds and no
+    k × k matrix, and its exact diagonal is at hand as the preconditioner. The objective never rises, and is measured
+    from the residuals as exactly as for "exact". Unlike the paper, which takes all blocks of the factors in the given
+    basis, "subspace" works in the rotated one, and solves short rows.
+
     *Cost* of a sweep: O(Σ_rows n·k·min(n, k) + min(n, k)³) multiply-adds and O((m + n) k²) for the Gram matrices.
 
     *Memory* beyond X: its transpose, U and V twice with k padded to a multiple of 16, and scratch below 64 MiB.
@@ -146,6 +154,8 @@ def als(
        benchmarks. RecSys 2022, eq. 1-4 and §3.3 (ν).
     .. [3] Y. Zhou, D. Wilkinson, R. Schreiber, R. Pan. Large-scale parallel collaborative filtering for the Netflix
        Prize. AAIM 2008.
+    .. [4] S. Rendle, W. Krichene, L. Zhang, Y. Koren. iALS++: speeding up matrix factorization with subspace
+       optimization. 2021, algorithm 2.
 
     Examples
     --------
