@@ -252,8 +252,8 @@ def test_segments_of_heavy_rows_add_up(monkeypatch):
     plain = fit(X, factors=4, init=init)
     many_blocks(monkeypatch, 150.0)
     side = row_plan.plan_side((X.indptr, X.indices, X.data), np.ones(63), row_plan.Weights(1, 0, 1, 0, 0.5), 16, 50)
-    assert len(side.heavy)
-    assert len(side.segments) > len(side.heavy)
+    assert len(side.heavy.rows)
+    assert len(side.heavy.cells) > len(side.heavy.rows)
     cut = fit(X, factors=4, init=init)
     np.testing.assert_allclose(scores(cut), scores(plain), rtol=0, atol=1e-11)
     assert cut.history[-1]["objective"] == pytest.approx(plain.history[-1]["objective"], rel=1e-12)
@@ -270,10 +270,10 @@ def test_a_plan_holds_every_row_and_cell_once(X, ld, a0, equal, data):
         row_plan.SMALLEST_BLOCK = before
     lengths = np.diff(X.indptr)
     in_blocks = [row for lo, hi in side.dual + side.primal for row in side.order[lo:hi].tolist()]
-    assert sorted(in_blocks + side.heavy.tolist() + side.empty.tolist()) == list(range(X.shape[0]))
+    assert sorted(in_blocks + side.heavy.rows.tolist() + side.empty.tolist()) == list(range(X.shape[0]))
     assert (lengths[side.empty] == 0).all()
-    cells = [cell for _, start, stop in side.segments for cell in range(start, stop)]
-    assert cells == [cell for row in side.heavy for cell in range(X.indptr[row], X.indptr[row + 1])]
+    cells = [cell for _, start, stop in side.heavy.cells for cell in range(start, stop)]
+    assert cells == [cell for row in side.heavy.rows for cell in range(X.indptr[row], X.indptr[row + 1])]
     for lo, hi in side.dual:  # what the dual kernel's scratch relies on
         groups = [-(-lengths[row] // 4) for row in side.order[lo:hi]]
         assert groups == sorted(groups)
