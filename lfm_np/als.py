@@ -94,8 +94,7 @@ def als(
     solver : {"auto", "exact", "cg", "subspace"}
         "exact" solves every row's normal equations. "cg" takes two steps of preconditioned conjugate gradients from the
         row's old value, and "subspace" (iALS++ [4]_) solves for 64 factors after another, wherever that is cheaper than
-        the exact solution; the other rows are solved. "auto" is the one that the cost model finds faster, "cg" or
-        "exact"; what was chosen is in ``params``.
+        the exact solution; the other rows are solved. "auto" is "exact". ``params`` tells how many rows took a step.
     biases : bool
         With "ratings": fit x ≈ μ + b_u + b_i + u·v, μ the mean rating, each bias penalised like its row's factors.
     init : (U, V) or Factors, optional

@@ -47,5 +47,6 @@ class Als:
 
 SOLVERS = {
     "irspack-cholesky": Entry("als", partial(Als, solver="CHOLESKY"), "exact"),
+    "irspack-subspace": Entry("als", partial(Als, solver="IALSPP"), "inexact: iALS++ by 64 factors"),
     "irspack-cg": Entry("als", partial(Als, solver="CG"), "inexact: 3 CG steps a row"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -57,8 +58,9 @@ class Fit:
         return self._now
 
 
-def als(train: sp.csr_array, task: Task) -> Fit:
-    return Fit(train, lfm_np.als, arguments(task) | {"num_threads": task.threads, "dtype": np.float32})
+def als(train: sp.csr_array, task: Task, solver: str = "exact") -> Fit:
+    own = {"num_threads": task.threads, "dtype": np.float32, "solver": solver}
+    return Fit(train, lfm_np.als, arguments(task) | own)
 
 
 def sgd(train: sp.csr_array, task: Task) -> Fit:
@@ -67,5 +69,7 @@ def sgd(train: sp.csr_array, task: Task) -> Fit:
 
 SOLVERS = {
     "lfm_np": Entry("als", als, "exact"),
+    "lfm_np-cg": Entry("als", partial(als, solver="cg"), "inexact: 2 CG steps a row, or exact where that is cheaper"),
+    "lfm_np-subspace": Entry("als", partial(als, solver="subspace"), "inexact: iALS++ by 64 factors, or exact"),
     "lfm_np-sgd": Entry("bpr", sgd, "verified negatives, deterministic"),
 }

@@ -63,7 +63,7 @@ def als(
     """Factor a sparse matrix by exact alternating least squares, on a torch device.
 
     The objective, every argument but the last two, the starting factors and the result are those of `lfm_np.als`; see
-    there. `lfm_np.torch_backend.crosscheck` compares the two.
+    there. ``solver`` is "auto" or "exact", not "cg" or "subspace". `lfm_np.torch_backend.crosscheck` compares the two.
 
     Parameters
     ----------
