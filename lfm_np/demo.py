@@ -12,6 +12,7 @@ from lfm_np.cells import to_csr
 from lfm_np.errors import MissingExtraError
 from lfm_np.evaluation import evaluate, most_popular
 from lfm_np.factors import Factors
+from lfm_np.validation import check_choice
 
 METRICS = ("recall@10", "ndcg@10", "map@10", "mrr@10")
 
@@ -50,6 +51,7 @@ def demo(data: str = "auto", *, rows: int = 1_000_000, output: Path = Path(), ra
         Folder for ``lfm_np_demo.safetensors`` and ``lfm_np_demo.png``.
     random_state : None, int, SeedSequence, Generator or RandomState
     """
+    check_choice("data", data, ("auto", "movielens", "synthetic"))
     start = time.perf_counter()
     problem = _problem(data, rows, random_state)
     m, n = problem.train.shape

@@ -1,0 +1,126 @@
+"""A model on disk: the factors in a safetensors file, and beside it the interactions with their ids."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from lfm_np.cli.sources import Columns, read
+from lfm_np.factors import Factors
+from lfm_np.interactions import Interactions
+from lfm_np.persistence import atomic
+
+KEY = "command_line"  # in the model's params: the columns, and which file of interactions is the model's
+
+
+def beside(path: Path) -> Path:
+    """The file of interactions that belongs to a model file."""
+    return path.with_suffix(".interactions.npz")
+
+
+def save(path: Path, factors: Factors, data: Interactions, columns: Columns) -> Factors:
+    """Write the interactions and then the model, which names them by checksum: what does not belong together is seen.
+
+    The file of interactions is a sparse matrix as scipy.sparse.save_npz writes it, with arrays ``users``, ``items`` and
+    perhaps ``timestamps``.
+    """
+    matrix = data.matrix
+    arrays: dict[str, Any] = {
+        "format": np.array("csr".encode("ascii")),
+        "shape": np.array(matrix.shape),
+        "_is_array": np.array(True),
+    }
+    arrays |= {"data": matrix.data, "indices": matrix.indices, "indptr": matrix.indptr}
+    arrays |= {"users": _plain(data.users), "items": _plain(data.items)}
+    if data.timestamps is not None:
+        arrays["timestamps"] = data.timestamps
+    with atomic(beside(path)) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)
+    note = {"columns": columns._asdict(), "sha256": _digest(beside(path))}
+    factors = dataclasses.replace(factors, params=(factors.params or {}) | {KEY: note})
+    factors.save(path)
+    return factors
+
+
+def load(path: Path, source: str | None = None) -> tuple[Factors, Interactions]:
+    """A model and the interactions that it was fitted to: those beside it, or those of ``source``.
+
+    Raises
+    ------
+    OSError, ValueError
+        A file is missing or damaged, or the two do not belong together.
+    """
+    factors = Factors.load(path)
+    if source is not None:
+        data = read(source, columns_of(factors))
+    elif beside(path).exists():
+        note = (factors.params or {}).get(KEY) or {}
+        if note.get("sha256") != _digest(beside(path)):
+            raise ValueError(f"{beside(path)} does not belong to {path}: fit again, or give --data")
+        data = read(str(beside(path)), Columns())
+    else:
+        raise ValueError(f"{path} has no {beside(path).name} beside it: give --data with what it was fitted to")
+    if data.shape != factors.shape:
+        raise ValueError(f"the data are {data.shape[0]} × {data.shape[1]}, the model is for {factors.shape}")
+    return factors, data
+
+
+def columns_of(factors: Factors) -> Columns:
+    """The columns that the model was fitted from."""
+    note = (factors.params or {}).get(KEY) or {}
+    return Columns(**note.get("columns", {}))
+
+
+def align(data: Interactions, known: Interactions) -> tuple[sp.csr_array, int]:
+    """The cells of ``data`` in the rows and columns of ``known``, and how many had a user or item that is not there."""
+    coo = data.matrix.tocoo()
+    rows, columns = _find(known.users, data.users)[coo.row], _find(known.items, data.items)[coo.col]
+    both = (rows >= 0) & (columns >= 0)
+    cells = (coo.data[both], (rows[both], columns[both]))
+    return sp.csr_array(cells, shape=known.shape), int(len(both) - both.sum())
+
+
+def _find(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The position of every wanted id, −1 where there is none."""
+    known, wanted = _plain(known), _plain(wanted)
+    if known.dtype.kind != wanted.dtype.kind and not {known.dtype.kind, wanted.dtype.kind} <= set("iu"):
+        raise TypeError(f"the ids are {wanted.dtype.name}, those of the model are {known.dtype.name}")
+    order = np.argsort(known, kind="stable")
+    place = np.minimum(np.searchsorted(known[order], wanted), len(known) - 1)
+    return np.where(known[order][place] == wanted, order[place], -1)
+
+
+def parse_ids(name: str, texts: list[str], known: np.ndarray) -> np.ndarray:
+    """Ids of the kind of ``known`` from their text."""
+    known = _plain(known)
+    try:
+        return np.array(texts).astype(str if known.dtype.kind == "U" else known.dtype)
+    except ValueError:
+        raise ValueError(f"{name} must be {known.dtype.name} like those of the model, got {texts}") from None
+
+
+def _plain(ids: np.ndarray) -> np.ndarray:
+    """Ids in a form that needs no pickle: of objects such as UUIDs, their text."""
+    return ids.astype(str) if ids.dtype.kind == "O" else ids
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def facts(factors: Factors) -> dict[str, Any]:
+    """What there is to say about a model."""
+    (m, n), history = factors.shape, factors.history
+    known: dict[str, Any] = {"users": m, "items": n, "factors": factors.user_factors.shape[1]}
+    known |= {"dtype": str(factors.user_factors.dtype), "biases": factors.item_bias is not None}
+    known |= {"status": str(factors.status), "sweeps": len(history)}
+    if history:
+        name = "objective" if "objective" in history[-1] else "sampled_loss"
+        known |= {name: history[-1][name], "seconds": round(sum(record["seconds"] for record in history), 3)}
+    return known | {k: v for k, v in (factors.params or {}).items() if k not in (KEY, *known)}

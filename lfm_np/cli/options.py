@@ -1,0 +1,46 @@
+"""Arguments and options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lfm_np.cli.sources import KINDS
+
+DATA, MODEL_PANEL, FILES = "Data", "Model", "Files"
+
+Source = Annotated[str, typer.Argument(metavar="DATA", help=f"Interactions: {KINDS}.", show_default=False)]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file that `fit` wrote.", show_default=False)]
+Fitted = Annotated[
+    str | None,
+    typer.Option("--data", metavar="DATA", help="What the model was fitted to, where it is not beside the model."),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", help="A .csv, .json or .parquet file; else a table on a terminal and CSV in a pipe."
+    ),
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="By default all cores; the result does not depend on it.")]
+Length = Annotated[int, typer.Option("-n", min=1, help="Length of a list.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")]
+
+User = Annotated[str | None, typer.Option(help="Column of the users.", rich_help_panel=DATA)]
+Item = Annotated[str | None, typer.Option(help="Column of the items.", rich_help_panel=DATA)]
+Value = Annotated[
+    str | None, typer.Option(help="Column of the values; without it every record counts 1.", rich_help_panel=DATA)
+]
+Timestamp = Annotated[str | None, typer.Option(help="Column of the times.", rich_help_panel=DATA)]
+Threshold = Annotated[
+    float | None,
+    typer.Option(help="Only records with at least this value count, each as 1.", rich_help_panel=DATA),
+]
+Nulls = Annotated[str, typer.Option(help="Records with a null: error, drop or keep.", rich_help_panel=DATA)]
+Delimiter = Annotated[str, typer.Option(help="Of CSV.", rich_help_panel=DATA)]
+
+
+def say(text: Any) -> None:
+    """A line for the reader, on standard error: standard output is for results."""
+    typer.echo(text, err=True)

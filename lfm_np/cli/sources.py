@@ -1,0 +1,87 @@
+"""Where interactions come from: tables, matrices and MovieLens, by the name of the source."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+
+from lfm_np import datasets
+from lfm_np.interactions import Interactions
+
+KINDS = ".parquet or a folder of such, .csv, .npz, or movielens:NAME"
+
+
+class Columns(NamedTuple):
+    """Which columns of a table are what, and which of its records count."""
+
+    user: str = "user"
+    item: str = "item"
+    value: str | None = None
+    timestamp: str | None = None
+    threshold: float | None = None
+    duplicates: str = "sum"
+    nulls: str = "error"
+    delimiter: str = ","
+    min_user_interactions: int = 1
+    min_item_interactions: int = 1
+
+
+def read(source: str, columns: Columns) -> Interactions:
+    """The interactions of a source.
+
+    Raises
+    ------
+    OSError, TypeError, ValueError
+        It is not there, or not what its name says.
+    """
+    data = _read(source, columns)
+    if columns.threshold is not None:
+        data = data.binarize(columns.threshold)
+    least = columns.min_user_interactions, columns.min_item_interactions
+    return data if least == (1, 1) else data.core(*least)  # empty rows and columns stay, unless asked
+
+
+def _read(source: str, columns: Columns) -> Interactions:
+    ending = source.lower()
+    if source.startswith("movielens:"):
+        data = datasets.movielens(source.removeprefix("movielens:"))
+        return data if columns.value or columns.threshold is not None else data.binarize()
+    if ending.endswith(".npz"):
+        return _npz(source, columns)
+    if "://" not in source and not Path(source).exists():
+        raise FileNotFoundError(2, "No such file or folder", source)
+    options: Any = {name: getattr(columns, name) for name in ("user", "item", "value", "timestamp")}
+    options |= {"duplicates": columns.duplicates, "nulls": columns.nulls}
+    if ending.endswith((".csv", ".csv.gz", ".csv.bz2", ".csv.zst", ".tsv")):
+        return Interactions.from_csv(source, delimiter=columns.delimiter, **options)
+    if ending.endswith(".parquet") or Path(source).is_dir():
+        return Interactions.from_parquet(source, **options)
+    raise ValueError(f"{source}: data must be {KINDS}")
+
+
+def _npz(source: str, columns: Columns) -> Interactions:
+    """A sparse matrix as scipy.sparse.save_npz writes it, with or without ids; or an array for each column."""
+    with open(source, "rb"):
+        pass  # what is not there is not damaged
+    try:
+        with np.load(source, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        matrix = sp.load_npz(source) if "format" in arrays else None
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, OSError) as error:
+        raise ValueError(f"{source} is not a whole and valid .npz file: {error}") from None
+    if matrix is not None:
+        m, n = matrix.shape
+        ids = arrays.get("users", np.arange(m)), arrays.get("items", np.arange(n))
+        return Interactions(sp.csr_array(matrix), *ids, timestamps=arrays.get("timestamps"))
+
+    def column(name: str | None) -> Any:
+        if name is not None and name not in arrays:
+            raise ValueError(f"{source} has no array {name!r}; there is {', '.join(sorted(arrays))}")
+        return None if name is None else arrays[name]
+
+    parts = [column(name) for name in columns[:4]]
+    return Interactions.from_arrays(*parts, duplicates=columns.duplicates)

@@ -1,0 +1,190 @@
+"""Commands that take a fitted model: recommend, similar, evaluate, report."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from lfm_np.cli import models, tables
+from lfm_np.cli.options import Fitted, Item, Length, Model, Output, Threads, Threshold, Timestamp, User, Value, say
+from lfm_np.cli.quality import DEFAULT, compare, parse_bounds
+from lfm_np.cli.sources import read
+from lfm_np.factors import Factors
+from lfm_np.interactions import Interactions
+from lfm_np.ranking import Ranked
+
+FAILED = 1
+BLOCK = 8192  # users whose lists are in memory at a time
+
+
+def recommend(
+    model: Model,
+    user: Annotated[list[str] | None, typer.Option(help="For this user; repeat for more. By default all.")] = None,
+    n: Length = 10,
+    include_seen: Annotated[bool, typer.Option("--include-seen", help="Also what the user has already.")] = False,
+    output: Output = None,
+    data: Fitted = None,
+    threads: Threads = None,
+) -> None:
+    """Recommend items to users: a row for each user and rank.
+
+    Examples:
+
+    `lfm-np recommend model.safetensors --user ann --user bob -n 5`
+
+    `lfm-np recommend model.safetensors -o everybody.parquet`
+    """
+    tables.check_output(output)
+    factors, known = models.load(model, data)
+    rows = np.arange(len(known.users))
+    if user:
+        rows = known.rows_of(models.parse_ids("--user", user, known.users))
+    seen = None if include_seen else known
+    names = models.columns_of(factors)
+
+    def parts() -> Iterator[tables.Columns]:
+        for lo in range(0, len(rows), BLOCK):
+            some = rows[lo : lo + BLOCK]
+            found = factors.recommend(some, N=n, seen=seen, num_threads=threads)
+            yield _ranked(names.user, known.users[some], names.item, known.items, found)
+
+    count = tables.write(parts(), output)
+    if output is not None:
+        say(f"{output}: {count:,} recommendations for {len(rows):,} users")
+
+
+def similar(
+    model: Model,
+    item: Annotated[list[str] | None, typer.Option(help="Like this item; repeat for more.")] = None,
+    user: Annotated[list[str] | None, typer.Option(help="Like this user; repeat for more.")] = None,
+    n: Length = 10,
+    metric: Annotated[str, typer.Option(help="cosine or inner.")] = "cosine",
+    output: Output = None,
+    data: Fitted = None,
+    threads: Threads = None,
+) -> None:
+    """Find the items, or the users, that are most similar to given ones.
+
+    Examples:
+
+    `lfm-np similar model.safetensors --item 50 -n 5`
+
+    `lfm-np similar model.safetensors --user ann --metric inner -o like_ann.csv`
+    """
+    if bool(item) == bool(user):
+        raise ValueError("similar needs either --item or --user")
+    tables.check_output(output)
+    factors, known = models.load(model, data)
+    if item:
+        rows = known.columns_of(models.parse_ids("--item", item, known.items))
+        found = factors.similar_items(rows, N=n, metric=metric, num_threads=threads)
+        part = _ranked("item", known.items[rows], "similar", known.items, found)
+    else:
+        rows = known.rows_of(models.parse_ids("--user", user or [], known.users))
+        found = factors.similar_users(rows, N=n, metric=metric, num_threads=threads)
+        part = _ranked("user", known.users[rows], "similar", known.users, found)
+    tables.write([part], output)
+
+
+def _ranked(name: str, asked: np.ndarray, other: str, ids: np.ndarray, found: Ranked) -> tables.Columns:
+    """A row for each entry of the lists; padding is left out."""
+    there = found.ids >= 0
+    ranks = np.broadcast_to(np.arange(1, found.ids.shape[1] + 1), found.ids.shape)
+    return {
+        name: np.repeat(asked, there.sum(axis=1)),
+        other: ids[found.ids[there]],
+        "score": found.scores[there],
+        "rank": ranks[there],
+    }
+
+
+def evaluate(
+    model: Model,
+    test: Annotated[str, typer.Argument(help="Held-out interactions, like DATA of `fit`.", show_default=False)],
+    metric: Annotated[list[str] | None, typer.Option(help="Such as recall@20, ndcg@20, mrr, auc; repeat.")] = None,
+    at_least: Annotated[
+        list[str] | None, typer.Option(metavar="METRIC=NUMBER", help="Leave with status 1 below this; repeat.")
+    ] = None,
+    user: User = None,
+    item: Item = None,
+    value: Value = None,
+    timestamp: Timestamp = None,
+    threshold: Threshold = None,
+    output: Output = None,
+    data: Fitted = None,
+) -> None:
+    """Judge a model by interactions that it has not seen, beside recommending what is most popular.
+
+    Columns have the names that `fit` was told, if no others are given.
+
+    Examples:
+
+    `lfm-np evaluate model.safetensors test.csv --metric recall@20 --metric auc`
+
+    `lfm-np evaluate model.safetensors test.csv --at-least ndcg@10=0.25`
+    """
+    tables.check_output(output)
+    bounds = parse_bounds(at_least or [])
+    factors, known = models.load(model, data)
+    given = {"user": user, "item": item, "value": value, "timestamp": timestamp, "threshold": threshold}
+    held_out = _held_out(test, factors, known, given)
+    metrics = list(dict.fromkeys([*(metric or ([] if bounds else DEFAULT)), *bounds]))
+    table = compare(factors, known, held_out, metrics)
+    tables.write([table], output)
+    values = dict(zip(table["metric"], table["model"]))
+    low = [
+        f"{name} is {values[name]:.4f}, less than {bound:g}" for name, bound in bounds.items() if values[name] < bound
+    ]
+    if low:
+        say("failed: " + "; ".join(low))
+        raise typer.Exit(FAILED)
+
+
+def _held_out(source: str, factors: Factors, known: Interactions, given: dict[str, Any]) -> Any:
+    columns = models.columns_of(factors)._replace(**{name: one for name, one in given.items() if one is not None})
+    columns = columns._replace(min_user_interactions=1, min_item_interactions=1)
+    matrix, unknown = models.align(read(source, columns), known)
+    if unknown:
+        say(f"{source}: {unknown:,} of {unknown + matrix.nnz:,} interactions are of unknown users or items, left out")
+    return matrix
+
+
+def report(
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page.")] = Path("report.html"),
+    test: Annotated[str | None, typer.Option(metavar="DATA", help="Held-out interactions.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="A .csv with the columns `item` and `label`: what to call the items.")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="By default the name of the model file.")] = None,
+    data: Fitted = None,
+) -> None:
+    """Write an HTML page about a model that needs nothing else: quality, pictures, examples.
+
+    Examples:
+
+    `lfm-np report model.safetensors --test test.csv --labels titles.csv -o report.html`
+    """
+    from lfm_np.report import write_report
+
+    tables.check_output(output, ("html",))
+    factors, known = models.load(model, data)
+    held_out = None if test is None else _held_out(test, factors, known, {})
+    texts = None if labels is None else _labels(labels, known)
+    write_report(output, factors, known, held_out, labels=texts, title=title or model.stem)
+    say(f"{output} written")
+
+
+def _labels(path: Path, known: Interactions) -> list[str]:
+    """What to call every item: its label, or its id where there is none."""
+    with open(path, encoding="utf-8", newline="") as file:
+        table = csv.DictReader(file)
+        if not {"item", "label"} <= set(table.fieldnames or ()):
+            raise ValueError(f"{path} must have the columns item and label, got {table.fieldnames}")
+        labels = {row["item"]: row["label"] for row in table}
+    return [labels.get(str(item), str(item)) for item in known.items.tolist()]
