@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from lfm_np.atomic import replacing
 from lfm_np.cli.sources import Columns, read
 from lfm_np.factors import Factors
 from lfm_np.interactions import Interactions
-from lfm_np.persistence import atomic
 
 KEY = "command_line"  # in the model's params: the columns, and which file of interactions is the model's
 
@@ -39,7 +39,7 @@ def save(path: Path, factors: Factors, data: Interactions, columns: Columns) -> 
     arrays |= {"users": _plain(data.users), "items": _plain(data.items)}
     if data.timestamps is not None:
         arrays["timestamps"] = data.timestamps
-    with atomic(beside(path)) as temporary, open(temporary, "wb") as file:
+    with replacing(beside(path)) as file:
         np.savez_compressed(file, **arrays)
     note = {"columns": columns._asdict(), "sha256": _digest(beside(path))}
     factors = dataclasses.replace(factors, params=(factors.params or {}) | {KEY: note})

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 
+from lfm_np.atomic import check_place, replacing
 from lfm_np.errors import missing_extra
-from lfm_np.persistence import atomic
 
 FORMATS = ("csv", "json", "parquet")
 Columns = dict[str, Any]  # arrays or lists of one length
@@ -44,11 +44,8 @@ def check_output(output: Path | None, formats: tuple[str, ...] = FORMATS) -> Non
     if output is not None and output.suffix.lower().removeprefix(".") not in formats:
         endings = ", ".join(f".{name}" for name in formats)
         raise ValueError(f"{output}: the output must end in one of {endings}")
-    folder = output.resolve().parent if output is not None else Path()
-    if not folder.is_dir():
-        raise FileNotFoundError(2, "No such folder", str(folder))
-    if output is not None and not os.access(folder, os.W_OK):
-        raise PermissionError(13, "Permission denied", str(folder))
+    if output is not None:
+        check_place(output)
 
 
 @contextlib.contextmanager
@@ -58,14 +55,17 @@ def _writer(output: Path | None) -> Iterator[_Rows]:
             yield add
         return
     check_output(output)
-    with atomic(output) as temporary:
+    with replacing(output) as file:
         if output.suffix.lower() == ".parquet":
-            with _parquet(temporary) as add:
+            with _parquet(file) as add:
                 yield add
             return
         form = _csv if output.suffix.lower() == ".csv" else _json
-        with open(temporary, "w", encoding="utf-8", newline="") as file, form(file) as add:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        with form(text) as add:
             yield add
+        text.flush()
+        text.detach()  # the file is closed by what opened it
 
 
 def _lines(part: Columns) -> Iterator[tuple[Any, ...]]:
@@ -102,7 +102,7 @@ def _json(file: TextIO) -> Iterator[_Rows]:
 
 
 @contextlib.contextmanager
-def _parquet(path: str) -> Iterator[_Rows]:
+def _parquet(file: BinaryIO) -> Iterator[_Rows]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -113,7 +113,7 @@ def _parquet(path: str) -> Iterator[_Rows]:
     def add(part: Columns) -> None:
         table = pa.table({name: pa.array(column) for name, column in part.items()})
         if not writer:
-            writer.append(pq.ParquetWriter(path, table.schema))
+            writer.append(pq.ParquetWriter(file, table.schema))
         writer[0].write_table(table)
 
     try:
