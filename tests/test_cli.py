@@ -360,7 +360,7 @@ def mistakes(folder):
         (("fit", bad / "negative.csv", *names), "negative"),
         (("fit", bad / "latin.csv", *names[:4], "-o", bad / "m.safetensors"), ""),
         ((*fit[:-1], folder / "model.pkl"), ".safetensors"),
-        ((*fit[:-1], folder / "nowhere" / "m.safetensors"), "No such folder"),
+        ((*fit[:-1], folder / "nowhere" / "m.safetensors"), "No such file or directory"),
         ((*fit, "--alpha", "nan"), "alpha"),
         ((*fit, "--factors", "0"), "factors"),
         ((*fit, "--factors", "many"), "--factors"),
@@ -433,9 +433,13 @@ OWN_PROCESS = {
 
 def test_no_permission(folder, tmp_path, monkeypatch, capsys):
     """As any user but root sees it."""
-    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)
+
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("lfm_np.cli.tables.check_place", refused)
     assert run("recommend", folder / "m.safetensors", "-o", tmp_path / "lists.csv") == 2
-    assert f"error: {tmp_path}: Permission denied" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"error: {tmp_path / 'lists.csv'}: Permission denied\n"
 
 
 def test_traceback_on_request(folder):
