@@ -56,7 +56,7 @@ def _score(
     model: Model, plan: Plan, users: torch.Tensor, ids: torch.Tensor, u: torch.Tensor, v: torch.Tensor
 ) -> torch.Tensor:
     """From the rows u of users and v of items."""
-    scores = (v.flatten(1, -2) @ u[:, :, None]).view(ids.shape)
+    scores = _dots(v.flatten(1, -2), u).view(ids.shape)
     per_user = (-1,) + (1,) * (ids.ndim - 1)
     if plan.rule.cosine:
         scores = scores * _inverse_norm(u).view(per_user) * _inverse_norm(v)
@@ -65,6 +65,26 @@ def _score(
     if model.user_bias is not None:
         scores = scores + (plan.rule.mean + picked(model.user_bias, users)).view(per_user)
     return scores
+
+
+# A batched product of matrices with a row or two costs a CPU several times the elementwise operations; with more rows
+# the copies that those make cost more.
+FEW = 8
+
+
+def _dots(v: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    """⟨v_m, u⟩ (B, M) for v (B, M, k) and u (B, k)."""
+    return (v * u[:, None, :]).sum(-1) if v.shape[1] <= FEW else (v @ u[:, :, None])[:, :, 0]
+
+
+def _combined(a: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Σ_m a_m v_m (B, k) for a (B, M) and v (B, M, k)."""
+    if v.shape[1] > FEW:
+        return (a[:, None, :] @ v)[:, 0]
+    total = a[:, 0, None] * v[:, 0]
+    for m in range(1, v.shape[1]):
+        total.addcmul_(a[:, m, None], v[:, m])
+    return total
 
 
 def _inverse_norm(rows: torch.Tensor) -> torch.Tensor:
@@ -83,8 +103,8 @@ def step(model: Model, plan: Plan, loss: Any, records: Records, rate: float, wid
     values, slopes = losses.evaluate(loss, plan.protocol, scores, records.values.to(wide), records.rank_weight)
     pulls, item_shrink, user_shrink = _to_factors(plan, u, v, scores, slopes)
     moving = None if records.rank_weight is None else (records.rank_weight > 0).to(u.dtype)
-    user_moves = (pulls[:, None, :] @ v)[:, 0] + user_shrink * u
-    item_moves = pulls[:, :, None] * u[:, None, :] + item_shrink[:, :, None] * v
+    user_moves = _combined(pulls, v).addcmul_(user_shrink, u)
+    item_moves = v.mul_(item_shrink[:, :, None]).addcmul_(pulls[:, :, None], u[:, None, :])
     moves: list[tuple[str, torch.Tensor, torch.Tensor]] = [
         ("users", users, user_moves),
         ("items", ids.reshape(-1), item_moves.reshape(-1, v.shape[2])),
@@ -135,4 +155,7 @@ def _move(model: Model, part: str, rows: torch.Tensor, gradient: torch.Tensor, r
         squares.index_add_(0, rows, own)
         scale = picked(squares, rows).rsqrt()
         gradient = gradient * (scale if gradient.ndim == 1 else scale[:, None])
-    W.index_add_(0, rows, gradient, alpha=-rate)
+    if gradient.ndim == 1:
+        W.index_add_(0, rows, gradient, alpha=-rate)
+    else:  # the same sum; on a CPU index_add_ of rows has one thread and takes five times as long
+        W.scatter_add_(0, rows[:, None].expand_as(gradient), gradient.mul_(-rate))
