@@ -4,12 +4,12 @@ import dataclasses
 import inspect
 import signal
 import sys
-import weakref
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 from optional import require
+from torch_memory import Counter
 
 import lfm_np
 
@@ -226,40 +226,6 @@ def test_without_cholesky_conjugate_gradients_give_the_same(backend, monkeypatch
 
 
 # ---- memory ---------------------------------------------------------------------------------------------------------
-
-
-class Counter:
-    """Peak of the bytes that tensors hold on the CPU, counted by storage as operations make them."""
-
-    def __init__(self, torch):
-        from torch.utils._python_dispatch import TorchDispatchMode
-
-        self.now = self.peak = 0
-        alive = {}
-        counter = self
-
-        class Mode(TorchDispatchMode):
-            def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
-                result = function(*arguments, **(keywords or {}))
-                for tensor in torch.utils._pytree.tree_leaves(result):
-                    if isinstance(tensor, torch.Tensor):
-                        counter.add(tensor, alive)
-                return result
-
-        self.mode = Mode()
-
-    def add(self, tensor, alive):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() in alive or not storage.nbytes():
-            return
-        place, size = storage.data_ptr(), storage.nbytes()
-        alive[place] = size
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self.remove, place, alive)
-
-    def remove(self, place, alive):
-        self.now -= alive.pop(place, 0)
 
 
 @pytest.mark.parametrize("longest", [30, 900])

@@ -8,6 +8,7 @@ import pytest
 import scipy.sparse as sp
 from optional import require
 from oracles_minibatch import MinibatchRun
+from torch_memory import Counter
 
 import lfm_np
 from lfm_np import losses, sampling
@@ -246,6 +247,23 @@ def test_a_batch_beyond_the_budget_is_made_smaller(backend):
     X = matrix(400, 300, 0.2)
     found = backend.sgd(X, factors=256, negatives=20, epochs=1, memory_budget=1 << 20, batch_size=5000)
     assert 1 <= found.params["batch_size"] < 5000
+
+
+@pytest.mark.parametrize("name", ["BPR", "WARP", "CosineContrastive"])
+def test_batches_stay_within_the_byte_budget(backend, name):
+    import torch
+
+    X, k = matrix(1000, 800, 0.03), 64
+    resident = 72 * X.nnz + 2 * 8 * k * sum(X.shape)
+    peaks = []
+    for budget in (1 << 20, 1 << 24):
+        counter = Counter(torch)
+        with counter.mode:
+            options = {"negatives": 10 if name == "CosineContrastive" else 1, "batch_size": X.nnz}
+            backend.sgd(X, getattr(losses, name)(), factors=k, epochs=1, memory_budget=budget, num_threads=1, **options)
+        assert counter.peak < resident + budget
+        peaks.append(counter.peak)
+    assert peaks[0] + (1 << 20) < peaks[1], "the larger budget is used, and the counter sees it"
 
 
 def test_warm_start_and_empty_matrix(backend):

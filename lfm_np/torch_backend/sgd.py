@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ from lfm_np.torch_backend.draws import Sampler, bits
 ORDER = BLOCKS  # the stream that the Numba side spends on its blocks of items gives the order of the stored cells
 MOST_STEPS = 64  # expected moves of the most popular item in one batch, by default
 SMALLEST_BATCH, LARGEST_BATCH = 256, 16_384
+WORDS = 200  # bytes that the draws of one record take for each draw, its ids, slopes and losses
 
 
 def sgd(
@@ -86,7 +88,7 @@ def sgd(
     first negative of a stored cell is the one that `lfm_np.sgd` draws. Further negatives and candidates come from all
     items. An epoch waits for the device once. Adding up moves in parallel makes CUDA's last digits vary between runs.
 
-    Memory on the device: 40 bytes a stored cell, the factors twice, and the budget.
+    Memory on the device: 72 bytes a stored cell while an epoch's order is made, the factors twice, and the budget.
 
     Examples
     --------
@@ -168,18 +170,23 @@ class _State:
                 self._log_q = device.tensor(log_q, device.wide)
                 self._log_free = device.tensor(np.log(np.maximum(free, 1).astype(np.float64)), device.wide)
         self._model = _model(plan, trainer, device)
-        self.batch_size = self._fitting(batch_size)
+        self._draws = max(plan.rule.negatives, plan.rule.trials), plan.rule.candidates
+        self.batch_size, self._drawn_at_once = self._fitting(batch_size)
         self.done, self.kept = 0, self._model.copy()
 
-    def _fitting(self, asked: int | None) -> int:
-        """The batch size that was asked for, or by default, as far as the byte budget allows."""
-        X, rule = self._plan.X, self._plan.rule
+    def _fitting(self, asked: int | None) -> tuple[int, int]:
+        """Records a batch, as asked or by default, and records whose draws are made at once (whole batches).
+
+        Half of the byte budget is for either.
+        """
+        X, rule, half = self._plan.X, self._plan.rule, self._device.budget // 2
         if asked is None:
             top = np.bincount(X.indices, minlength=1).max() if X.nnz else 1
             asked = int(np.clip(MOST_STEPS * X.nnz / max(top, 1), SMALLEST_BATCH, LARGEST_BATCH))
-        draws = max(rule.negatives, rule.trials) * rule.candidates
-        record = X.data.itemsize * rule.factors * (max(draws, 1) + 4 * (rule.negatives + 2)) + 200 * (draws + 1)
-        return max(1, min(asked, self._device.budget // record))
+        draws = max(math.prod(self._draws), 1)
+        record = X.data.itemsize * rule.factors * (draws + 4 * (rule.negatives + 2)) + WORDS * (draws + 1)
+        batch = max(1, min(asked, half // record))
+        return batch, batch * max(1, half // (WORDS * (draws + 1)) // batch)
 
     def sweep(self) -> dict[str, Any]:
         """One epoch, kept if all of it is finite; its record. Waits for the device at its end."""
@@ -200,31 +207,35 @@ class _State:
         return {"sampled_loss": loss / max(nnz, 1)}
 
     def _batches(self, number: int) -> Iterator[steps.Records]:
-        """The records of an epoch in random order."""
-        seed = self._plan.seed
-        order = self._cells[torch.argsort(bits(key(seed, number, ORDER), self._cells), stable=True)]
-        for cells in order.split(self.batch_size) if len(order) else ():
-            users, items = picked(self._users, cells), picked(self._items, cells)
-            if self._sampler is None:
-                yield steps.Records(users, items[:, None], picked(self._values, cells))
-            else:
-                yield self._with_negatives(key(seed, number, NEGATIVES), cells, users, items)
+        """The records of an epoch in random order; the draws of many batches are made at once."""
+        order = self._cells[torch.argsort(bits(key(self._plan.seed, number, ORDER), self._cells), stable=True)]
+        for cells in order.split(self._drawn_at_once) if len(order) else ():
+            parts = [picked(source, cells) for source in (self._users, self._items, self._values)]
+            if self._sampler is not None:
+                parts.append(self._draw(number, cells, parts[0]))
+            for users, items, values, *drawn in zip(*(part.split(self.batch_size) for part in parts)):
+                if drawn:
+                    yield self._with_negatives(users, items, values, drawn[0])
+                else:
+                    yield steps.Records(users, items[:, None], values)
+
+    def _draw(self, number: int, cells: torch.Tensor, users: torch.Tensor) -> torch.Tensor:
+        """Candidates (cells, negatives or trials, candidates of each)."""
+        assert self._sampler is not None
+        stream, nnz = key(self._plan.seed, number, NEGATIVES), self._plan.X.nnz
+        positions = cells[:, None] + nnz * torch.arange(math.prod(self._draws), device=cells.device)
+        drawn = self._sampler.draw(stream, positions, users[:, None].expand_as(positions))
+        return drawn.view(len(cells), *self._draws)
 
     def _with_negatives(
-        self, stream: np.uint64, cells: torch.Tensor, users: torch.Tensor, items: torch.Tensor
+        self, users: torch.Tensor, items: torch.Tensor, values: torch.Tensor, drawn: torch.Tensor
     ) -> steps.Records:
-        """Draw negatives: the best-scored of each one's candidates; of WARP's, the first that violates."""
-        rule, nnz = self._plan.rule, self._plan.X.nnz
-        count, of_each = max(rule.negatives, rule.trials), rule.candidates
-        positions = cells[:, None] + nnz * torch.arange(count * of_each, device=cells.device)
-        assert self._sampler is not None
-        drawn = self._sampler.draw(stream, positions, users[:, None].expand_as(positions))
-        drawn = drawn.view(len(cells), count, of_each)
-        if of_each > 1:
+        """Choose negatives: the best-scored of each one's candidates; of WARP's, the first that violates."""
+        if drawn.shape[2] > 1:
             best = steps.score(self._model, self._plan, users, drawn).argmax(2, keepdim=True)
             drawn = drawn.gather(2, best)
-        negatives, values = drawn[:, :, 0], picked(self._values, cells)
-        if rule.trials:
+        negatives = drawn[:, :, 0]
+        if self._plan.rule.trials:
             return self._first_violating(users, items, negatives, values)
         log_q = None
         if self._log_q is not None and self._log_free is not None:
