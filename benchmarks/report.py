@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 Record = dict[str, Any]
 EXACT_SLACK = 0.08  # of the objective, between exact solvers: they start elsewhere and end in other local minima
 SAME_START = ("lfm_np", "lfm_np-torch"), 1e-4  # these do not
@@ -55,6 +57,7 @@ def _summary(kinds: dict[str, list[Record]]) -> Record:
     ready, steps = kinds["ready"][0], kinds["step"]
     later = [step["seconds"] for step in steps[1:] or steps]
     row = {name: ready[name] for name in (*RUN, "solver", "note", "warm_up", "nnz")}
+    row |= zip(("users", "items", "cells"), _sizes(ready))
     row |= {
         "seconds": min(later),
         "median": statistics.median(later),
@@ -65,6 +68,13 @@ def _summary(kinds: dict[str, list[Record]]) -> Record:
     for quality in kinds.get("quality", [])[-1:]:
         row |= {name: quality[name] for name in ("objective", "recall@20", "ndcg@20") if name in quality}
     return row
+
+
+def _sizes(ready: Record) -> tuple[int, ...]:
+    """Users, items, cells; of a planted matrix those that were asked for, so that runs differ in one of them only."""
+    if ready["dataset"].startswith("planted:"):
+        return tuple(int(float(size)) for size in ready["dataset"].removeprefix("planted:").split(","))
+    return (*ready["shape"], ready["nnz"])
 
 
 def markdown(records: list[Record]) -> str:
@@ -128,9 +138,10 @@ def plots(records: list[Record], folder: Path) -> list[Path]:
         own = [r for r in records if r["kind"] == "quality" and _run_of(r) == run]
         made.append(_curves(own, folder / f"quality-{number}-{run[0]}-{run[1].replace(':', '-')}-k{run[2]}.png"))
     rows = summaries(records)
-    for axis in ("threads", "factors", "nnz"):
-        if len({row[axis] for row in rows}) > 1:
-            made.append(_scaling(rows, axis, folder / f"scaling-{axis}.png"))
+    for axis in AXES:
+        lines = _lines(rows, axis)
+        if lines:
+            made.append(_scaling(lines, axis, folder / f"scaling-{axis}.png"))
     return made
 
 
@@ -156,18 +167,38 @@ def _curves(records: list[Record], path: Path) -> Path:
     return path
 
 
-def _scaling(rows: list[Record], axis: str, path: Path) -> Path:
-    axes = _axes("seconds an iteration", {"nnz": "stored cells"}.get(axis, axis), "seconds")
-    fixed = {"task", "dataset", "factors", "threads"} - {axis} - ({"dataset"} if axis == "nnz" else set())
-    others = sorted(fixed)
-    series = dict.fromkeys((row["solver"], *(row[name] for name in others)) for row in rows)
-    for label in series:
-        own = sorted((row[axis], row["seconds"]) for row in rows if (row["solver"], *(row[n] for n in others)) == label)
+AXES = {"threads": "threads", "factors": "k", "users": "m", "items": "n", "cells": "cells"}
+
+
+def _lines(rows: list[Record], axis: str) -> dict[str, list[Record]]:
+    """Runs of one solver that differ in nothing but ``axis``, sorted by it, under a name."""
+    same = ["task", "solver", *(name for name in AXES if name != axis)]
+    groups: dict[tuple[Any, ...], dict[Any, Record]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in same), {})[row[axis]] = row
+    lines = {}
+    for own in groups.values():
         if len(own) > 1:
-            axes.plot(*zip(*own), marker="o", markersize=3, label=" ".join(map(str, label)))
-    axes.set_xscale("log", base=2)
+            first = next(iter(own.values()))
+            others = ", ".join(f"{AXES[name]} {first[name]:,}" for name in AXES if name not in ("threads", axis))
+            lines[f"{first['solver']}; {others}"] = [own[size] for size in sorted(own)]
+    return lines
+
+
+def exponent(sizes: list[float], values: list[float]) -> float:
+    """p of values ≈ c · sizes^p by least squares on the logarithms."""
+    x, y = np.log(sizes), np.log(values)
+    return float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
+
+
+def _scaling(lines: dict[str, list[Record]], axis: str, path: Path) -> Path:
+    axes = _axes(f"seconds an iteration against {AXES[axis]}", AXES[axis], "seconds")
+    for name, rows in lines.items():
+        sizes, seconds = [row[axis] for row in rows], [row["seconds"] for row in rows]
+        axes.plot(sizes, seconds, marker="o", markersize=3, label=f"{name}: exponent {exponent(sizes, seconds):.2f}")
+    axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.legend(frameon=False, fontsize=6)
+    axes.legend(frameon=False, fontsize=7)
     axes.figure.savefig(path, dpi=120)
     return path
 

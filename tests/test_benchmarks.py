@@ -75,3 +75,13 @@ def test_a_failing_solver_is_reported_not_raised():
     found = list(runner.compare(["lfm_np"], "no such data", make_task("als"), iterations=1))
     assert [record["kind"] for record in found] == ["machine", "skipped"]
     assert "no data set" in found[1]["reason"]
+
+
+def test_runs_that_differ_in_one_size_make_a_line(records):
+    runs = [
+        record | {"dataset": f"planted:{m},400,80000", "started": str(m)} for m in (1000, 2000) for record in records
+    ]
+    lines = report._lines(report.summaries(runs), "users")
+    assert [[row["users"] for row in rows] for rows in lines.values()] == [[1000, 2000]]
+    assert report._lines(report.summaries(runs), "items") == {}
+    assert report.exponent([1.0, 10.0, 100.0], [3.0, 30.0, 300.0]) == pytest.approx(1.0)
