@@ -2,10 +2,10 @@
 
     python -m benchmarks.roofline --output roofline.svg
 
-The flat roof is sgemm, the slopes are what one thread reads: a long array, and rows gathered at random from an array of
-the size of an item side (20,000 rows, as in `benchmarks.als_kernels`). Bytes are the compulsory ones: every gathered row
-once, every written row once; what a kernel keeps in registers and L1 does not count. A step of SGD reads and writes three
-rows.
+The flat roof is sgemm, the slopes are what one thread reads: a long array, and rows gathered at random from an array
+of the size of an item side (20,000 rows, as in `benchmarks.als_kernels`). Bytes are the compulsory ones: every gathered
+row once, every written row once; what a kernel keeps in registers and L1 does not count. A step of SGD reads and writes
+three rows.
 """
 
 from __future__ import annotations
