@@ -111,7 +111,8 @@ def main() -> None:
     asked = parser.parse_args()
     roofs, points = measure()
     print(
-        f"roofs: sgemm {roofs['sgemm']:.1f} GFLOP/s, stream {roofs['stream']:.1f} GB/s, gather {roofs['gather']:.1f} GB/s"
+    shown = ", ".join(f"{name} {roof:.1f}" for name, roof in roofs.items())
+    print(f"roofs in GFLOP/s, GB/s, GB/s: {shown}")
     )
     print("| kernel | flops a byte | GFLOP/s | of its roof |\n| --- | --- | --- | --- |")
     for name, intensity, rate in points:
