@@ -110,10 +110,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=None, help="picture (SVG or PNG)")
     asked = parser.parse_args()
     roofs, points = measure()
-    print(
     shown = ", ".join(f"{name} {roof:.1f}" for name, roof in roofs.items())
     print(f"roofs in GFLOP/s, GB/s, GB/s: {shown}")
-    )
     print("| kernel | flops a byte | GFLOP/s | of its roof |\n| --- | --- | --- | --- |")
     for name, intensity, rate in points:
         roof = min(roofs["sgemm"], roofs["gather"] * intensity)
