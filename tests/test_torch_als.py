@@ -228,6 +228,12 @@ def test_without_cholesky_conjugate_gradients_give_the_same(backend, monkeypatch
 # ---- memory ---------------------------------------------------------------------------------------------------------
 
 
+def test_refuses_what_only_numba_has(backend):
+    for solver in ("cg", "subspace"):
+        with pytest.raises(ValueError, match=f"has no '{solver}'"):
+            backend.als(matrix(), solver=solver)
+
+
 @pytest.mark.parametrize("longest", [30, 900])
 def test_batches_stay_within_the_byte_budget(backend, torch, longest):
     X, k = matrix(2500, 1200, longest=longest), 24

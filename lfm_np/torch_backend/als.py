@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from lfm_np.als import draw_items
+from lfm_np.als import SOLVERS, draw_items
 from lfm_np.canonical import canonical
 from lfm_np.checkpoint import Run
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
 from lfm_np.kernels.jit import Interrupted
 from lfm_np.problem import Problem, check_problem
-from lfm_np.row_plan import rows_with_negative
+from lfm_np.row_plan import STEP_COSTS, rows_with_negative
 from lfm_np.sweeps import Callback, run_sweeps, sigint_noted
 from lfm_np.torch_backend import systems
 from lfm_np.torch_backend.batches import make_batches
@@ -120,7 +120,9 @@ def als(
     )
     iterations = check_int("iterations", iterations, 1)
     tolerance = check_float("tolerance", tolerance, 0.0)
-    check_choice("solver", solver, ("auto", "exact"))
+    check_choice("solver", solver, SOLVERS)
+    if solver in STEP_COSTS:
+        raise ValueError(f"solver must be 'auto' or 'exact' on torch, which has no {solver!r} yet")
     threads = check_num_threads(num_threads)
     rng = check_random_state(run.random_state)
     check_callback(callback)
