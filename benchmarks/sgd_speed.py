@@ -144,15 +144,15 @@ def profile(X: sp.csr_array, k: int, clock: Clock) -> None:
         return lambda: setattr(owner, name, original)
 
     for factors in (k, 16):
-        undo = [timed(sgd_epoch.Trainer, "_sort"), timed(sgd_cells, "train_cell"), timed(sgd_epoch.Trainer, "epoch")]
+        undo = [timed(sgd_epoch.Trainer, "_sort"), timed(sgd_cells, "train_cells"), timed(sgd_epoch.Trainer, "epoch")]
         spent.clear()
         fit = lfm_np.sgd(X, factors=factors, epochs=3, num_threads=1, random_state=0)
         for restore in undo:
             restore()
         each = {name: seconds / 3 / X.nnz * 1e9 for name, seconds in spent.items()}
-        rest = each["epoch"] - each["_sort"] - each["train_cell"]
+        rest = each["epoch"] - each["_sort"] - each["train_cells"]
         print(
-            f"  k={factors}: draw and sort {each['_sort']:.0f} ns, train {each['train_cell']:.0f} ns, "
+            f"  k={factors}: draw and sort {each['_sort']:.0f} ns, train {each['train_cells']:.0f} ns, "
             f"rest {rest:.0f} ns a sample; G = {fit.params['blocks']}; {3 * factors * 2 * 4} bytes of factors a sample"
         )
 

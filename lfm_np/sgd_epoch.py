@@ -17,10 +17,11 @@ from lfm_np.kernels.jit import Pool
 from lfm_np.kernels.simd import WIDTH
 from lfm_np.sgd_plan import Plan
 
-# The streams of an epoch: its negatives, its item blocks, the order of its rounds, then two for every task.
-NEGATIVES, BLOCKS, ROUNDS, TASKS = range(4)
+# The streams of an epoch: its negatives, its item blocks, the order of its rounds; those of the cells come next.
+NEGATIVES, BLOCKS, ROUNDS = range(sgd_cells.TASKS)
 USERS, ITEMS = 0, 1  # streams of epoch 0, the initial factors; training starts with epoch 1
 COPY_BLOCK = 1 << 20
+LINE = 16  # eight-byte numbers in two cache lines, which some processors fetch together
 
 
 def key(seed: int, epoch: int, cell: int) -> np.uint64:
@@ -182,40 +183,28 @@ class Trainer:
     def epoch(self, number: int, rule: sgd_cells.Rule) -> float:
         """Train on every stored cell once; returns the sum of the losses, each taken just before its step."""
         block_of = sgd_grid.item_blocks(self.grid, key(self.seed, number, BLOCKS))
-        catalogue = self._catalogue(block_of, rule)
-        starts = self._sort(number, block_of)
-        csr, G = (self.indptr, self.indices), self.grid.tasks
+        starts, G, threads = self._sort(number, block_of), self.grid.tasks, self.pool.num_threads
         losses = np.zeros((self.grid.pairs, G))
-        scratch = [self._scratch(rule.negatives + 1) for _ in range(self.pool.num_threads)]
+        scratch = [self._scratch(rule.negatives + 1) for _ in range(threads)]
+        data = self.records, self.values, (self.indptr, self.indices)
+        steps = self.model, rule, self._catalogue(block_of, rule)
+        (point, ranked), parts = self.pointers, min(G, threads)
         for turn, shift in sgd_grid.rounds(self.grid, key(self.seed, number, ROUNDS)):
 
-            def task(slot: int, worker: int, turn: int = turn, shift: int = shift) -> None:
-                pair, g = turn * G + slot, (slot + shift) % G
-                lo, hi = starts[g, pair], starts[g, pair + 1]
-                if lo < hi:
-                    stream = TASKS + 2 * (pair * G + g)
-                    keys = key(self.seed, number, stream), key(self.seed, number, stream + 1)
-                    losses[pair, g] = sgd_cells.train_cell(
-                        keys,
-                        lo,
-                        hi,
-                        self.records,
-                        self.values,
-                        csr,
-                        self.model,
-                        rule,
-                        catalogue,
-                        scratch[worker],
-                        *self.pointers,
-                    )
+            def train(part: int, worker: int, turn: int = turn, shift: int = shift) -> None:
+                slots = part * G // parts, (part + 1) * G // parts
+                where = self.seed, number, turn, shift, *slots
+                sgd_cells.train_cells(where, starts, *data, *steps, scratch[worker], point, ranked, losses)
 
-            self._run(task, G)
+            self._run(train, parts)
         return float(losses.sum())
 
     def _scratch(self, count: int) -> sgd_cells.Scratch:
-        scores, slopes, pulls, shrinks = np.empty((4, count))
+        """Numbers of one worker, in cache lines that no other worker writes."""
+        padded = -(-count // LINE) * LINE
+        scores, slopes, pulls, shrinks = aligned((4, padded), np.float64)[:, :count]
         direction = aligned(self.model.users.shape[1:], self.model.users.dtype)
-        return sgd_cells.Scratch(np.empty(count, np.int64), scores, slopes, pulls, shrinks, direction)
+        return sgd_cells.Scratch(aligned((padded,), np.int64)[:count], scores, slopes, pulls, shrinks, direction)
 
     def _sort(self, number: int, block_of: np.ndarray) -> np.ndarray:
         """Draw the negatives and sort the records: cell c of block g is records[starts[g, c] : starts[g, c + 1]]."""

@@ -20,7 +20,7 @@ import numpy as np
 
 from lfm_np.kernels import random
 
-CELLS_A_TASK = 4096
+CELLS_A_TASK = 96  # times G, as the rounds, each of which has a price, are of the order of G²
 MOST_BLOCKS = 16
 ITEMS_A_BLOCK = 4  # times the negatives or candidates of a record
 
@@ -52,11 +52,16 @@ class Grid(NamedTuple):
 
 
 def blocks_for(stored: int, items: int, draws: int) -> int:
-    """G, a power of two: tasks of some thousand records, and blocks of at least ``ITEMS_A_BLOCK``·draws items."""
+    """G, a power of two: tasks of some hundred records, and blocks of at least ``ITEMS_A_BLOCK``·draws items.
+
+    Many blocks are good not only for many threads. In a task a row meets items of two blocks only, and the last tasks
+    of an epoch weigh most in its factors: MovieLens-1M, with a constant learning rate and 15 to 35 epochs, loses
+    0.0006 of 0.508 recall@100 to a shuffled sequence with G = 4, and 0.0003 with G = 8 (four paired seeds, ± 0.0002).
+    """
     G = 1
     while (
         2 * G <= MOST_BLOCKS
-        and stored >= CELLS_A_TASK * (2 * G) ** 2 * (4 * G - 1)
+        and stored >= CELLS_A_TASK * (2 * G) ** 3 * (4 * G - 1)
         and items >= ITEMS_A_BLOCK * max(draws, 1) * 4 * G
     ):
         G *= 2

@@ -205,8 +205,8 @@ class Custom:
 
 X = sp.csr_array(np.random.default_rng(0).random((50, 40)) < 0.1, dtype=np.float32)
 print(lfm_np.sgd(X, Custom(), factors=4, epochs=1, random_state=0).history[0]["sampled_loss"])
-from lfm_np.kernels.sgd_cells import train_cell
-print(getattr(train_cell, "stats", None) and sum(train_cell.stats.cache_misses.values()))
+from lfm_np.kernels.sgd_cells import train_cells
+print(getattr(train_cells, "stats", None) and sum(train_cells.stats.cache_misses.values()))
 """
 
 

@@ -8,24 +8,35 @@ from __future__ import annotations
 
 from typing import Any
 
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from lfm_np.kernels.jit import JIT_DISABLED
 
 
+def _uncounted(context: Any, builder: Any, array_type: Any, array: Any) -> Any:
+    view = context.make_array(array_type)(context, builder, array)
+    view.meminfo = cgutils.get_null_value(view.meminfo.type)
+    view.parent = cgutils.get_null_value(view.parent.type)
+    return view._getvalue()
+
+
 @intrinsic
-def borrowed(typingctx, array):
-    """The same array, uncounted. Valid while ``array`` is alive, as a kernel's arguments are."""
+def borrowed(typingctx, arrays):
+    """The same array, or tuple of arrays, uncounted. Valid while they are alive, as a kernel's arguments are."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        view = context.make_array(sig.args[0])(context, builder, args[0])
-        view.meminfo = cgutils.get_null_value(view.meminfo.type)
-        view.parent = cgutils.get_null_value(view.parent.type)
-        return view._getvalue()
+        (kind,), (value,) = sig.args, args
+        if not isinstance(kind, types.BaseTuple):
+            return _uncounted(context, builder, kind, value)
+        parts = enumerate(kind)
+        return context.make_tuple(
+            builder, kind, [_uncounted(context, builder, part, builder.extract_value(value, p)) for p, part in parts]
+        )
 
-    return array(array), codegen
+    return arrays(arrays), codegen
 
 
 if JIT_DISABLED:
-    borrowed = lambda array: array  # noqa: E731
+    borrowed = lambda arrays: arrays  # noqa: E731

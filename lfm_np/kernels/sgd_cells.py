@@ -20,13 +20,14 @@ import numpy as np
 
 from lfm_np.kernels.borrow import borrowed
 from lfm_np.kernels.jit import inlined, jit
-from lfm_np.kernels.random import below, draw
+from lfm_np.kernels.random import below, draw, stream
 from lfm_np.kernels.sgd_draws import count_at_most, shuffle
 from lfm_np.kernels.simd import WIDTH, fma, fnma, load, mul, prefetch, splat, store, total, zeros
 
 POINTWISE, PAIRWISE, LIST = 0, 1, 2
 TRIES = 16  # draws of one further negative before the first one, which is known to be good, is taken again
 AHEAD = 4  # records between the prefetch of their rows and their use
+TASKS = 3  # the first stream of an epoch that belongs to a cell; every cell has two
 
 
 class Model(NamedTuple):
@@ -157,13 +158,13 @@ def _inverse_norm(W, at, ld):
 
 
 @inlined
-def _score(rule, users, items, item_bias, u, j, base, inverse_u, ld):
+def _score(rule, model, u, j, base, inverse_u, ld):
     """Score in float64: base + u·v + b_j, or the cosine."""
-    score = _dot(users, u * ld, items, j * ld, ld)
+    score = _dot(model.users, u * ld, model.items, j * ld, ld)
     if rule.cosine:
-        return score * inverse_u * _inverse_norm(items, j * ld, ld)
-    if item_bias.shape[0] > 0:
-        score += np.float64(item_bias[j])
+        return score * inverse_u * _inverse_norm(model.items, j * ld, ld)
+    if model.item_bias.shape[0] > 0:
+        score += np.float64(model.item_bias[j])
     return base + score
 
 
@@ -198,10 +199,8 @@ def _choose(key, position, csr, catalogue, model, rule, point, u, base, inverse_
     Each negative is the best-scored of its candidates. WARP keeps the first one with a positive loss, weighed by
     log(1 + ⌊(n − 1)/trials⌋).
     """
-    indptr, indices = borrowed(csr[0]), borrowed(csr[1])
-    pool, masses = borrowed(catalogue.items), borrowed(catalogue.masses)
-    users, items, item_bias = borrowed(model.users), borrowed(model.items), borrowed(model.item_bias)
-    first, ld = ids[1], np.int64(users.shape[1])
+    (indptr, indices), catalogue, model = borrowed(csr), borrowed(catalogue), borrowed(model)
+    first, ld = ids[1], np.int64(model.users.shape[1])
     block = catalogue.block_of[first]
     start, stop = catalogue.starts[block], catalogue.starts[block + 1]
     for number in range(max(rule.trials, rule.negatives)):
@@ -209,15 +208,16 @@ def _choose(key, position, csr, catalogue, model, rule, point, u, base, inverse_
         for which in range(number * rule.candidates, (number + 1) * rule.candidates):
             j, at = first, position + which * TRIES
             if which > 0:
-                j = _further(key, at, indices, indptr[u], indptr[u + 1], pool, masses, start, stop, first)
-            score = _score(rule, users, items, item_bias, u, j, base, inverse_u, ld)
+                items, masses = catalogue.items, catalogue.masses
+                j = _further(key, at, indices, indptr[u], indptr[u + 1], items, masses, start, stop, first)
+            score = _score(rule, model, u, j, base, inverse_u, ld)
             if score > highest:
                 best, highest = j, score
         m = 1 if rule.trials > 0 else number + 1
         ids[m], scores[m] = best, highest
         if point is not None:  # noqa: SIM102 (a condition that Numba prunes stands alone)
             if rule.trials > 0 and point(scores[0] - highest, 0.0)[0] > 0.0:
-                return np.log(1.0 + np.maximum(1, (items.shape[0] - 1) // (number + 1)))
+                return np.log(1.0 + np.maximum(1, (model.items.shape[0] - 1) // (number + 1)))
     return 0.0 if rule.trials > 0 else 1.0
 
 
@@ -270,53 +270,66 @@ def _loss(rule, point, ranked, x, rank_weight, scores, slopes):
 
 
 @inlined
-def _to_factors(rule, scores, slopes, pulls, shrinks, items, ids, inverse_u, ld):
+def _to_factors(rule, scratch, items, inverse_u, ld):
     """Turn slopes by score into the a and c of the items' steps; returns the c of the user's."""
-    along = 0.0
+    ids, slopes, along = scratch.ids, scratch.slopes, 0.0
     for m in range(ids.shape[0]):
-        pulls[m], shrinks[m] = slopes[m], rule.item if m == 0 else rule.negative
+        scratch.pulls[m], scratch.shrinks[m] = slopes[m], rule.item if m == 0 else rule.negative
         if rule.cosine:
-            inverse = _inverse_norm(items, ids[m] * ld, ld)
-            along -= slopes[m] * scores[m] * inverse_u * inverse_u
-            shrinks[m] -= slopes[m] * scores[m] * inverse * inverse
-            pulls[m] *= inverse_u * inverse
+            inverse, turn = _inverse_norm(items, ids[m] * ld, ld), slopes[m] * scratch.scores[m]
+            along -= turn * inverse_u * inverse_u
+            scratch.shrinks[m] -= turn * inverse * inverse
+            scratch.pulls[m] *= inverse_u * inverse
     return rule.user + along
 
 
 @inlined
-def _prefetch_row(W, row, ld):
-    for f in range(0, ld, 64 // W.itemsize):
-        prefetch(W, row * ld + f)
+def _step(rule, model, scratch, u, shrink, ld):
+    """Move every row and bias of a record; ``shrink`` is the user's c."""
+    users, items, ids, direction = model.users, model.items, scratch.ids, scratch.direction
+    _gather(direction, scratch.pulls, items, ids, ld)
+    for m in range(ids.shape[0]):
+        squares, a, c = model.item_squares, scratch.pulls[m], scratch.shrinks[m]
+        _update_row(rule, items, squares, ids[m], users, u * ld, a, c, ld)
+    _update_row(rule, users, model.user_squares, u, direction, 0, 1.0, shrink, ld)
+    if model.item_bias.shape[0] > 0:
+        for m in range(ids.shape[0]):
+            _update_bias(rule, model.item_bias, model.item_bias_squares, ids[m], scratch.slopes[m])
+    if model.user_bias.shape[0] > 0:
+        _update_bias(rule, model.user_bias, model.user_bias_squares, u, scratch.slopes.sum())
+
+
+@inlined
+def _prefetch(model, records, r, ld):
+    """Ask for the rows of record r."""
+    for column in range(3):
+        W = model.users if column == 0 else model.items
+        for f in range(0, ld, 64 // W.itemsize):
+            prefetch(W, np.int64(records[r, column]) * ld + f)
 
 
 @jit
 def train_cell(keys, lo, hi, records, values, csr, model, rule, catalogue, scratch, point, ranked):
     """Step over the records lo … hi − 1 in random order; returns the sum of their losses, each before its step."""
     shuffle(keys[0], lo, hi, records, values)
-    users, items = borrowed(model.users), borrowed(model.items)
-    user_bias, item_bias = borrowed(model.user_bias), borrowed(model.item_bias)
-    user_squares, item_squares = borrowed(model.user_squares), borrowed(model.item_squares)
-    user_bias_squares, item_bias_squares = borrowed(model.user_bias_squares), borrowed(model.item_bias_squares)
+    uncounted, scratch = borrowed(model), borrowed(scratch)
     log_q, log_free = borrowed(catalogue.log_q), borrowed(catalogue.log_free)
-    count, ld = rule.negatives + 1, np.int64(users.shape[1])
-    ids, scores, slopes = borrowed(scratch.ids), borrowed(scratch.scores), borrowed(scratch.slopes)
-    pulls, shrinks, direction = borrowed(scratch.pulls), borrowed(scratch.shrinks), borrowed(scratch.direction)
+    ids, scores, slopes = scratch.ids, scratch.scores, scratch.slopes
+    count, ld = rule.negatives + 1, np.int64(model.users.shape[1])
     width = max(rule.negatives, rule.trials) * rule.candidates * TRIES  # numbers that a record may use
     simple = rule.trials == 0 and rule.negatives * rule.candidates <= 1
     loss = 0.0
     for r in range(lo, hi):
         if r + AHEAD < hi:
-            _prefetch_row(users, np.int64(records[r + AHEAD, 0]), ld)
-            _prefetch_row(items, np.int64(records[r + AHEAD, 1]), ld)
-            _prefetch_row(items, np.int64(records[r + AHEAD, 2]), ld)
+            _prefetch(uncounted, records, r + AHEAD, ld)
         u, base, inverse_u, weight = np.int64(records[r, 0]), 0.0, 1.0, 1.0
-        if user_bias.shape[0] > 0:
-            base = rule.mean + np.float64(user_bias[u])
+        if uncounted.user_bias.shape[0] > 0:
+            base = rule.mean + np.float64(uncounted.user_bias[u])
         if rule.cosine:
-            inverse_u = _inverse_norm(users, u * ld, ld)
+            inverse_u = _inverse_norm(uncounted.users, u * ld, ld)
         for m in range(min(count, 2)):
             ids[m] = records[r, m + 1]
-            scores[m] = _score(rule, users, items, item_bias, u, ids[m], base, inverse_u, ld)
+            scores[m] = _score(rule, uncounted, u, ids[m], base, inverse_u, ld)
         if not simple:
             at = (r - lo) * width
             weight = _choose(keys[1], at, csr, catalogue, model, rule, point, u, base, inverse_u, ids, scores)
@@ -327,14 +340,23 @@ def train_cell(keys, lo, hi, records, values, csr, model, rule, catalogue, scrat
                 scores[m] -= log_q[ids[m]] - log_free[u]
         x = np.float64(values[r]) if values.shape[0] > 0 else 1.0
         loss += _loss(rule, point, ranked, x, weight, scores, slopes)
-        shrink = _to_factors(rule, scores, slopes, pulls, shrinks, items, ids, inverse_u, ld)
-        _gather(direction, pulls, items, ids, ld)
-        for m in range(count):
-            _update_row(rule, items, item_squares, ids[m], users, u * ld, pulls[m], shrinks[m], ld)
-        _update_row(rule, users, user_squares, u, direction, 0, 1.0, shrink, ld)
-        if item_bias.shape[0] > 0:
-            for m in range(count):
-                _update_bias(rule, item_bias, item_bias_squares, ids[m], slopes[m])
-        if user_bias.shape[0] > 0:
-            _update_bias(rule, user_bias, user_bias_squares, u, slopes.sum())
+        shrink = _to_factors(rule, scratch, uncounted.items, inverse_u, ld)
+        _step(rule, uncounted, scratch, u, shrink, ld)
     return loss
+
+
+@jit
+def train_cells(where, starts, records, values, csr, model, rule, catalogue, scratch, point, ranked, losses):
+    """Train some cells of a round, one after the other; their losses go to ``losses``.
+
+    ``where``: seed, epoch, matching, shift, first slot, one past the last. Many cells a call, as Python needs 20 µs to
+    hand over this many arrays.
+    """
+    seed, epoch, turn, shift, first, last = where
+    G = starts.shape[0]
+    for slot in range(first, last):
+        pair, g = turn * G + slot, (slot + shift) % G
+        lo, hi = starts[g, pair], starts[g, pair + 1]
+        own = TASKS + 2 * (pair * G + g)
+        keys = stream(seed, epoch, own), stream(seed, epoch, own + 1)
+        losses[pair, g] = train_cell(keys, lo, hi, records, values, csr, model, rule, catalogue, scratch, point, ranked)
