@@ -63,6 +63,14 @@ def empty_model(shape: tuple[int, int], k: int, dtype: np.dtype, biases: Any, ad
     )
 
 
+def empty_scratch(count: int, users: np.ndarray) -> sgd_cells.Scratch:
+    """Numbers of one worker, in cache lines that no other worker writes: sharing one cost half of the second thread."""
+    padded = -(-count // LINE) * LINE
+    scores, slopes, pulls, shrinks = aligned((4, padded), np.float64)[:, :count]
+    ids, direction = aligned((padded,), np.int64)[:count], aligned(users.shape[1:], users.dtype)
+    return sgd_cells.Scratch(ids, scores, slopes, pulls, shrinks, direction)
+
+
 class Trainer:
     """Everything that the epochs share. ``epoch`` runs one, ``keep`` copies the state if it is finite."""
 
@@ -185,7 +193,7 @@ class Trainer:
         block_of = sgd_grid.item_blocks(self.grid, key(self.seed, number, BLOCKS))
         starts, G, threads = self._sort(number, block_of), self.grid.tasks, self.pool.num_threads
         losses = np.zeros((self.grid.pairs, G))
-        scratch = [self._scratch(rule.negatives + 1) for _ in range(threads)]
+        scratch = [empty_scratch(rule.negatives + 1, self.model.users) for _ in range(threads)]
         data = self.records, self.values, (self.indptr, self.indices)
         steps = self.model, rule, self._catalogue(block_of, rule)
         (point, ranked), parts = self.pointers, min(G, threads)
@@ -199,13 +207,6 @@ class Trainer:
             self._run(train, parts)
         return float(losses.sum())
 
-    def _scratch(self, count: int) -> sgd_cells.Scratch:
-        """Numbers of one worker, in cache lines that no other worker writes."""
-        padded = -(-count // LINE) * LINE
-        scores, slopes, pulls, shrinks = aligned((4, padded), np.float64)[:, :count]
-        direction = aligned(self.model.users.shape[1:], self.model.users.dtype)
-        return sgd_cells.Scratch(aligned((padded,), np.int64)[:count], scores, slopes, pulls, shrinks, direction)
-
     def _sort(self, number: int, block_of: np.ndarray) -> np.ndarray:
         """Draw the negatives and sort the records: cell c of block g is records[starts[g, c] : starts[g, c + 1]]."""
         indptr, indices, cell_of = self.indptr, self.indices, self.grid.cell_of
@@ -213,31 +214,23 @@ class Trainer:
         starts = np.zeros((self.grid.tasks, self.grid.pairs + 1), np.int64)
 
         def block(g: int, first: int, last: int) -> None:
-            if self.masses is not None:
-                longest = int(np.diff(indptr[first : last + 1]).max(initial=0))
-                before, guide = np.empty(longest, np.int64), np.empty(2 * longest + 1, np.int32)
-                items = self.masses, self.guide, self.shift
-                sgd_draws.draw_rows(stream, first, last, indptr, indices, *items, before, guide, self.negatives)
-            counts = np.zeros(self.grid.pairs, np.int64)
-            negatives = read_only(self.negatives)
+            self._draw(stream, first, last)
+            negatives, counts = read_only(self.negatives), np.zeros(self.grid.pairs, np.int64)
             sgd_draws.count_cells(indptr[first], indptr[last], indices, negatives, block_of, cell_of, counts)
             starts[g] = indptr[first] + np.concatenate([[0], np.cumsum(counts)])
-            sgd_draws.scatter_rows(
-                first,
-                last,
-                indptr,
-                indices,
-                self.data,
-                negatives,
-                block_of,
-                cell_of,
-                starts[g, :-1].copy(),
-                self.records,
-                self.values,
-            )
+            places, stored = starts[g, :-1].copy(), (indptr, indices, self.data, negatives)
+            sgd_draws.scatter_rows(first, last, *stored, block_of, cell_of, places, self.records, self.values)
 
         self._over_users(block)
         return starts
+
+    def _draw(self, stream: np.uint64, first: int, last: int) -> None:
+        """The first negative of every stored cell of some rows."""
+        if self.masses is not None:
+            indptr, items = self.indptr, (self.masses, self.guide, self.shift)
+            longest = int(np.diff(indptr[first : last + 1]).max(initial=0))
+            before, guide = np.empty(longest, np.int64), np.empty(2 * longest + 1, np.int32)
+            sgd_draws.draw_rows(stream, first, last, indptr, self.indices, *items, before, guide, self.negatives)
 
     def _catalogue(self, block_of: np.ndarray, rule: sgd_cells.Rule) -> sgd_cells.Catalogue:
         """What drawing further negatives needs; its masses are cumulative in the order of the blocks."""

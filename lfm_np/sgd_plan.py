@@ -76,25 +76,11 @@ def make_plan(
     _check_together(loss, read, sampler, negatives, biases)
     X = _check_matrix(X, loss, read, validation.check_dtype("dtype", dtype))
     counts = np.bincount(X.indices, minlength=X.shape[1])
-    candidates = getattr(sampler, "candidates", 1)
-    draws = max(negatives, read.trials) * candidates
     seed = int(validation.check_random_state(random_state).integers(2**62))
     pointer = protocol.compiled(loss)
-    stored_target, negative_target = read.targets or (np.nan, 0.0)
-    rule = sgd_cells.Rule(
-        rate=rate,
-        **parts,
-        mean=_best_constant(pointer, read, X.data, negatives) if biases is True else 0.0,
-        factors=k,
-        kind=KINDS[read.kind],
-        negatives=negatives,
-        candidates=candidates,
-        trials=read.trials,
-        stored_target=stored_target,
-        negative_target=negative_target,
-        weighted=read.weighted,
-        cosine=read.cosine,
-    )
+    mean = _best_constant(pointer, read, X.data, negatives) if biases is True else 0.0
+    rule = _make_rule(read, sampler, negatives, k, rate, parts, mean)
+    draws = max(negatives, read.trials) * rule.candidates
     grid = sgd_grid.make_grid(X.indptr, counts, sgd_grid.blocks_for(X.nnz, X.shape[1], draws))
     params = {
         "solver": "sgd",
@@ -112,6 +98,32 @@ def make_plan(
     }
     masses = None if sampler is None else sampling.cumulative(sampling.masses(sampler, counts), X.shape[1])
     return Plan(X, read, pointer, masses, grid, rule, biases, schedule, seed, params)
+
+
+def _make_rule(
+    read: protocol.Protocol,
+    sampler: Any,
+    negatives: int,
+    factors: int,
+    rate: float,
+    parts: dict[str, float],
+    mean: float,
+) -> sgd_cells.Rule:
+    stored_target, negative_target = read.targets or (np.nan, 0.0)
+    return sgd_cells.Rule(
+        rate=rate,
+        **parts,
+        mean=mean,
+        factors=factors,
+        kind=KINDS[read.kind],
+        negatives=negatives,
+        candidates=getattr(sampler, "candidates", 1),
+        trials=read.trials,
+        stored_target=stored_target,
+        negative_target=negative_target,
+        weighted=read.weighted,
+        cosine=read.cosine,
+    )
 
 
 def _named(thing: Any) -> str:

@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse as sp
 
 import lfm_np
-from lfm_np import losses, sampling, sgd_grid
+from lfm_np import losses, sampling, sgd_epoch, sgd_grid
 
 LOSSES = {
     "Squared": losses.Squared(),
@@ -206,6 +206,15 @@ def test_the_number_of_blocks_is_a_function_of_the_data():
     assert sgd_grid.blocks_for(10**9, 10**6, 1) == sgd_grid.MOST_BLOCKS
     assert sgd_grid.blocks_for(10**9, 100, 20) == 1
     assert lfm_np.sgd(matrix(), factors=2, epochs=1).params["blocks"] == 1
+
+
+@pytest.mark.small
+@pytest.mark.parametrize("count", [2, 17])
+def test_workers_write_cache_lines_of_their_own(count):
+    workers = [sgd_epoch.empty_scratch(count, np.zeros((3, 16), np.float32)) for _ in range(8)]
+    lines = [{at // 64 for a in w for at in range(a.ctypes.data, a.ctypes.data + a.nbytes)} for w in workers]
+    assert sum(map(len, lines)) == len(set.union(*lines))
+    assert all(a.flags.c_contiguous for w in workers for a in w)
 
 
 # ---- learning -------------------------------------------------------------------------------------------------------
