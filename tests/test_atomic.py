@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import multiprocessing
 import os
 import pathlib
@@ -16,6 +17,7 @@ from model_files import assert_equal, model
 
 from lfm_np import Factors, atomic
 
+ROOT = pathlib.Path(__file__).parent.parent
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX modes, FIFOs and locks")
 pytestmark = [pytest.mark.small, posix]
 
@@ -300,3 +302,13 @@ def test_four_writers_and_four_readers(tmp_path):
     assert not errors
     assert seen <= {1, 2, 3, 4}
     assert os.listdir(tmp_path) == ["m"]
+
+
+def test_kill_9_at_random_moments():
+    """A bounded run of the script; it says what it checks."""
+    command = [sys.executable, "-m", "benchmarks.kill_checkpoint", "--kills", "10"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sum(row.get("while writing", 0) for row in rows) > 0  # some were hit in the act
+    assert max(row.get("temp files", 0) for row in rows) <= 1
