@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, settings
 
 settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("local"), derandomize=True)
+settings.register_profile("thorough", settings.get_profile("local"), max_examples=100_000)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 # A shell that starts the tests in the background makes them ignore Ctrl-C; Python then installs no handler of its own.

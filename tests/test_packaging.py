@@ -80,12 +80,12 @@ def test_core_dependencies_and_extras():
         "safetensors",
     }
     extras = settings()["options.extras_require"]
-    assert set(extras) == {"io", "cli", "plot", "torch", "distributed", "test", "bench", "docs", "dev", "all"}
+    assert set(extras) == {"io", "cli", "plot", "torch", "distributed", "test", "bench", "docs", "dev", "fuzz", "all"}
     assert names(extras["io"]) == {"narwhals", "pyarrow", "fsspec", "pooch"}
     assert names(extras["cli"]) == {"typer", "rich"}
     assert names(extras["plot"]) == {"matplotlib"}
     inside = re.search(r"\[(.*)\]", extras["all"]).group(1).split(",")
-    assert set(inside) == set(extras) - {"all", "dev", "test"}
+    assert set(inside) == set(extras) - {"all", "dev", "fuzz", "test"}
 
 
 def test_a_missing_extra_is_one_sentence_with_the_command():
