@@ -80,7 +80,20 @@ def test_core_dependencies_and_extras():
         "safetensors",
     }
     extras = settings()["options.extras_require"]
-    assert set(extras) == {"io", "cli", "plot", "torch", "distributed", "test", "bench", "docs", "dev", "fuzz", "all"}
+    assert set(extras) == {
+        "io",
+        "cli",
+        "plot",
+        "torch",
+        "ann",
+        "distributed",
+        "test",
+        "bench",
+        "docs",
+        "dev",
+        "fuzz",
+        "all",
+    }
     assert names(extras["io"]) == {"narwhals", "pyarrow", "fsspec", "pooch"}
     assert names(extras["cli"]) == {"typer", "rich"}
     assert names(extras["plot"]) == {"matplotlib"}

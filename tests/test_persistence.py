@@ -1,10 +1,12 @@
 """Files: equal after a round trip, atomic, and refused when anything about them is wrong."""
 
+import json
 import os
 
 import numpy as np
 import pytest
 from model_files import assert_equal, forge, model
+from optional import require
 from safetensors.numpy import load_file
 
 from lfm_np import Factors
@@ -148,3 +150,25 @@ def test_other_files_are_refused(tmp_path, content, mmap):
     (tmp_path / "m").write_bytes(content)
     with pytest.raises(ValueError, match="is not a whole and valid model file"):
         Factors.load(tmp_path / "m", mmap=mmap)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_torch_reads_a_model_with_equal_scores(tmp_path, dtype):
+    """Through safetensors alone, as a program without this library would."""
+    torch = require("torch")
+    from safetensors import safe_open
+    from safetensors.torch import load_file as load_tensors
+
+    factors = model(dtype)
+    factors.save(tmp_path / "model.safetensors")
+    tensors = load_tensors(tmp_path / "model.safetensors")
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        constants = json.loads(file.metadata()["model"])
+    for name, tensor in tensors.items():
+        assert torch.equal(tensor, torch.tensor(getattr(factors, name)))
+    scores = tensors["user_factors"] @ tensors["item_factors"].T
+    scores += constants["global_bias"] + tensors["user_bias"][:, None] + tensors["item_bias"]
+    users, items = np.indices(factors.shape).reshape(2, -1)
+    ours = factors.scores(users, items).reshape(factors.shape)
+    np.testing.assert_allclose(scores.numpy(), ours, rtol=8 * np.finfo(dtype).eps, atol=8 * np.finfo(dtype).eps)
+    assert torch.equal(scores.argmax(dim=1), torch.tensor(factors.recommend(np.arange(5), N=1).ids[:, 0]))

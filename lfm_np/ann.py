@@ -1,0 +1,125 @@
+"""Approximate nearest neighbours: factors as vectors, and as indexes of usearch and faiss.
+
+The score of an item is an inner product, and the graphs of these libraries are built for distances. With two more
+coordinates, both order items alike: item i becomes (V[i], b_i, √(M² − ‖V[i]‖² − b_i²)), where M² is the largest
+‖V[i]‖² + b_i², and user u becomes (U[u], 1, 0). All items then have norm M, and the inner product with a user is
+U[u]·V[i] + b_i, so that inner product, cosine and Euclidean distance agree.
+
+`Factors.recommend` is exact, takes seen items out, and is as a rule also faster on one machine (docs/topn.md): this is
+for services that run on such an index already.
+
+References
+----------
+Y. Bachrach et al. Speeding up the Xbox recommender system using a Euclidean transformation for inner-product spaces.
+RecSys 2014, section 3.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lfm_np import validation as check
+from lfm_np.errors import missing_extra
+from lfm_np.factors import Factors
+from lfm_np.ranking import Ranked
+
+
+def item_vectors(factors: Factors) -> np.ndarray:
+    """The item factors as vectors of one norm, shape (n, k + 2), float32.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lfm_np import Factors, ann
+    >>> factors = Factors(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0], [0.0, 0.0]]), item_bias=[0.0, 1.0])
+    >>> ann.item_vectors(factors) @ ann.user_vectors(factors, 0)
+    array([11.,  1.], dtype=float32)
+    """
+    V = factors.item_factors.astype(np.float64)
+    bias = np.zeros(len(V)) if factors.item_bias is None else factors.item_bias.astype(np.float64)
+    squares = (V**2).sum(axis=1) + bias**2
+    rest = np.sqrt(squares.max(initial=0.0) - squares)
+    return np.column_stack((V, bias, rest)).astype(np.float32)
+
+
+def user_vectors(factors: Factors, users: Any = None) -> np.ndarray:
+    """The vectors to ask for users' items with, shape (p, k + 2), float32; (k + 2,) for a scalar, None: all users.
+
+    Their inner product with `item_vectors` is the score without what is the same for all items of a user.
+    """
+    m = factors.shape[0]
+    rows = np.arange(m) if users is None else check.check_ids("users", users, m)
+    vectors = np.zeros((len(rows), factors.user_factors.shape[1] + 2), np.float32)
+    vectors[:, :-2], vectors[:, -2] = factors.user_factors[rows], 1
+    return vectors[0] if users is not None and not np.ndim(users) else vectors
+
+
+def usearch_index(factors: Factors, *, num_threads: int | None = None, **options: Any) -> Any:
+    """A `usearch.index.Index` of the items under their column numbers; ``index.save(path)`` writes it.
+
+    Parameters
+    ----------
+    factors : Factors
+    num_threads : int, optional
+        None takes the cores this process may use.
+    **options
+        Of `usearch.index.Index`: ``connectivity``, ``expansion_add``, ``expansion_search``, ``dtype`` …
+    """
+    try:
+        from usearch.index import Index
+    except ImportError:
+        raise missing_extra("usearch", "ann") from None
+    vectors = item_vectors(factors)
+    index = Index(ndim=vectors.shape[1], metric="ip", **({"dtype": "f32"} | options))
+    index.add(np.arange(len(vectors)), vectors, threads=check.check_num_threads(num_threads))
+    return index
+
+
+def faiss_index(factors: Factors, *, connectivity: int = 32, expansion_add: int = 128) -> Any:
+    """A `faiss.IndexHNSWFlat` of the items in the order of their columns; ``faiss.write_index(index, path)`` writes it.
+
+    Parameters
+    ----------
+    factors : Factors
+    connectivity : int
+        Neighbours of an item in the graph.
+    expansion_add : int
+        Candidates while the graph is built. ``index.hnsw.efSearch`` sets those of a search.
+    """
+    try:
+        import faiss
+    except ImportError:
+        raise missing_extra("faiss-cpu", "ann") from None
+    vectors = item_vectors(factors)
+    index = faiss.IndexHNSWFlat(vectors.shape[1], check.check_int("connectivity", connectivity, 2))
+    index.hnsw.efConstruction = check.check_int("expansion_add", expansion_add, 1)
+    index.add(vectors)
+    return index
+
+
+def search(index: Any, factors: Factors, users: Any, N: int = 10) -> Ranked:
+    """What an index finds, with exact scores: ids and scores of shape (p, N) as from `Factors.recommend`.
+
+    Nothing seen is left out: ask for as many more, and drop them. An index that finds fewer pads with id −1.
+
+    Parameters
+    ----------
+    index : usearch.index.Index or faiss index
+        Of `item_vectors`.
+    factors : Factors
+    users : array of int, shape (p,)
+    N : int
+    """
+    rows, N = check.check_ids("users", users, factors.shape[0]), check.check_int("N", N, 1)
+    found = index.search(user_vectors(factors, rows), N)
+    if isinstance(found, tuple):  # faiss: distances and ids
+        ids = found[1]
+    else:
+        ids = np.where(np.arange(N) < found.counts[:, None], found.keys.astype(np.int64), -1)
+    scores = np.full(ids.shape, -np.inf, factors.user_factors.dtype)
+    place, _ = np.nonzero(ids >= 0)
+    scores[ids >= 0] = factors.scores(rows[place], ids[ids >= 0])
+    order = np.lexsort((ids, -scores), axis=1)
+    return Ranked(np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1))
