@@ -12,6 +12,7 @@ from lfm_np.errors import SolverError
 from lfm_np.evaluation import evaluate
 from lfm_np.factors import Factors, Status
 from lfm_np.interactions import Interactions
+from lfm_np.memory import estimate_memory
 from lfm_np.objective import objective
 from lfm_np.recommendations import recommend_frame, recommend_parquet
 from lfm_np.sgd import sgd
@@ -26,6 +27,7 @@ __all__ = [
     "als",
     "build_dict",
     "datasets",
+    "estimate_memory",
     "evaluate",
     "losses",
     "objective",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,12 @@ import scipy.sparse as sp
 
 from lfm_np.canonical import canonical
 from lfm_np.checkpoint import Run
+from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
 from lfm_np.half_sweep import prepare_fixed, rotated, solve_rows
 from lfm_np.kernels.als_rows import aligned
 from lfm_np.kernels.jit import Pool
+from lfm_np.memory import refuse_what_cannot_fit
 from lfm_np.problem import Problem, check_problem, narrow
 from lfm_np.row_plan import STEP_COSTS, Side, frozen, plan_side
 from lfm_np.sweeps import Callback, run_sweeps, sigint_noted
@@ -188,7 +191,8 @@ def als(
     rng = check_random_state(run.random_state)
     check_callback(callback)
     progress = check_bool("progress", progress)
-    start = check_init(init, problem.X.shape, problem.factors, biases)
+    start = check_init(init, problem.X.shape, problem.factors, biases, problem.X.dtype)
+    refuse_what_cannot_fit("als", problem.X.shape, problem.X.nnz, factors=problem.factors, dtype=problem.X.dtype)
 
     with sigint_noted() as interrupted, Pool(threads, interrupted) as pool:
         state = _State(problem, start, rng, pool, solver)
@@ -239,7 +243,7 @@ class _State:
         self._problem, self._pool = problem, pool
         X, dtype, ld = narrow(problem.X), problem.X.dtype, problem.columns
         self._users = _side(problem, X, X.shape[1], solver)
-        self._items = _side(problem, narrow(X.T.tocsr()), X.shape[0], solver)
+        self._items = replace(_side(problem, narrow(X.T.tocsr()), X.shape[0], solver), noun="column")
         self._mean = float(X.data.mean(dtype=np.float64)) if problem.biases and X.nnz else 0.0
         self._U, self._next_U = (aligned((X.shape[0], ld), dtype) for _ in range(2))
         self._V, self._next_V = (aligned((X.shape[1], ld), dtype) for _ in range(2))
@@ -270,6 +274,8 @@ class _State:
         V = self._next_V if self._users.rotate or self._problem.biases else self._V  # as the new U: in the same basis
         loss, self._item_penalty = self._half(self._items, self._next_U, self._next_U, V, self._next_V)
         record["objective"] = loss + penalty
+        if not np.isfinite(record["objective"]):
+            raise SolverError("the objective overflows; lower alpha, or scale the values")
         self._U, self._next_U = self._next_U, self._U
         self._V, self._next_V = self._next_V, self._V
         return record

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lfm_np.errors import SolverError
 from lfm_np.kernels.jit import Pool, single_threaded_blas
 
 _ROWS = 1 << 14  # rows rotated at once
@@ -37,12 +38,21 @@ def canonical(U: np.ndarray, V: np.ndarray, num_threads: int = 1) -> tuple[np.nd
         for lo in range(0, len(V), _ROWS):
             block = V[lo : lo + _ROWS].astype(np.float64)
             gram += block.T @ block
-        basis = np.linalg.eigh(gram)[1][:, ::-1]
+        basis = spectrum(gram)[1][:, ::-1]
     with Pool(num_threads) as pool:
         V = _rotated(V, basis, pool)
         signs = _signs(V)
         V *= signs
         return _rotated(U, basis * signs, pool), V
+
+
+def spectrum(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues, ascending, and eigenvectors of a symmetric matrix."""
+    if not np.isfinite(gram).all():
+        raise SolverError(
+            "the Gram matrix of all rows overflows; lower alpha or unobserved_weight, or scale the values"
+        )
+    return np.linalg.eigh(gram)
 
 
 def _signs(V: np.ndarray) -> np.ndarray:

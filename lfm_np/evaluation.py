@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -178,6 +178,8 @@ class _Metric(NamedTuple):
 
 
 def _names(metrics: Any) -> list[Any]:
+    if not isinstance(metrics, (str, Iterable)):
+        raise TypeError(f"metrics must be names such as recall@20, got {check.shown(metrics)}")
     names = [metrics] if isinstance(metrics, str) else list(metrics)
     if not names:
         raise ValueError("metrics must name at least one metric")

@@ -93,7 +93,7 @@ class Factors:
             "item_bias": check.check_bias("item_bias", self.item_bias, len(V), U.dtype),
             "global_bias": None if self.global_bias is None else check.check_float("global_bias", self.global_bias),
             "history": [dict(record) for record in check.check_records("history", self.history)],
-            "status": Status(self.status),
+            "status": Status(check.check_choice("status", str(self.status), list(map(str, Status)))),
             "params": copy.deepcopy(check.check_dict("params", self.params)),
         }
         for name, value in checked.items():

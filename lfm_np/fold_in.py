@@ -155,13 +155,10 @@ def explain(factors: Factors, user: int, item: int, X: Any) -> Explanation:
     ----------
     Y. Hu, Y. Koren, C. Volinsky. Collaborative filtering for implicit feedback datasets. ICDM 2008, section 5.
     """
-    row = int(check.check_ids("user", user, factors.shape[0])[0])
-    column = int(check.check_ids("item", item, factors.shape[1])[0])
-    matrix = getattr(X, "matrix", X)
-    if not hasattr(matrix, "tocsr") or matrix.shape != factors.shape:
-        raise ValueError(f"X must be the whole sparse matrix of shape {factors.shape}")
+    row, column = check.check_id("user", user, factors.shape[0]), check.check_id("item", item, factors.shape[1])
+    own = check.check_row("X", X, row, factors.shape)
     other = _other_side(factors, "users")
-    problem = check_rows(matrix.tocsr()[[row]], other, half_step(factors, {}), transposed=False)
+    problem = check_rows(own, other, half_step(factors, {}), transposed=False)
     return contributions(problem, other, column)
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lfm_np import row_plan
+from lfm_np.canonical import spectrum
 from lfm_np.errors import SolverError
 from lfm_np.kernels import als_dual, als_primal, dense
 from lfm_np.kernels.jit import Pool
@@ -72,7 +73,7 @@ def prepare_fixed(rotate: bool, Y: np.ndarray, out: np.ndarray, weights: Weights
     if weights.a0:
         G[:factors, :factors] = weights.a0 * gram_matrix(Y, pool)[:factors, :factors]
     if rotate:
-        values, basis = np.linalg.eigh(G[:factors, :factors])
+        values, basis = spectrum(G[:factors, :factors])
         values = np.maximum(values, 0)
         Q = np.eye(ld)
         Q[:factors, :factors] = basis
@@ -80,7 +81,8 @@ def prepare_fixed(rotate: bool, Y: np.ndarray, out: np.ndarray, weights: Weights
         G = np.diag(np.concatenate((values, np.zeros(ld - factors))))
         floor = factors * np.finfo(Y.dtype).eps * values[-1] - values[0] if Y.dtype == np.float32 else -np.inf
     G[range(factors, ld), range(factors, ld)] = 1
-    G = G.astype(Y.dtype)
+    with np.errstate(over="ignore"):  # rows that would need what overflows are solved again in float64
+        G = G.astype(Y.dtype)
     return Fixed(frozen(Y), frozen(G), frozen(G.diagonal().copy()), floor, Q)
 
 
@@ -117,18 +119,18 @@ def solve_rows(
             for row in np.flatnonzero(status).tolist():
                 more_loss, more_penalty = _solve_by_eigenvalues(part, exact, weights, own_shift, row, solution[row])
                 if not np.isfinite(more_loss):
-                    raise _singular(rows[status != 0])
+                    raise _singular(side, rows[status != 0])
                 loss, penalty = loss + more_loss, penalty + more_penalty
             with np.errstate(over="ignore"):
                 X[rows] = solution
             if not np.isfinite(X[rows]).all():
-                raise _singular(rows[~np.isfinite(X[rows]).all(axis=1)])
+                raise _singular(side, rows[~np.isfinite(X[rows]).all(axis=1)])
     return float(loss), float(penalty)
 
 
-def _singular(rows: np.ndarray) -> SolverError:
+def _singular(side: Side, rows: np.ndarray) -> SolverError:
     return SolverError(
-        f"the normal equations of row {rows[0]} ({len(rows)} rows in all) are singular or overflow; "
+        f"the normal equations of {side.noun} {rows[0]} ({len(rows)} {side.noun}s in all) are singular or overflow; "
         "raise regularization, or lower alpha or factors"
     )
 

@@ -297,14 +297,19 @@ class _Index(NamedTuple):
         return cls(name, ids, order)
 
     def find(self, wanted: Any) -> np.ndarray:
-        wanted = np.atleast_1d(np.asarray(wanted))
+        wanted = np.atleast_1d(check.as_array(self.name, wanted))
         if wanted.size == 0:
             return np.zeros(wanted.shape, np.int64)
         kinds = {"u": "i", "b": "?"}
         have, want = (kinds.get(kind, kind) for kind in (self.ids.dtype.kind, wanted.dtype.kind))
         if have != want and "O" not in (have, want):
             raise TypeError(f"{self.name} have ids of dtype {self.ids.dtype}, got dtype {wanted.dtype}")
-        place = np.searchsorted(self.ids, wanted)
+        try:
+            place = np.searchsorted(self.ids, wanted)
+        except TypeError:
+            raise TypeError(
+                f"{self.name} have ids of dtype {self.ids.dtype}, got {check.shown(wanted.tolist())}"
+            ) from None
         found = place < len(self.ids)
         found[found] = self.ids[place[found]] == wanted[found]
         if not found.all():

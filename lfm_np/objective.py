@@ -8,6 +8,7 @@ import numpy as np
 
 from lfm_np.factors import Factors
 from lfm_np.problem import Problem, check_problem
+from lfm_np.validation import shown
 
 _CELLS = 1 << 16  # cells scored at once
 
@@ -55,6 +56,8 @@ def objective(
     >>> abs(lfm_np.objective(X, factors) / factors.history[-1]["objective"] - 1) < 1e-6
     True
     """
+    if not isinstance(factors, Factors):
+        raise TypeError(f"factors must be a Factors, got {shown(factors)}")
     asked = {
         "regularization": regularization,
         "alpha": alpha,

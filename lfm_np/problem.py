@@ -55,10 +55,11 @@ class Problem:
     def row_regularization(self, lengths: np.ndarray, others: int) -> np.ndarray:
         """λ_u = λ (n_u + α₀ n)^ν of rows of ``lengths`` cells, ``others`` being the length of the other side."""
         count = lengths + self.weights.a0 * others
-        lam = self.regularization * count**self.exponent
-        if lam.max(initial=0) > float(np.finfo(self.X.dtype).max):
-            raise ValueError(f"regularization · (cells of a row)^regularization_exponent overflows {self.X.dtype}")
-        return lam.astype(self.X.dtype)
+        with np.errstate(over="ignore", under="ignore"):
+            lam = self.regularization * count**self.exponent
+            if lam.max(initial=0) > float(np.finfo(self.X.dtype).max):
+                raise ValueError(f"regularization · (cells of a row)^regularization_exponent overflows {self.X.dtype}")
+            return lam.astype(self.X.dtype)
 
 
 def model_weights(weighting: str, alpha: float, unobserved_weight: float) -> Weights:
@@ -112,6 +113,8 @@ def check_problem(
         dtype=dtype,
     )
     weights = model_weights(weighting, alpha, unobserved_weight)
+    if unobserved_weight > float(np.finfo(dtype).max):
+        raise ValueError(f"unobserved_weight overflows {dtype}, got {unobserved_weight:g}")
     top = float(np.abs(csr.data).max(initial=0))
     if weights.t0 + weights.t1 * top > float(np.finfo(dtype).max):
         raise ValueError(f"alpha · value overflows {dtype}: alpha is {alpha:g} and the largest value {top:g}")

@@ -44,8 +44,8 @@ def scores(factors: Factors, users: Any, items: Any, *, num_threads: int | None 
     array([3., 0., 1.])
     """
     m, n = factors.shape
-    scalar = np.ndim(users) == np.ndim(items) == 0
     u, i = check.check_ids("users", users, m), check.check_ids("items", items, n)
+    scalar = np.ndim(users) == np.ndim(items) == 0
     if np.ndim(users) and np.ndim(items) and len(u) != len(i):
         raise ValueError(f"users and items are pairs and must be equally long, got {len(u)} and {len(i)}")
     length = len(i) if np.ndim(items) else len(u)

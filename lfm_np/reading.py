@@ -125,7 +125,7 @@ def from_parquet(cls: type[Interactions], path: str | os.PathLike[str], **column
     Notes
     -----
     Other columns are not read. In memory are a few batches, per record two int32 numbers (and 8 bytes each for a value
-    and a time), and while records become cells about 60 bytes a record. docs/data.md has measurements.
+    and a time), and while records become cells 60 to 130 bytes a record. docs/data.md has measurements.
     """
     return _from_files(cls, path, "parquet", _plan("from_parquet", columns))
 

@@ -98,6 +98,7 @@ class Side:
     heavy: Segments
     steps: Steps
     rotate: bool  # bring the other side to the basis in which its Gram matrix is diagonal
+    noun: str = "row"  # what a message calls one of them
 
     @property
     def rows(self) -> int:

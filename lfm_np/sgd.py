@@ -11,6 +11,7 @@ from lfm_np import losses, sampling, validation
 from lfm_np.checkpoint import Run
 from lfm_np.factors import Factors, Status
 from lfm_np.kernels.jit import Pool
+from lfm_np.memory import refuse_what_cannot_fit
 from lfm_np.sgd_epoch import Trainer
 from lfm_np.sgd_plan import make_plan
 from lfm_np.sweeps import Callback, run_sweeps, sigint_noted
@@ -144,7 +145,8 @@ def sgd(
     threads = validation.check_num_threads(num_threads)
     validation.check_callback(callback)
     progress = validation.check_bool("progress", progress)
-    start = validation.check_init(init, plan.X.shape, plan.rule.factors, bool(biases))
+    start = validation.check_init(init, plan.X.shape, plan.rule.factors, bool(biases), plan.dtype)
+    refuse_what_cannot_fit("sgd", plan.X.shape, plan.X.nnz, factors=plan.rule.factors, dtype=plan.dtype)
 
     with sigint_noted() as interrupted, Pool(threads, interrupted) as pool:
         trainer = Trainer(plan, start, pool)

@@ -8,6 +8,7 @@ the process or on disk: two classes of the same name never share code, and an ed
 
 from __future__ import annotations
 
+import math
 from collections import namedtuple
 from collections.abc import Callable
 from typing import Any
@@ -53,6 +54,8 @@ def listwise(value: Method, gradient: Method, parameters: dict[str, float]) -> A
 
     def ranked(scores, slopes):
         positive, negatives = gradient(loss, scores[0], scores[1:])
+        if len(negatives) + 1 != len(slopes):
+            return math.nan
         slopes[0] = positive
         for m in range(len(negatives)):
             slopes[m + 1] = negatives[m]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import inspect
 import numbers
 from typing import Any, NamedTuple
@@ -101,6 +102,7 @@ def compiled(loss: Any) -> Any:
         A formula that Numba cannot compile; the message is Numba's.
     """
     protocol = read(loss)
+    _check_methods(loss, protocol.kind)
     try:
         return COMPILERS[protocol.kind](type(loss).value, type(loss).gradient, protocol.parameters)
     except Exception as error:  # Numba raises many kinds; all mean the same to the writer of a loss
@@ -108,6 +110,34 @@ def compiled(loss: Any) -> Any:
             f"{type(loss).__name__} cannot be compiled; use numbers, math, NumPy and attributes of self that are "
             f"numbers. Numba says: {error}"
         ) from error
+
+
+def _check_methods(loss: Any, kind: str) -> None:
+    """Refuse what compiled code would not notice: an exception, and slopes of the wrong length."""
+    name = type(loss).__name__
+    for method in ("value", "gradient"):
+        if any(
+            step.opname in ("RAISE_VARARGS", "RERAISE") for step in dis.get_instructions(getattr(type(loss), method))
+        ):
+            raise TypeError(
+                f"{name}.{method} must not raise or assert, which compiled code ignores; return nan instead"
+            )
+    if kind == "list":
+        found = _slopes(loss)
+        if np.shape(found) != (3,):
+            raise ValueError(
+                f"{name}.gradient must return the slope of positive and an array with one slope for each of negatives: "
+                f"of shape (3,) for three, got shape {np.shape(found)}"
+            )
+
+
+def _slopes(loss: Any) -> Any:
+    """The slopes of three negatives, by the Python code; what Python cannot run is left to the compiler to refuse."""
+    try:
+        with np.errstate(all="ignore"):
+            return loss.gradient(0.25, np.array([-0.5, 0.0, 0.75]))[1]
+    except Exception:
+        return np.empty(3)
 
 
 # ---- check ----------------------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,12 @@ from lfm_np.checkpoint import Run
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
 from lfm_np.kernels.jit import Interrupted
+from lfm_np.memory import refuse_what_cannot_fit
 from lfm_np.problem import Problem, check_problem
 from lfm_np.row_plan import STEP_COSTS, rows_with_negative
 from lfm_np.sweeps import Callback, run_sweeps, sigint_noted
 from lfm_np.torch_backend import systems
-from lfm_np.torch_backend.batches import make_batches
+from lfm_np.torch_backend.batches import Batch, make_batches
 from lfm_np.torch_backend.device import Device, check_device, torch, torch_threads
 from lfm_np.torch_backend.systems import Fixed
 from lfm_np.validation import (
@@ -33,6 +35,7 @@ from lfm_np.validation import (
 )
 
 DUAL_SHARE = 0.75  # rows with up to this share of k cells take the n × n system
+NONE = 2**62  # no row
 GRAM_ROWS = 1 << 14  # rows whose Gram matrix is summed at once
 CELL_BYTES = 128  # of a padded cell beside its rows of Y: its position, column, weights, and their loss in float64
 
@@ -93,9 +96,10 @@ def als(
     matrix product and one batched Cholesky factorisation. Rows with fewer cells than three quarters of k solve the
     smaller, dual system. A sweep waits for the device once, for its objective.
 
-    A float32 sweep in which a system is too ill-conditioned is done again in float64 (the Numba side repeats single
-    rows); on MPS it raises SolverError. ``num_threads`` holds for torch's operations on a CPU. Results agree with those
-    of `lfm_np.als` to rounding, not bit for bit, and on CUDA may differ between runs as far as cuBLAS does.
+    A float32 sweep in which a system is too ill-conditioned is done again in float64, and once more by eigenvalues if
+    Cholesky fails there too (the Numba side repeats single rows); on MPS it raises SolverError. ``num_threads`` holds
+    for torch's operations on a CPU. Results agree with those of `lfm_np.als` to rounding, not bit for bit, and on CUDA
+    may differ between runs as far as cuBLAS does.
 
     Examples
     --------
@@ -127,7 +131,8 @@ def als(
     rng = check_random_state(run.random_state)
     check_callback(callback)
     progress = check_bool("progress", progress)
-    start = check_init(init, problem.X.shape, problem.factors, biases)
+    start = check_init(init, problem.X.shape, problem.factors, biases, problem.X.dtype)
+    refuse_what_cannot_fit("als", problem.X.shape, problem.X.nnz, factors=problem.factors, dtype=problem.X.dtype)
     where = check_device(device, problem.X.dtype, memory_budget)
 
     with sigint_noted() as interrupted, torch_threads(threads), torch.inference_mode():
@@ -200,32 +205,44 @@ class _State:
 
     def sweep(self) -> dict[str, Any]:
         """Users from V, items from the new U; the objective after either half."""
-        U, V, losses, failed = self._try(self._U, self._V)
-        if failed and self._U.dtype == torch.float32 and self._device.wide == torch.float64:
-            U, V, losses, failed = self._try(self._U.double(), self._V.double())
-            U, V = U.float(), V.float()
+        wide = self._device.wide
+        tries = [(self._U.dtype, False)] + [(wide, False)] * (self._U.dtype != wide) + [(wide, True)]
+        for dtype, rescue in tries if self._device.direct else tries[:1]:
+            U, V, losses, failed = self._try(self._U.to(dtype), self._V.to(dtype), rescue)
+            if not failed:
+                break
         if failed:
             raise SolverError(
-                "the normal equations of a row are singular or too ill-conditioned; "
+                f"the normal equations of {failed} are singular, too ill-conditioned or overflow; "
                 "raise regularization, or lower alpha or factors"
             )
         self._U, self._V = U, V
         return {"objective_users": losses[0], "objective": losses[1]}
 
-    def _try(self, U: torch.Tensor, V: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, list[float], bool]:
-        """One sweep; the only place that waits for the device."""
-        old = self._penalty(self._items, V)
-        new_U, _, users, penalty, failed_users = self._half(self._users, U, V)
-        new_V, new_U, items, _, failed_items = self._half(self._items, V, new_U)
-        found = torch.stack([users + old, items + penalty, (failed_users | failed_items).to(users.dtype)])
-        *losses, failed = found.tolist()
-        return new_U, new_V, losses, bool(failed)
+    def _try(
+        self, U: torch.Tensor, V: torch.Tensor, rescue: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, list[float], str]:
+        """One sweep, and the first row or column that failed, if any; the only place that waits for the device."""
+        old, dtype = self._penalty(self._items, V), self._U.dtype
+        try:
+            new_U, _, users, penalty, row = self._half(self._users, U, V, rescue)
+            new_V, new_U, items, _, column = self._half(self._items, V, new_U, rescue)
+        except torch.linalg.LinAlgError:  # of a Gram matrix that is not finite
+            return U, V, [], "all rows"
+        new_U, new_V = new_U.to(dtype), new_V.to(dtype)
+        fine = torch.isfinite(new_U).all() & torch.isfinite(new_V).all()
+        found = torch.stack([users + old, items + penalty, fine.to(users.dtype)])
+        *losses, whole = found.tolist()
+        failed = "" if whole and np.isfinite(losses).all() else "some rows"
+        if min(int(row), int(column)) < NONE:
+            failed = f"row {int(row)}" if int(row) < NONE else f"column {int(column)}"
+        return new_U, new_V, losses, failed
 
     def _penalty(self, side: _Side, W: torch.Tensor) -> torch.Tensor:
         return (side.lam * (W * W).sum(1)).sum(dtype=self._device.wide)
 
-    def _half(self, side: _Side, old: torch.Tensor, Y: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Solve one side from Y; returns it, Y in the basis that was used, loss, penalty and whether a row failed."""
+    def _half(self, side: _Side, old: torch.Tensor, Y: torch.Tensor, rescue: bool) -> tuple[torch.Tensor, ...]:
+        """Solve one side from Y: the rows, Y in the basis that was used, loss, penalty, the first row that failed."""
         problem, device = self._problem, self._device
         bias = Y[:, problem.factors].clone() if problem.biases else None
         if bias is not None:
@@ -235,15 +252,14 @@ class _State:
         lam = side.lam.to(Y.dtype)
         new = torch.zeros_like(old)
         loss, penalty = (torch.zeros((), dtype=device.wide, device=device.device) for _ in range(2))
-        failed = torch.zeros((), dtype=torch.bool, device=device.device)
-        for solve, own in ((systems.solve_dual, side.dual), (systems.solve_primal, side.primal)):
-            for batch in own:
-                if self._interrupted():
-                    raise Interrupted
-                solved = solve(batch, fixed, lam[batch.rows], device.wide, device.direct)
-                new[batch.rows] = solved.x
-                loss, penalty = loss + solved.loss, penalty + solved.penalty
-                failed = failed | solved.failed.any()
+        failed = torch.full((), NONE, dtype=torch.int64, device=device.device)
+        for solve, batch in self._batches(side, rescue):
+            if self._interrupted():
+                raise Interrupted
+            solved = solve(batch, fixed, lam[batch.rows], device.wide, device.direct)
+            new[batch.rows] = solved.x
+            loss, penalty = loss + solved.loss, penalty + solved.penalty
+            failed = torch.minimum(failed, torch.where(solved.failed, batch.rows, NONE).amin())
         if bias is not None:
             Y = torch.cat([Y[:, :-1], bias[:, None]], 1)
         return new, Y, loss, penalty, failed
@@ -253,6 +269,18 @@ class _State:
 
     def restore(self, parts: dict[str, np.ndarray], sweeps: int) -> None:
         self._U, self._V = self._device.tensor(parts["users"]), self._device.tensor(parts["items"])
+
+    def _batches(self, side: _Side, rescue: bool) -> Iterator[tuple[Callable[..., systems.Solved], Batch]]:
+        """What solves which rows."""
+        if not rescue:
+            yield from ((systems.solve_dual, batch) for batch in side.dual)
+            yield from ((systems.solve_primal, batch) for batch in side.primal)
+            return
+        for batch in (*side.dual, *side.primal):
+            k, width = self._U.shape[1], batch.columns.shape[1]
+            fit = self._device.budget // (8 * (4 * k * k + 2 * k * width))
+            for part in batch.split(max(1, fit)):
+                yield functools.partial(systems.solve_primal, rescue=True), part
 
     def result(self, history: list[dict[str, Any]], status: Status, params: dict[str, Any], threads: int) -> Factors:
         U, V = (W.cpu().numpy() for W in (self._U, self._V))

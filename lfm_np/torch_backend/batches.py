@@ -34,6 +34,12 @@ class Batch(NamedTuple):
     values: torch.Tensor
     pieces: int
 
+    def split(self, count: int) -> Iterator[Batch]:
+        """The same rows in batches of at most ``count``."""
+        for lo in range(0, len(self.rows), count):
+            part = slice(lo, lo + count)
+            yield Batch(self.rows[part], self.lengths[part], self.columns[part], self.values[part], self.pieces)
+
     def cells(self) -> Iterator[Cells]:
         """The cells of all rows, or of the only row piece by piece."""
         width = -(-self.columns.shape[1] // self.pieces)

@@ -100,6 +100,8 @@ def crosscheck(
     if X is None:
         X = datasets.planted(3000, 600, 40_000, rank=8, random_state=0)
     X = check_matrix("X", X, dtype=np.float64)
+    if not X.nnz:
+        raise ValueError("X must have a stored cell to compare anything, got none")
     rated = X
     if X.nnz and np.ptp(X.data) == 0:
         rated = sp.csr_array((1.0 + np.arange(X.nnz) * 7919 % 5, X.indices, X.indptr), shape=X.shape)

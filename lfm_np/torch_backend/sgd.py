@@ -15,6 +15,7 @@ from lfm_np.checkpoint import Run
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
 from lfm_np.kernels.jit import Interrupted, Pool
+from lfm_np.memory import refuse_what_cannot_fit
 from lfm_np.sgd_epoch import BLOCKS, NEGATIVES, Trainer, key
 from lfm_np.sgd_plan import Plan, make_plan
 from lfm_np.sweeps import Callback, run_sweeps, sigint_noted
@@ -107,7 +108,8 @@ def sgd(
     threads = validation.check_num_threads(num_threads)
     validation.check_callback(callback)
     progress = validation.check_bool("progress", progress)
-    start = validation.check_init(init, plan.X.shape, plan.rule.factors, bool(biases))
+    start = validation.check_init(init, plan.X.shape, plan.rule.factors, bool(biases), plan.dtype)
+    refuse_what_cannot_fit("sgd", plan.X.shape, plan.X.nnz, factors=plan.rule.factors, dtype=plan.dtype)
     losses.check_loss(loss)
     where = check_device(device, plan.dtype, memory_budget)
     size = None if batch_size is None else validation.check_int("batch_size", batch_size, 1)

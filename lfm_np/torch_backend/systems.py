@@ -48,8 +48,13 @@ def gathered(batch: Batch, fixed: Fixed) -> Iterator[tuple[torch.Tensor, ...]]:
         yield torch.nn.functional.embedding(own.columns, fixed.Y), (d0 + d1 * values) * inside, t * inside
 
 
-def solve_primal(batch: Batch, fixed: Fixed, lam: torch.Tensor, wide: torch.dtype, direct: bool) -> Solved:
-    """Solve the k × k systems of a batch; a heavy row is gathered piece by piece."""
+def solve_primal(
+    batch: Batch, fixed: Fixed, lam: torch.Tensor, wide: torch.dtype, direct: bool, rescue: bool = False
+) -> Solved:
+    """Solve the k × k systems of a batch; a heavy row is gathered piece by piece.
+
+    With ``rescue`` by eigenvalues instead of Cholesky: the last resort, in float64.
+    """
     k = fixed.Y.shape[1]
     A = fixed.G.repeat(len(lam), 1, 1)
     A.diagonal(dim1=1, dim2=2).add_(lam[:, None])
@@ -60,12 +65,26 @@ def solve_primal(batch: Batch, fixed: Fixed, lam: torch.Tensor, wide: torch.dtyp
     if direct:
         L, info = torch.linalg.cholesky_ex(A)
         x, failed = torch.cholesky_solve(b, L)[:, :, 0], info != 0
+        if rescue:
+            x, failed = by_eigenvalues(A, b, lam)
     else:
         x, failed = conjugate_gradients(A, b[:, :, 0])
     if batch.pieces == 1:
         return _measured(fixed, lam, x, failed, [(rows, d, t)], wide)
     del rows, d, t
     return _measured(fixed, lam, x, failed, gathered(batch, fixed), wide)
+
+
+def by_eigenvalues(A: torch.Tensor, b: torch.Tensor, lam: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Solve A x = b with the eigenvalues of A raised to λ, which rounding may have brought them below.
+
+    Fails where λ = 0 and the smallest one vanishes, as in `lfm_np.half_sweep`.
+    """
+    finite = torch.isfinite(A).all(dim=2).all(dim=1)
+    values, basis = torch.linalg.eigh(torch.where(finite[:, None, None], A, torch.eye(A.shape[1]).to(A)))
+    singular = (lam == 0) & (values[:, 0] <= A.shape[1] * torch.finfo(A.dtype).eps * values[:, -1])
+    x = basis @ ((basis.mT @ b) / torch.maximum(values, lam[:, None])[:, :, None])
+    return x[:, :, 0], singular | ~finite
 
 
 def conjugate_gradients(A: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,9 +7,10 @@ new dtype is copied.
 
 from lfm_np.validation.matrices import check_matrix, share_csr
 from lfm_np.validation.models import check_bias, check_dense, check_dict, check_factors, check_init, check_records
-from lfm_np.validation.rankings import check_negatives, check_seen, read_only
+from lfm_np.validation.rankings import check_negatives, check_row, check_seen, read_only
 from lfm_np.validation.records import (
     check_column,
+    check_id,
     check_ids,
     check_mask,
     check_new_ids,
@@ -21,6 +22,7 @@ from lfm_np.validation.records import (
     check_values,
 )
 from lfm_np.validation.scalars import (
+    as_array,
     check_bool,
     check_callback,
     check_choice,
@@ -35,6 +37,7 @@ from lfm_np.validation.scalars import (
 )
 
 __all__ = [
+    "as_array",
     "check_bias",
     "check_bool",
     "check_callback",
@@ -45,6 +48,7 @@ __all__ = [
     "check_dtype",
     "check_factors",
     "check_float",
+    "check_id",
     "check_ids",
     "check_init",
     "check_int",
@@ -60,6 +64,7 @@ __all__ = [
     "check_random_state",
     "check_record_ids",
     "check_records",
+    "check_row",
     "check_seen",
     "check_shape",
     "check_timestamps",

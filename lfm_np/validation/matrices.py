@@ -83,18 +83,15 @@ def share_csr(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: 
 def wrap_csr(name: str, X: Any) -> sp.csr_array:
     """The structure checked in full on an object that shares X's arrays."""
     try:
-        if X.format == "csr":
-            csr = share_csr(np.asarray(X.data), np.asarray(X.indices), np.asarray(X.indptr), X.shape)
-        else:
-            if X.format in ("csc", "bsr"):
-                X.check_format(full_check=True)
-            csr = X.tocsr()
-            csr = share_csr(csr.data, csr.indices, csr.indptr, csr.shape)
-        for part, array in (("indices", csr.indices), ("indptr", csr.indptr)):
-            if array.dtype.kind not in "iu" or array.ndim != 1:
-                raise ValueError(f"{part} must be a one-dimensional integer array")
-        if csr.data.ndim != 1:
+        if X.format in ("csc", "bsr"):
+            X.check_format(full_check=True)
+        csr = X if X.format == "csr" else X.tocsr()
+        data = np.asarray(csr.data)
+        if data.ndim != 1:
             raise ValueError("data must be one-dimensional")
+        csr = share_csr(
+            _plain_floats(data), check_index("indices", csr.indices), check_index("indptr", csr.indptr), csr.shape
+        )
         if len(csr.data) < csr.indptr[-1] or len(csr.indices) < csr.indptr[-1]:
             raise ValueError("indptr points past the end of indices and data")
         checked = share_csr(csr.data, csr.indices, csr.indptr, csr.shape)
@@ -105,12 +102,33 @@ def wrap_csr(name: str, X: Any) -> sp.csr_array:
     return share_csr(csr.data[:stored], csr.indices[:stored], csr.indptr, csr.shape)
 
 
+def check_index(part: str, array: Any) -> np.ndarray:
+    """Indices or indptr as they are if int32 or int64, else as int64 (what does not fit becomes negative)."""
+    array = np.asarray(array)
+    if array.dtype.kind not in "iu" or array.ndim != 1:
+        raise ValueError(f"{part} must be a one-dimensional integer array")
+    return array if array.dtype in (np.int32, np.int64) and array.dtype.isnative else array.astype(np.int64)
+
+
+def _plain_floats(data: np.ndarray) -> np.ndarray:
+    """Native byte order and at least float32: scipy and the kernels take nothing else."""
+    if data.dtype == np.float16:
+        return data.astype(np.float32)
+    return data if data.dtype.isnative else data.astype(data.dtype.newbyteorder("="))
+
+
+def owned_csr(csr: sp.csr_array) -> sp.csr_array:
+    """A copy that scipy may sort in place, for which indices and indptr must have one type."""
+    one = np.result_type(csr.indices, csr.indptr)
+    return share_csr(csr.data.copy(), csr.indices.astype(one), csr.indptr.astype(one), csr.shape)
+
+
 def _canonical(name: str, csr: sp.csr_array, zeros: str, duplicates: str) -> sp.csr_array:
     probe = share_csr(csr.data, csr.indices, csr.indptr, csr.shape)  # scipy caches flags on the object it looks at
     drop = zeros == "drop" and csr.nnz and not np.all(csr.data)
     if probe.has_canonical_format and not drop:
         return csr
-    copy = share_csr(csr.data.copy(), csr.indices.copy(), csr.indptr.copy(), csr.shape)
+    copy = owned_csr(csr)
     copy.sort_indices()
     if not copy.has_canonical_format:
         if duplicates == "refuse":

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from lfm_np.validation.scalars import shown
+from lfm_np.validation.scalars import as_array, shown
 
 
 def check_dense(name: str, array: Any, ndim: int, dtype: np.dtype | None = None) -> np.ndarray:
     """A read-only C-contiguous view (a copy only where needed) of a finite real array; ``dtype`` casts it."""
-    array = np.asarray(array)
+    array = as_array(name, array)
     if array.ndim != ndim:
         raise ValueError(f"{name} must have {ndim} dimension{'s' * (ndim > 1)}, got shape {array.shape}")
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
@@ -40,7 +40,9 @@ def check_factors(user_factors: Any, item_factors: Any) -> tuple[np.ndarray, np.
     return U, V
 
 
-def check_init(init: Any, shape: tuple[int, int], factors: int, biases: bool) -> tuple[np.ndarray, ...] | None:
+def check_init(
+    init: Any, shape: tuple[int, int], factors: int, biases: bool, dtype: np.dtype
+) -> tuple[np.ndarray, ...] | None:
     """Starting factors (U, V, user_bias, item_bias) as finite arrays; biases are zero where ``init`` has none."""
     if init is None:
         return None
@@ -52,14 +54,16 @@ def check_init(init: Any, shape: tuple[int, int], factors: int, biases: bool) ->
         raise TypeError(f"init must be None, Factors or a pair (U, V), got {shown(init)}")
     checked = []
     for name, array, rows in (("U", U, shape[0]), ("V", V, shape[1])):
-        array = np.asarray(array)
-        if array.dtype.kind not in "fiu" or array.shape != (rows, factors):
+        array = as_array(f"{name} of init", array)
+        if array.dtype.kind not in "fiu" or array.dtype.itemsize > 8 or array.shape != (rows, factors):
             raise ValueError(
                 f"init must have a real {name} of shape ({rows}, {factors}), "
                 f"got shape {array.shape} and dtype {array.dtype}"
             )
+        with np.errstate(over="ignore"):
+            array = array.astype(dtype, copy=False)
         if not np.isfinite(array).all():
-            raise ValueError(f"init has a non-finite value in {name}")
+            raise ValueError(f"init has a non-finite value in {name} (or one too large for {dtype})")
         checked.append(array)
     for bias, rows in ((user_bias, shape[0]), (item_bias, shape[1])):
         checked.append(np.zeros(rows) if bias is None or not biases else np.asarray(bias))

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from lfm_np.validation.matrices import share_csr, wrap_csr
-from lfm_np.validation.scalars import shown
+from lfm_np.validation.matrices import check_index, owned_csr, share_csr, wrap_csr
+from lfm_np.validation.scalars import as_array, shown
 
 
 def check_seen(
@@ -19,9 +19,31 @@ def check_seen(
     Values do not matter, except that a stored zero counts as absent unless ``keep_zeros``. For few users of a CSR
     matrix only their rows are looked at, so that one recommendation does not cost a pass over the matrix.
     """
-    X = getattr(X, "matrix", X)
     if X is None:
         return read_only(np.zeros(len(users), np.int64), np.zeros(2, np.int64), np.empty(0, np.int32))
+    X = _whole(name, X, shape)
+    rows = users
+    if X.format == "csr" and 8 * len(users) < shape[0]:
+        X, rows = _take_rows(name, X, users)
+    csr = wrap_csr(name, X)
+    drop = not keep_zeros and not np.all(csr.data)
+    if drop or not share_csr(csr.data, csr.indices, csr.indptr, csr.shape).has_sorted_indices:
+        csr = owned_csr(csr)
+        csr.sort_indices()
+        if drop:
+            csr.eliminate_zeros()
+    return read_only(rows, csr.indptr.astype(np.int64, copy=False), csr.indices.astype(np.int32, copy=False))
+
+
+def check_row(name: str, X: Any, row: int, shape: tuple[int, int]) -> sp.csr_array:
+    """One row of the whole matrix, itself yet to be checked."""
+    X = _whole(name, X, shape)
+    return _take_rows(name, X if X.format == "csr" else wrap_csr(name, X), np.array([row]))[0]
+
+
+def _whole(name: str, X: Any, shape: tuple[int, int]) -> Any:
+    """A sparse matrix of real numbers with every user and every item."""
+    X = getattr(X, "matrix", X)
     if not sp.issparse(X) or X.ndim != 2:
         raise TypeError(f"{name} must be a two-dimensional scipy.sparse matrix or Interactions, got {shown(X)}")
     if X.shape != shape:
@@ -30,22 +52,15 @@ def check_seen(
         )
     if X.dtype.kind not in "biuf":
         raise TypeError(f"{name} must hold real numbers, got dtype {X.dtype}")
-    rows = users
-    if X.format == "csr" and 8 * len(users) < shape[0]:
-        X, rows = _take_rows(name, X, users)
-    csr = wrap_csr(name, X)
-    drop = not keep_zeros and not np.all(csr.data)
-    if drop or not share_csr(csr.data, csr.indices, csr.indptr, csr.shape).has_sorted_indices:
-        csr = share_csr(csr.data.copy(), csr.indices.copy(), csr.indptr.copy(), csr.shape)
-        csr.sort_indices()
-        if drop:
-            csr.eliminate_zeros()
-    return read_only(rows, csr.indptr.astype(np.int64, copy=False), csr.indices.astype(np.int32, copy=False))
+    return X
 
 
 def _take_rows(name: str, X: Any, rows: np.ndarray) -> tuple[sp.csr_array, np.ndarray]:
     """The distinct ones of ``rows`` as a matrix of their own, and the place of each row in it."""
-    indptr, indices, data = np.asarray(X.indptr), np.asarray(X.indices), np.asarray(X.data)
+    try:
+        indptr, indices, data = check_index("indptr", X.indptr), check_index("indices", X.indices), np.asarray(X.data)
+    except ValueError as error:
+        raise ValueError(f"{name} is not a valid sparse matrix: {error}") from None
     taken, place = np.unique(rows, return_inverse=True)
     if len(indptr) != X.shape[0] + 1 or indptr[0] != 0 or np.any(np.diff(indptr) < 0):
         raise ValueError(f"{name} is not a valid sparse matrix: indptr must start at 0 and never fall")
@@ -67,7 +82,7 @@ def read_only(*arrays: np.ndarray) -> Any:  # a tuple as long as the arguments, 
 
 def check_negatives(negatives: Any, shape: tuple[int, int]) -> np.ndarray:
     """A row of item ids for each user, −1 for none, int64."""
-    array = np.asarray(negatives)
+    array = as_array("negatives", negatives)
     if array.dtype.kind not in "iu":
         raise TypeError(f"negatives must be integers, got dtype {array.dtype}")
     if array.ndim != 2 or len(array) != shape[0]:

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from lfm_np.validation.scalars import check_int, shown
+from lfm_np.validation.scalars import as_array, check_int, shown
 
 
 def check_ids(name: str, ids: Any, size: int) -> np.ndarray:
     """Row numbers as an int64 array of shape (N,) (a scalar gives one element), each in [0, size)."""
-    array = np.asarray(ids)
+    array = as_array(name, ids)
     if array.size == 0 and array.dtype == np.float64:
         array = array.astype(np.int64)  # np.asarray([]) is float64
     if array.dtype.kind not in "iu":
@@ -27,15 +27,23 @@ def check_ids(name: str, ids: Any, size: int) -> np.ndarray:
     return np.ascontiguousarray(array, dtype=np.int64)
 
 
+def check_id(name: str, value: Any, size: int) -> int:
+    """One row number in [0, size)."""
+    ids = check_ids(name, value, size)
+    if np.ndim(value) or len(ids) != 1:
+        raise TypeError(f"{name} must be one integer, got {shown(value)}")
+    return int(ids[0])
+
+
 def check_positions(name: str, positions: Any, size: int) -> np.ndarray:
     """Integers in [0, size), in an array of any shape."""
-    array = np.asarray(positions)
+    array = as_array(name, positions)
     return check_ids(name, array.ravel(), size).reshape(array.shape)
 
 
 def check_mask(name: str, mask: Any, size: int) -> np.ndarray:
     """A bool array of shape (size,)."""
-    array = np.asarray(mask)
+    array = as_array(name, mask)
     if array.dtype != np.bool_:
         raise TypeError(f"{name} must be a bool array, got dtype {array.dtype}")
     if array.shape != (size,):
@@ -45,12 +53,7 @@ def check_mask(name: str, mask: Any, size: int) -> np.ndarray:
 
 def check_pairs(pairs: Any) -> np.ndarray:
     """``pairs`` as an integer array of shape (N, 2) with nothing negative; an empty list has N = 0."""
-    try:
-        array = np.asarray(pairs)
-    except ValueError:
-        raise ValueError(
-            f"pairs must be an array of shape (N, 2), got rows of unequal length: {shown(pairs)}"
-        ) from None
+    array = as_array("pairs", pairs)
     if array.size == 0 and (array.ndim == 1 or array.shape[1:] == (2,)):
         return np.zeros((0, 2), np.int64)
     if array.dtype.kind not in "iu":
@@ -64,7 +67,7 @@ def check_pairs(pairs: Any) -> np.ndarray:
 
 def check_column(name: str, values: Any, length: int | None = None) -> np.ndarray:
     """One value a record: a one-dimensional array, of the given length."""
-    array = np.asarray(values)
+    array = as_array(name, values)
     if array.ndim != 1:
         raise ValueError(f"{name} must be one-dimensional, got shape {array.shape}")
     if length is not None and len(array) != length:
@@ -102,10 +105,25 @@ def check_record_ids(name: str, ids: Any, length: int | None = None) -> np.ndarr
         raise ValueError(f"{name} must not be missing, got {array[~np.isfinite(array)][0]}; drop those records first")
     if array.dtype.kind == "M" and np.isnat(array).any():
         raise ValueError(f"{name} must not be missing, got NaT; drop those records first")
-    if array.dtype.kind in "cV" or (array.dtype.kind == "O" and len({type(value) for value in array}) > 1):
-        kinds = sorted({type(value).__name__ for value in array}) if array.dtype.kind == "O" else [str(array.dtype)]
-        raise TypeError(f"{name} must be ids of one sortable kind, got {', '.join(kinds)}")
+    if array.dtype.kind == "O":
+        _check_objects(name, array)
+    elif array.dtype.kind in "cV":
+        raise TypeError(f"{name} must be ids of one sortable kind, got {array.dtype}")
     return array
+
+
+def _check_objects(name: str, array: np.ndarray) -> None:
+    """Objects of one type that has an order, each equal to itself."""
+    kinds = sorted({type(value).__name__ for value in array})
+    missing = [value for value in array if value is None or value != value]
+    if missing and len(kinds) == 1:
+        raise ValueError(f"{name} must not be missing, got {missing[0]}; drop those records first")
+    try:
+        sortable = len(array) == 0 or isinstance(array[0] < array[0], (bool, np.bool_))
+    except TypeError:
+        sortable = False
+    if len(kinds) > 1 or not sortable:
+        raise TypeError(f"{name} must be ids of one sortable kind, got {', '.join(kinds)}")
 
 
 def check_shape(shape: Any, pairs: np.ndarray) -> tuple[int, int]:

@@ -18,6 +18,16 @@ def shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
+def as_array(name: str, value: Any) -> np.ndarray:
+    """``numpy.asarray`` that refuses ragged lists and masked entries, which it would drop or unmask."""
+    if np.ma.is_masked(value):
+        raise ValueError(f"{name} must have no masked entries; leave them out first (array.compressed())")
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise ValueError(f"{name} must be an array, got rows of unequal length: {shown(value)}") from None
+
+
 def check_int(name: str, value: Any, low: int, high: int | None = None) -> int:
     """``value`` as an int in [low, high]. Booleans and fractions are refused."""
     allowed = f"an integer ≥ {low}" if high is None else f"an integer from {low} to {high}"

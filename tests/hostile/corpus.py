@@ -1,0 +1,34 @@
+"""Every case against lfm_np."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import lfm_np
+
+from . import cases_data, cases_losses, cases_results, cases_solvers, matrices, problems
+from .case import Case
+from .solvers import solvers
+
+
+def cases() -> list[Case]:
+    found = [case for solver in solvers() for case in problems.cases(solver)]
+    for module in (cases_solvers, cases_losses, cases_results, cases_data):
+        found += module.cases()
+    names = [case.name for case in found]
+    repeated = {name for name in names if names.count(name) > 1}
+    if repeated:
+        raise ValueError(f"cases must have distinct names: {sorted(repeated)}")
+    return found
+
+
+def warm_up() -> None:
+    """Load the kernels once, on one thread, so that the forked processes have them."""
+    for dtype in (np.float32, np.float64):
+        for make in (matrices.plain, matrices.FINITE["full"]):  # short rows and long ones
+            als = lfm_np.als(make(), factors=4, iterations=1, num_threads=1, dtype=dtype)
+        sgd = lfm_np.sgd(matrices.plain(), factors=4, epochs=1, num_threads=1, dtype=dtype)
+        for factors in (als, sgd):
+            factors.recommend([0], num_threads=1)
+            factors.similar_items([0], num_threads=1)
+            lfm_np.evaluate(factors, None, matrices.plain(), num_threads=1)
