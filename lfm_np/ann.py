@@ -5,7 +5,7 @@ coordinates, both order items alike: item i becomes (V[i], b_i, √(M² − ‖V
 ‖V[i]‖² + b_i², and user u becomes (U[u], 1, 0). All items then have norm M, and the inner product with a user is
 U[u]·V[i] + b_i, so that inner product, cosine and Euclidean distance agree.
 
-`Factors.recommend` is exact, takes seen items out, and was also faster at any recall worth having (`benchmarks/ann.py`):
+`Factors.recommend` is exact, takes seen items out, and was also faster where it was measured (`benchmarks/ann.py`):
 this is for services that run on such an index already.
 
 References
