@@ -192,7 +192,7 @@ def als(
     check_callback(callback)
     progress = check_bool("progress", progress)
     start = check_init(init, problem.X.shape, problem.factors, biases, problem.X.dtype)
-    refuse_what_cannot_fit("als", problem.X.shape, problem.X.nnz, factors=problem.factors, dtype=problem.X.dtype)
+    refuse_what_cannot_fit("als", problem.X, factors=problem.factors, biases=problem.biases, num_threads=threads)
 
     with sigint_noted() as interrupted, Pool(threads, interrupted) as pool:
         state = _State(problem, start, rng, pool, solver)

@@ -11,7 +11,7 @@ import numpy as np
 from lfm_np.errors import SolverError
 from lfm_np.kernels.jit import Pool, single_threaded_blas
 
-_ROWS = 1 << 14  # rows rotated at once
+ROWS = 1 << 14  # rows rotated at once
 
 
 def canonical(U: np.ndarray, V: np.ndarray, num_threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -35,8 +35,8 @@ def canonical(U: np.ndarray, V: np.ndarray, num_threads: int = 1) -> tuple[np.nd
     """
     with single_threaded_blas():
         gram = np.zeros((V.shape[1], V.shape[1]))
-        for lo in range(0, len(V), _ROWS):
-            block = V[lo : lo + _ROWS].astype(np.float64)
+        for lo in range(0, len(V), ROWS):
+            block = V[lo : lo + ROWS].astype(np.float64)
             gram += block.T @ block
         basis = spectrum(gram)[1][:, ::-1]
     with Pool(num_threads) as pool:
@@ -58,8 +58,8 @@ def spectrum(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _signs(V: np.ndarray) -> np.ndarray:
     """±1 for each column: the sign of its entry of largest magnitude."""
     top = np.zeros(V.shape[1], V.dtype)
-    for lo in range(0, len(V), _ROWS):
-        block = V[lo : lo + _ROWS]
+    for lo in range(0, len(V), ROWS):
+        block = V[lo : lo + ROWS]
         candidate = np.take_along_axis(block, np.abs(block).argmax(axis=0)[None], axis=0)[0]
         top = np.where(np.abs(candidate) > np.abs(top), candidate, top)
     return np.where(top < 0, -1, 1).astype(V.dtype)
@@ -70,8 +70,8 @@ def _rotated(A: np.ndarray, basis: np.ndarray, pool: Pool) -> np.ndarray:
     basis = np.ascontiguousarray(basis, dtype=A.dtype)
 
     def work(block: int, worker: int) -> None:
-        rows = slice(block * _ROWS, (block + 1) * _ROWS)
+        rows = slice(block * ROWS, (block + 1) * ROWS)
         np.matmul(A[rows], basis, out=out[rows])
 
-    pool.run(work, -(-len(A) // _ROWS))
+    pool.run(work, -(-len(A) // ROWS))
     return out

@@ -146,7 +146,7 @@ def sgd(
     validation.check_callback(callback)
     progress = validation.check_bool("progress", progress)
     start = validation.check_init(init, plan.X.shape, plan.rule.factors, bool(biases), plan.dtype)
-    refuse_what_cannot_fit("sgd", plan.X.shape, plan.X.nnz, factors=plan.rule.factors, dtype=plan.dtype)
+    refuse_what_cannot_fit("sgd", plan.X, factors=plan.rule.factors, num_threads=threads)
 
     with sigint_noted() as interrupted, Pool(threads, interrupted) as pool:
         trainer = Trainer(plan, start, pool)

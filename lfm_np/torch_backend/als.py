@@ -132,7 +132,7 @@ def als(
     check_callback(callback)
     progress = check_bool("progress", progress)
     start = check_init(init, problem.X.shape, problem.factors, biases, problem.X.dtype)
-    refuse_what_cannot_fit("als", problem.X.shape, problem.X.nnz, factors=problem.factors, dtype=problem.X.dtype)
+    refuse_what_cannot_fit("als", problem.X, factors=problem.factors, biases=problem.biases, num_threads=threads)
     where = check_device(device, problem.X.dtype, memory_budget)
 
     with sigint_noted() as interrupted, torch_threads(threads), torch.inference_mode():

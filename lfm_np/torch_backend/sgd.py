@@ -109,7 +109,7 @@ def sgd(
     validation.check_callback(callback)
     progress = validation.check_bool("progress", progress)
     start = validation.check_init(init, plan.X.shape, plan.rule.factors, bool(biases), plan.dtype)
-    refuse_what_cannot_fit("sgd", plan.X.shape, plan.X.nnz, factors=plan.rule.factors, dtype=plan.dtype)
+    refuse_what_cannot_fit("sgd", plan.X, factors=plan.rule.factors, num_threads=threads)
     losses.check_loss(loss)
     where = check_device(device, plan.dtype, memory_budget)
     size = None if batch_size is None else validation.check_int("batch_size", batch_size, 1)

@@ -1,0 +1,83 @@
+"""Estimated memory against the arrays that are alive at the peak, and refusing in time."""
+
+import re
+import tracemalloc
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import lfm_np
+from lfm_np import losses, memory
+from lfm_np.kernels.jit import JIT_DISABLED
+
+SHAPES = [  # m, n, cells, k: cells weigh most, users, both sides with large k, a little of everything
+    (20_000, 20_000, 2_000_000, 8),
+    (200_000, 4_000, 600_000, 64),
+    (40_000, 40_000, 400_000, 128),
+    (60_000, 10_000, 1_500_000, 16),
+]
+
+
+def matrix(m, n, cells):
+    """Canonical, with int32 indices."""
+    rng = np.random.default_rng(0)
+    key = np.unique(rng.integers(m * n, size=cells))
+    indptr = np.searchsorted(key // n, np.arange(m + 1)).astype(np.int32)
+    return sp.csr_array((np.ones(len(key), np.float32), (key % n).astype(np.int32), indptr), shape=(m, n))
+
+
+@pytest.mark.skipif(JIT_DISABLED, reason="of compiled code")
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("loss", [None, losses.BPR(), losses.Logistic()], ids=["als", "BPR", "Logistic"])
+def test_the_estimate_is_within_15_percent_of_the_peak(shape, loss):
+    *sizes, k = shape
+    X, options = matrix(*sizes), {"factors": k, "num_threads": 2, "random_state": 0}
+
+    def fit(X):
+        if loss is None:
+            return lfm_np.als(X, iterations=1, **options)
+        return lfm_np.sgd(X, loss, epochs=1, **options)
+
+    fit(matrix(300, 40, 1000))  # compiles
+    tracemalloc.start()
+    try:
+        fit(X)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    solver = "als" if loss is None else "sgd"
+    estimate = lfm_np.estimate_memory(*sizes[:2], X.nnz, factors=k, solver=solver, num_threads=2)
+    assert estimate == pytest.approx(peak, rel=0.15)
+
+
+@pytest.mark.small
+@pytest.mark.parametrize("solver", ["als", "sgd"])
+def test_what_cannot_fit_is_refused_with_numbers_and_a_remedy(solver, monkeypatch):
+    X = matrix(300, 40, 1000)
+    fit = getattr(lfm_np, solver)
+    need = lfm_np.estimate_memory(300, 40, X.nnz, factors=16, solver=solver, num_threads=3)
+    monkeypatch.setattr(memory, "available_memory", lambda: need)
+    fit(X, factors=16, num_threads=3, random_state=0)
+    monkeypatch.setattr(memory, "available_memory", lambda: need - 1)
+    with pytest.raises(MemoryError, match=re.escape(f"{solver} with factors=16 on a matrix of 300 × 40")) as caught:
+        fit(X, factors=16, num_threads=3)
+    assert "take fewer factors" in str(caught.value)
+    assert "GiB are available" in str(caught.value)
+
+
+@pytest.mark.small
+def test_arguments_are_checked():
+    for bad in ({"m": -1}, {"factors": 0}, {"solver": "cg"}, {"dtype": "int8"}, {"biases": 1}, {"num_threads": 0}):
+        with pytest.raises((ValueError, TypeError), match=next(iter(bad))):
+            lfm_np.estimate_memory(**({"m": 10, "n": 10, "nnz": 10} | bad))
+
+
+@pytest.mark.small
+def test_more_of_anything_needs_more():
+    base = {"m": 1000, "n": 1000, "nnz": 100_000, "factors": 16}
+    for solver in ("als", "sgd"):
+        least = lfm_np.estimate_memory(**base, solver=solver)
+        for name, value in base.items():
+            assert lfm_np.estimate_memory(**(base | {name: 2 * value}), solver=solver) > least
+        assert lfm_np.estimate_memory(**base, solver=solver, dtype="float64") > least
