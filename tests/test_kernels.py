@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lfm_np.kernels import simd, tiles
+from lfm_np.kernels import simd, tiles, transpose
 from lfm_np.kernels.als_rows import aligned
 from lfm_np.kernels.dense import CHUNK, gram_rows
 from lfm_np.kernels.jit import jit
@@ -57,7 +57,7 @@ def test_maximum_prefers_numbers_to_nan():
 
 @jit
 def _transpose(source, target):
-    simd.transpose8(source, 3, 20, target, 0, 40)
+    transpose.transpose8(source, 3, 20, target, 0, 40)
 
 
 @jit

@@ -13,8 +13,9 @@ import numpy as np
 
 from lfm_np.kernels.als_rows import AHEAD, UNSOLVED, aligned, cell_loss, prefetch_row, well_conditioned
 from lfm_np.kernels.jit import inlined, jit
-from lfm_np.kernels.simd import LANES, WIDTH, broadcast, fma, load, mul, store, total, transpose8, zeros
+from lfm_np.kernels.simd import LANES, WIDTH, broadcast, fma, load, mul, store, total, zeros
 from lfm_np.kernels.tiles import lane_backward, lane_cholesky, row_products
+from lfm_np.kernels.transpose import transpose8
 
 
 def dual_scratch(n: int, ld: int, dtype: np.dtype) -> tuple[Any, ...]:

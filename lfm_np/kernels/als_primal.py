@@ -12,8 +12,9 @@ import numpy as np
 
 from lfm_np.kernels.als_rows import AHEAD, UNSOLVED, aligned, cell_loss, dot, prefetch_row, well_conditioned
 from lfm_np.kernels.jit import inlined, jit
-from lfm_np.kernels.simd import LANES, WIDTH, broadcast, fma, load, mul, splat, store, transpose8
+from lfm_np.kernels.simd import LANES, WIDTH, broadcast, fma, load, mul, splat, store
 from lfm_np.kernels.tiles import TILE, gram_strip, lane_backward, lane_cholesky
+from lfm_np.kernels.transpose import transpose8
 
 PANEL = 32  # gathered rows a panel: two panels of 32 × 64 floats fill half of a 32 KiB cache
 LONG = 2048  # cells after which a row's sums go to float64: float32 sums of more cells lose digits

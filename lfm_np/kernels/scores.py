@@ -16,7 +16,8 @@ import numpy as np
 # a score must not depend on how LLVM regroups its sum
 from lfm_np.kernels.jit import exact_inlined as inlined
 from lfm_np.kernels.jit import exact_jit as jit
-from lfm_np.kernels.simd import LANES, add, broadcast, fma, load, load_part, store, sums8, transpose8_rows, zeros
+from lfm_np.kernels.simd import LANES, add, broadcast, fma, load, load_part, store, sums8, zeros
+from lfm_np.kernels.transpose import transpose8_rows
 
 PANEL = 16  # items side by side
 TILE = 4  # users of a tile

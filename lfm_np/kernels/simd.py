@@ -76,18 +76,9 @@ def _call(builder: Any, name: str, vector: Any, args: Any) -> Any:
 
 
 # The masks of an 8 × 8 transpose in three levels of shuffles; sums8 uses the same network with additions.
-_UNPACK = [0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]
 _PAIRS = [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]
 _HALVES = [0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]
 _EVEN_ODD = [0, 8, 2, 10, 4, 12, 6, 14], [1, 9, 3, 11, 5, 13, 7, 15]
-
-
-def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
-    both = lambda a, b, masks: [_shuffle(builder, a, b, mask) for mask in masks]  # noqa: E731
-    t = [v for r in range(0, 8, 2) for v in both(rows[r], rows[r + 1], _UNPACK)]
-    q = [v for r in (0, 4) for s in (0, 1) for v in both(t[r + s], t[r + s + 2], _PAIRS)]
-    h = [both(q[r], q[r + 4], _HALVES) for r in range(4)]
-    return [low for low, _ in h] + [high for _, high in h]
 
 
 def _fold(builder: Any, value: Any, width: int) -> Any:
@@ -256,27 +247,6 @@ def sums8(typingctx, a, b, c, d, e, f, g, h):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def transpose8(typingctx, source, start, stride, target, low, high):  # type: ignore[no-untyped-def]
-    """Spread eight rows over the lanes: target[low + 8c + r] = source[start + r·stride + c] for c < 4.
-
-    Columns 4 to 7 go to target[high + 8(c − 4) + r].
-    """
-
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        src, start, stride, dst, low, high = args
-        vector = ir.VectorType(context.get_value_type(sig.args[0].dtype), 8)
-        i64 = ir.IntType(64)
-        starts = [builder.add(start, builder.mul(stride, i64(r))) for r in range(8)]
-        rows = [_load(context, builder, sig.args[0], src, at, vector) for at in starts]
-        for c, column in enumerate(_transposed(builder, rows)):
-            to = builder.add(low, i64(8 * c)) if c < 4 else builder.add(high, i64(8 * (c - 4)))
-            _store(context, builder, sig.args[3], dst, to, column)
-        return context.get_dummy_value()
-
-    return types.void(source, types.int64, types.int64, target, types.int64, types.int64), codegen
-
-
-@intrinsic
 def at_least(typingctx, a, b):  # type: ignore[no-untyped-def]
     """Bit i of an int64 says whether a[i] ≥ b[i]; NaN is not. At most 32 lanes."""
 
@@ -296,24 +266,6 @@ def lowest_bit(typingctx, mask):  # type: ignore[no-untyped-def]
         return builder.cttz(args[0], ir.IntType(1)(1))
 
     return types.int64(types.int64), codegen
-
-
-@intrinsic
-def transpose8_rows(typingctx, source, starts, target, at, stride):  # type: ignore[no-untyped-def]
-    """Eight rows side by side: target[at + c·stride + r] = source[starts[r] + c] for c < 8; int64 ``starts``."""
-
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        src, starts, dst, at, stride = args
-        vector = ir.VectorType(context.get_value_type(sig.args[0].dtype), 8)
-        i64 = ir.IntType(64)
-        places = [builder.load(_pointer(context, builder, sig.args[1], starts, i64(r))[0]) for r in range(8)]
-        rows = [_load(context, builder, sig.args[0], src, place, vector) for place in places]
-        for c, column in enumerate(_transposed(builder, rows)):
-            to = builder.add(at, builder.mul(stride, i64(c)))
-            _store(context, builder, sig.args[2], dst, to, column)
-        return context.get_dummy_value()
-
-    return types.void(source, starts, target, types.int64, types.int64), codegen
 
 
 @intrinsic
@@ -384,23 +336,11 @@ if JIT_DISABLED:  # the twin: the same names on NumPy arrays, so that kernels ru
     def sums8(a, b, c, d, e, f, g, h):  # type: ignore[no-untyped-def]
         return np.array([v.sum() for v in (a, b, c, d, e, f, g, h)])
 
-    def transpose8(source, start, stride, target, low, high):  # type: ignore[no-untyped-def]
-        src, dst = source.reshape(-1), target.reshape(-1)
-        tile = np.array([src[start + r * stride : start + r * stride + 8] for r in range(8)])
-        dst[low : low + 32] = tile[:, :4].T.ravel()
-        dst[high : high + 32] = tile[:, 4:].T.ravel()
-
     def at_least(a, b):  # type: ignore[no-untyped-def]
         return np.int64(sum(int(x >= y) << i for i, (x, y) in enumerate(zip(a, b))))
 
     def lowest_bit(mask):  # type: ignore[no-untyped-def]
         return (int(mask) & -int(mask)).bit_length() - 1
-
-    def transpose8_rows(source, starts, target, at, stride):  # type: ignore[no-untyped-def]
-        src, dst = source.reshape(-1), target.reshape(-1)
-        for c in range(8):
-            for r in range(8):
-                dst[at + c * stride + r] = src[starts[r] + c]
 
     def prefetch(array, offset):  # type: ignore[no-untyped-def]
         pass
