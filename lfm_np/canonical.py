@@ -34,11 +34,7 @@ def canonical(U: np.ndarray, V: np.ndarray, num_threads: int = 1) -> tuple[np.nd
     Cost: O((m + n) k² + k³).
     """
     with single_threaded_blas():
-        gram = np.zeros((V.shape[1], V.shape[1]))
-        for lo in range(0, len(V), ROWS):
-            block = V[lo : lo + ROWS].astype(np.float64)
-            gram += block.T @ block
-        basis = spectrum(gram)[1][:, ::-1]
+        basis = spectrum(gram(V))[1][:, ::-1]
     with Pool(num_threads) as pool:
         V = _rotated(V, basis, pool)
         signs = _signs(V)
@@ -46,13 +42,22 @@ def canonical(U: np.ndarray, V: np.ndarray, num_threads: int = 1) -> tuple[np.nd
         return _rotated(U, basis * signs, pool), V
 
 
-def spectrum(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues, ascending, and eigenvectors of a symmetric matrix."""
-    if not np.isfinite(gram).all():
+def gram(A: np.ndarray) -> np.ndarray:
+    """AᵀA in float64, without a float64 copy of A."""
+    total = np.zeros((A.shape[1], A.shape[1]))
+    for lo in range(0, len(A), ROWS):
+        rows = A[lo : lo + ROWS].astype(np.float64)
+        total += rows.T @ rows
+    return total
+
+
+def spectrum(products: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues, ascending, and eigenvectors of a Gram matrix."""
+    if not np.isfinite(products).all():
         raise SolverError(
             "the Gram matrix of all rows overflows; lower alpha or unobserved_weight, or scale the values"
         )
-    return np.linalg.eigh(gram)
+    return np.linalg.eigh(products)
 
 
 def _signs(V: np.ndarray) -> np.ndarray:

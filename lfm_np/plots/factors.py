@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lfm_np.canonical import gram
 from lfm_np.factors import Factors
 from lfm_np.plots.axes import GREY, make_axes, named, tidy
 from lfm_np.ranking import unit_rows
@@ -49,18 +50,10 @@ def factor_spectrum(
 
 
 def _singular_values(U: np.ndarray, V: np.ndarray) -> np.ndarray:
-    grams = [_gram(U), _gram(V)]
+    grams = [gram(U), gram(V)]
     values, vectors = np.linalg.eigh(grams[1])
     root = vectors * np.sqrt(np.maximum(values, 0.0))
     return np.sqrt(np.maximum(np.linalg.eigvalsh(root.T @ grams[0] @ root), 0.0))[::-1]
-
-
-def _gram(A: np.ndarray) -> np.ndarray:
-    total = np.zeros((A.shape[1], A.shape[1]))
-    for lo in range(0, len(A), 1 << 16):
-        rows = A[lo : lo + (1 << 16)].astype(np.float64)
-        total += rows.T @ rows
-    return total
 
 
 def item_map(
