@@ -6,8 +6,9 @@ import html
 import json
 import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
+
+from lfm_np.atomic import replacing
 
 _STYLE = """body{font:14px system-ui,sans-serif;margin:2em;max-width:70em}table{border-collapse:collapse}
 td,th{padding:.3em .8em;text-align:left;border-bottom:1px solid #ddd}td.number{text-align:right;font-family:monospace}
@@ -92,7 +93,7 @@ class CrossCheck:
         whole: dict[str, Any] = {"device": self.device, "passed": self.passed, "seconds": self.seconds}
         text = json.dumps(whole | {"versions": self.versions, "rows": rows}, indent=1)
         if path is not None:
-            Path(path).write_text(text + "\n", encoding="utf-8")
+            _write(path, text + "\n")
         return text
 
     def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
@@ -105,7 +106,7 @@ class CrossCheck:
             f"<p>{html.escape(versions)}</p>{self._repr_html_()}</html>\n"
         )
         if path is not None:
-            Path(path).write_text(text, encoding="utf-8")
+            _write(path, text)
         return text
 
     def _repr_html_(self) -> str:
@@ -119,3 +120,8 @@ class CrossCheck:
             texts = "".join(f"<td>{html.escape(text)}" for text in (row.part, row.what))
             lines.append(f'<tr><td class="{word}">{word}{texts}{numbers}<td>{html.escape(row.why)}')
         return f"<table><tr>{head}{''.join(lines)}</table>"
+
+
+def _write(path: str | os.PathLike[str], text: str) -> None:
+    with replacing(path) as file:
+        file.write(text.encode())
