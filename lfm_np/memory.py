@@ -101,11 +101,11 @@ def refuse_what_cannot_fit(solver: str, X: sp.csr_array, **options: Any) -> None
     MemoryError
         With the estimate, what is available, and a remedy.
     """
-    shape, nnz, have = X.shape, X.nnz, available_memory()
-    need = estimate_memory(*shape, nnz, solver=solver, dtype=X.dtype, **options)
+    (m, n), have = X.shape, available_memory()
+    need = estimate_memory(m, n, X.nnz, solver=solver, dtype=X.dtype, **options)
     if have is not None and need > have:
         raise MemoryError(
-            f"{solver} with factors={options['factors']} on a matrix of {shape[0]} × {shape[1]} with {nnz} cells needs "
+            f"{solver} with factors={options['factors']} on a matrix of {m} × {n} with {X.nnz} cells needs "
             f"about {need / _GIB:.2f} GiB beside X, and {have / _GIB:.2f} GiB are available; "
             'take fewer factors, dtype="float32", or a machine with more memory (lfm_np.estimate_memory)'
         )
