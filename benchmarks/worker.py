@@ -37,6 +37,8 @@ def _serve(name: str, dataset: str, task: Task, answers: TextIO) -> None:
     warm = entry.make(datasets.load("small").train, task)
     warm.step()
     warm_up = time.perf_counter() - started
+    if hasattr(warm, "end"):
+        warm.end()
     del warm
     before = _resident()
     started = time.perf_counter()

@@ -4,7 +4,8 @@ A file has ``PACKAGES``, what it imports (when missing, it is skipped with that 
 `Entry` by name. A solver is made from (train, task), where nothing but arguments may be prepared, and has
 
 * ``step()``: one more iteration or epoch; returns its seconds by the library's own clock, or None;
-* ``factors()``: the model so far as `lfm_np.Factors`.
+* ``factors()``: the model so far as `lfm_np.Factors`;
+* where it goes on in a thread, ``end()``.
 
 Packages are imported inside of functions, so that listing the solvers needs none of them.
 """
@@ -55,6 +56,10 @@ def entries() -> dict[str, Entry]:
     return found
 
 
+class Ended(Exception):
+    """Leaves a fit through its callback."""
+
+
 class Paused:
     """A ``fit(callback)`` that runs from one callback to the next, in a thread of its own.
 
@@ -64,11 +69,15 @@ class Paused:
     def __init__(self, fit: Callable[[Callable[..., None]], Any]) -> None:
         self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
         self._error: BaseException | None = None
+        self._ended = False
         self._fit, self._pause_arguments = fit, ()
-        threading.Thread(target=self._run, daemon=True).start()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
 
     def _run(self) -> None:
         self._go.acquire()
+        if self._ended:
+            return
         try:
             self._fit(self._pause)
             self._error = RuntimeError("fit has ended: there are no more iterations")
@@ -80,6 +89,14 @@ class Paused:
         self._pause_arguments = arguments
         self._done.release()
         self._go.acquire()
+        if self._ended:
+            raise Ended
+
+    def end(self) -> None:
+        """End the fit and its thread, whose OpenMP workers would go on costing the next fit half of its speed."""
+        self._ended = True
+        self._go.release()
+        self._thread.join()
 
     def step(self) -> tuple[Any, ...]:
         """Run to the next callback; returns its arguments."""

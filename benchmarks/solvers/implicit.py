@@ -20,6 +20,9 @@ class Fit:
         self._model, self._biased, X = model, biased, sp.csr_matrix(train)
         self._paused = Paused(lambda pause: model.fit(X, show_progress=False, callback=pause))
 
+    def end(self) -> None:
+        self._paused.end()
+
     def step(self) -> float:
         return self._paused.step()[1]
 

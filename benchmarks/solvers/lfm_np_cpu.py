@@ -47,6 +47,9 @@ class Fit:
             )
             pause(*both)
 
+    def end(self) -> None:
+        self._paused.end()
+
     def step(self) -> float:
         record, _ = self._paused.step()
         return record["seconds"]
