@@ -1,6 +1,6 @@
 """The ALS kernels alone: GFLOP/s beside sgemm, and the cost model beside measured rows.
 
-    python -m benchmarks.als_kernels            # both tables
+    python -m benchmarks.als_kernels            # three tables
     python -m benchmarks.als_kernels --fit      # also fit the model's constants (lfm_np/row_plan.py)
 
 One thread, float32. A useful flop counts one triangle only: n·k·(k + 1) for a Gram matrix of n rows, n³/3 for a
@@ -159,6 +159,10 @@ def main():
         print(
             f"| {k} | {n} | {dual:.0f} | {primal:.0f} | {models[0]:.0f} | {models[1]:.0f} | {chosen} | {regret:.0%} |"
         )
+    print("\n| k | cells | cg ns | model | subspace ns | model |\n" + "| --- " * 6 + "|")
+    for k, n, *measured in step_table():
+        models = [float(cost(np.array(n), k)) for cost in row_plan.STEP_COSTS.values()]
+        print(f"| {k} | {n} | " + " | ".join(f"{ns:.0f} | {model:.0f}" for ns, model in zip(measured, models)) + " |")
     if asked.fit:
         fit(table)
 
