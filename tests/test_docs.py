@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from optional import require
 
+from lfm_np.datasets import grouplens
+
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = sorted([README, *(ROOT / "docs").glob("**/*.md")])
@@ -31,6 +33,18 @@ def check_data(found, said, folder):
     assert found["Z"][0, 1] == 4
 
 
+def check_tutorial(found, said, folder):
+    """What the page quotes of MovieLens; on synthetic data only their order."""
+    said = [float(value) for value in re.findall(r"ndcg@10 ([\d.]+)", said)] + [found["final"]["ndcg@10"]]
+    assert said == sorted(said), "most popular, defaults, chosen parameters"
+    assert len(said) == 3
+    if found["liked"].matrix.nnz == 55_375:
+        prose = re.sub(r"^```.*?^```$", "", (ROOT / "docs" / "tutorial.md").read_text("utf-8"), flags=re.M | re.S)
+        assert [float(value) for value in re.findall(r"\b0\.\d{3}\b", prose)] == pytest.approx(said, abs=5e-3)
+        assert found["best"] == (0.1, 0.03)
+    assert (folder / "films.html").stat().st_size > 100_000
+
+
 def check_add_a_loss(found, said, folder):
     assert float(re.search(r"'recall@10': (?:np\.float64\()?([\d.]+)", said)[1]) > 0.3
 
@@ -45,9 +59,14 @@ def check_pictures(found, said, folder):
     assert (folder / "report.html").exists()
 
 
+def no_download(name, checksum):
+    raise OSError(f"tests have no network for {name}")
+
+
 CHECKS = {
     "README.md": check_readme,
     "docs/data.md": check_data,
+    "docs/tutorial.md": check_tutorial,
     "docs/add_a_loss.md": check_add_a_loss,
     "docs/pictures.md": check_pictures,
 }
@@ -58,6 +77,7 @@ def test_the_blocks_of_the_page_run(page, tmp_path, monkeypatch, capfd):
     for block in run_page.blocks(ROOT / page):
         for name in block.needs:
             require(name)
+    monkeypatch.setattr(grouplens, "_download", no_download)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))))
     found = run_page.run(ROOT / page, tmp_path)
     CHECKS.get(page, lambda *_: None)(found, capfd.readouterr().out, tmp_path)

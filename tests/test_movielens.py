@@ -11,7 +11,7 @@ import pytest
 from optional import require
 
 import lfm_np
-from lfm_np.datasets import grouplens, movielens, movielens_records, movielens_split
+from lfm_np.datasets import grouplens, movielens, movielens_records, movielens_split, movielens_titles
 
 ROWS = [(3, 20, 4, 881250949), (1, 20, 5, 881250950), (3, 7, 1, 881250951), (2, 31, 3.5, 881250952)]
 TEXT = {
@@ -106,6 +106,37 @@ def test_unknown_names():
         movielens("1M")
     with pytest.raises(ValueError, match="split must be one of 'ncf'"):
         movielens_split("1m", "u1")
+
+
+@pytest.mark.small
+@pytest.mark.parametrize(
+    ("name", "member", "text"),
+    [
+        ("100k", "ml-100k/u.item", "7|Antonia's, Line (1995)|01-Jan\n20|Misérables, Les (1995)||\n".encode("latin-1")),
+        ("1m", "ml-1m/movies.dat", "7::Antonia's, Line (1995)::A|B\n20::Misérables, Les (1995)::C\n".encode("latin-1")),
+        ("10m", "ml-10M100K/movies.dat", "7::Antonia's, Line (1995)::A\n20::Misérables, Les (1995)::C\n".encode()),
+        ("25m", "movies.csv", 'movieId,title\n7,"Antonia\'s, Line (1995)",A\r\n20,"Misérables, Les (1995)"\n'.encode()),
+    ],
+)
+def test_titles_of_every_archive(folder, monkeypatch, name, member, text):
+    write_archive(folder, name)
+    with pytest.raises(ValueError, match="has no titles"):
+        movielens_titles(name)
+    with zipfile.ZipFile(folder / f"ml-{name}.zip", "a") as archive:
+        archive.writestr(member, text)
+    (folder / f"ml-{name}.npz").touch()  # has no titles, so it is not looked at
+    assert movielens_titles(name) == {7: "Antonia's, Line (1995)", 20: "Misérables, Les (1995)"}
+
+
+@pytest.mark.small
+def test_titles_that_cannot_be_had(folder, monkeypatch):
+    with zipfile.ZipFile(folder / "ml-1m.zip", "w") as archive:
+        archive.writestr("ml-1m/movies.dat", "7::a::b\nseven\n")
+    with pytest.raises(ValueError, match=r"cannot read movies\.dat in .*ml-1m\.zip: "):
+        movielens_titles("1m")
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    with pytest.raises(ImportError, match="pooch is not installed"):
+        movielens_titles("100k")
 
 
 # ---- npz ------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Data sets: planted ones of any size, and MovieLens."""
 
-from lfm_np.datasets.grouplens import Records, Split, movielens, movielens_records, movielens_split
+from lfm_np.datasets.grouplens import Records, Split, movielens, movielens_records, movielens_split, movielens_titles
 from lfm_np.datasets.synthetic import make_interactions, make_interactions_train_test, planted
 
 __all__ = [
@@ -11,5 +11,6 @@ __all__ = [
     "movielens",
     "movielens_records",
     "movielens_split",
+    "movielens_titles",
     "planted",
 ]

@@ -6,6 +6,7 @@ comes with this library.
 
 from __future__ import annotations
 
+import csv
 import io
 import os
 import zipfile
@@ -108,6 +109,21 @@ def movielens_records(name: str, *, checksum: str | None = None) -> Records:
     return _from_npz(path) if path.suffix == ".npz" else _from_zip(path)
 
 
+def movielens_titles(name: str, *, checksum: str | None = None) -> dict[int, str]:
+    """The title of every film of a MovieLens data set, by the source's item id.
+
+    Only the archive has titles: an ``ml-NAME.zip`` in the folder LFM_NP_DATA, else the download. Parameters and errors
+    are those of `movielens`.
+    """
+    check.check_choice("name", name, tuple(_CHECKSUMS))
+    path = _find(name, checksum, suffixes=(".zip",))
+    for member, delimiter in (("u.item", "|"), ("movies.dat", "::"), ("movies.csv", ",")):
+        text = _text(path, member)
+        if text is not None:
+            return _titles(f"{member} in {path}", text, delimiter)
+    raise ValueError(f"{path} has no titles: no u.item, movies.dat or movies.csv")
+
+
 def movielens_split(name: str, split: str) -> Split:
     """A published split of a MovieLens data set.
 
@@ -164,9 +180,9 @@ def movielens_split(name: str, split: str) -> Split:
 # ---- files ----------------------------------------------------------------------------------------------------------
 
 
-def _find(name: str, checksum: str | None) -> Path:
+def _find(name: str, checksum: str | None, suffixes: tuple[str, ...] = (".npz", ".zip")) -> Path:
     folder = os.environ.get(FOLDER)
-    for suffix in (".npz", ".zip"):
+    for suffix in suffixes:
         if folder and (path := Path(folder) / f"ml-{name}{suffix}").is_file():
             return path
     return _download(name, checksum or _CHECKSUMS[name])
@@ -217,20 +233,41 @@ def _from_zip(path: Path) -> Records:
 
 def _table(path: Path, member: str, delimiter: str, header: int) -> Any:
     """The numbers of a text file in an archive, shape (N, 4), or None when it is not there."""
+    text = _text(path, member)
+    if text is None:
+        return None
+    if len(delimiter) > 1:
+        text, delimiter = text.replace(delimiter.encode(), b","), ","
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.rsplit("/", 1)[-1] == member]
-            if not names:
-                return None
-            text = archive.read(names[0])
-            if len(delimiter) > 1:
-                text, delimiter = text.replace(delimiter.encode(), b","), ","
-            table = np.loadtxt(io.BytesIO(text), np.float64, delimiter=delimiter, skiprows=header, ndmin=2)
-    except (zipfile.BadZipFile, ValueError) as error:
+        table = np.loadtxt(io.BytesIO(text), np.float64, delimiter=delimiter, skiprows=header, ndmin=2)
+    except ValueError as error:
         raise ValueError(f"cannot read {member} in {path}: {error}") from None
     if table.shape[1] != 4:
         raise ValueError(f"cannot read {member} in {path}: it has {table.shape[1]} columns instead of 4")
     return table
+
+
+def _text(path: Path, member: str) -> bytes | None:
+    """A file in an archive, whatever its folder, or None when it is not there."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.rsplit("/", 1)[-1] == member]
+            return archive.read(names[0]) if names else None
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"cannot read {member} in {path}: {error}") from None
+
+
+def _titles(what: str, text: bytes, delimiter: str) -> dict[int, str]:
+    """Title by id; a line is id, title and more. The old editions are Latin-1, the others UTF-8."""
+    try:
+        lines = text.decode().splitlines()
+    except UnicodeDecodeError:
+        lines = text.decode("latin-1").splitlines()
+    rows = csv.reader(lines[1:]) if delimiter == "," else [line.split(delimiter) for line in lines]
+    try:
+        return {int(row[0]): row[1] for row in rows if row}
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"cannot read {what}: {error}") from None
 
 
 def _held_out(path: Path, split: str) -> np.ndarray:
