@@ -339,7 +339,8 @@ class _State:
 
 def _side(problem: Problem, csr: sp.csr_array, others: int, solver: str) -> Side:
     lam = problem.row_regularization(np.diff(csr.indptr), others)
-    return plan_side((csr.indptr, csr.indices, csr.data), lam, problem.weights, problem.columns, others, solver)
+    k = problem.factors + problem.biases
+    return plan_side((csr.indptr, csr.indices, csr.data), lam, problem.weights, k, others, solver)
 
 
 def _squared_norms(A: np.ndarray) -> np.ndarray:

@@ -241,7 +241,8 @@ def solve(problem: Problem, other: Other, fixed: Fixed, pool: Pool) -> tuple[np.
     X, k = narrow(problem.X), problem.factors
     lam = problem.row_regularization(np.diff(X.indptr), X.shape[1])
     csr = X.indptr, X.indices, X.data
-    side = plan_side(csr, lam, problem.weights, problem.columns, fixed_rows=0)  # rotated already, so rotation is free
+    # Rotated already, so rotation is free.
+    side = plan_side(csr, lam, problem.weights, k + problem.biases, fixed_rows=0)
     out = np.empty((X.shape[0], problem.columns), X.dtype)
     solve_rows(side, fixed, problem.weights, frozen(shifts(other, X.dtype)), out, pool)
     if fixed.basis is not None:

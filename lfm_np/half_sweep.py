@@ -163,7 +163,7 @@ def _rows_in_float64(
     columns, own = np.unique(indices[cell], return_inverse=True)
     csr = ends, own.astype(np.int32), data[cell].astype(np.float64)
     never = np.iinfo(np.int64).max  # rows in the other side: too many to rotate
-    part = plan_side(csr, side.lam[rows].astype(np.float64), weights, fixed.Y.shape[1], fixed_rows=never)
+    part = plan_side(csr, side.lam[rows].astype(np.float64), weights, side.k, fixed_rows=never)
     own_shift = shift[columns].astype(np.float64) if len(shift) else np.empty(0)
     return part, frozen(fixed.Y[columns].astype(np.float64)), frozen(own_shift)
 

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from lfm_np.kernels.simd import WIDTH
-from lfm_np.row_plan import Weights
+from lfm_np.row_plan import Weights, padded
 from lfm_np.validation import (
     check_bool,
     check_choice,
@@ -46,7 +45,7 @@ class Problem:
     @property
     def columns(self) -> int:
         """Columns of the factor matrices: the factors, the bias if any, and padding."""
-        return -(-(self.factors + self.biases) // WIDTH) * WIDTH
+        return padded(self.factors + self.biases)
 
     def transposed(self) -> Problem:
         """The same problem with the roles of rows and columns exchanged."""

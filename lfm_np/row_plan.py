@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lfm_np.kernels.simd import LANES
+from lfm_np.kernels.simd import LANES, WIDTH
 
 # Measured costs of the kernels in nanoseconds (`python -m benchmarks.als_kernels`, docs/als_performance.md).
 # Only their ratios matter: they decide which system a row takes and where blocks are cut.
@@ -20,6 +20,8 @@ PRIMAL_CELL, PRIMAL_GRAM, PRIMAL_SQUARE, PRIMAL_CUBE = 0.41, 0.0080, 0.47, 0.002
 GRAM_ROW, ROTATE_ROW = 0.014, 0.032
 CG_ROW, CG_CELL, CG_FACTOR, CG_PRODUCT = 300.0, 6.0, 6.0, 0.09
 SUBSPACE_CELL, SUBSPACE_PRODUCT = 12.0, 0.12
+
+LONGEST_DUAL = 1.0  # cells of a row that takes the dual system, in units of k
 
 CG_STEPS = 2  # conjugate gradient steps a half-sweep
 WIDTH_OF_BLOCKS = 64  # factors that a step of "subspace" solves for at once
@@ -91,6 +93,7 @@ class Side:
 
     csr: tuple[np.ndarray, np.ndarray, np.ndarray]  # indptr int64, indices int32 (or int64), data; read-only
     lam: np.ndarray  # (rows,) λ_u
+    k: int  # factors, the bias included
     empty: np.ndarray  # rows without cells: the zero vector
     order: np.ndarray  # the other rows, int32: dual rows by length, then primal rows by length, then heavy rows
     dual: list[tuple[int, int]]  # blocks lo, hi of ``order``
@@ -118,6 +121,11 @@ class Side:
         return solved | {"stepped": self.stepped, "empty": len(self.empty), "blocks": blocks, "rotated": self.rotate}
 
 
+def padded(k: int) -> int:
+    """Columns of a factor matrix in memory: k, up to a whole number of registers."""
+    return -(-k // WIDTH) * WIDTH
+
+
 def frozen(array: np.ndarray) -> np.ndarray:
     """A read-only view: kernels are compiled for one kind of input array."""
     view = np.ascontiguousarray(array).view()
@@ -126,17 +134,20 @@ def frozen(array: np.ndarray) -> np.ndarray:
 
 
 def plan_side(
-    csr: tuple[np.ndarray, ...], lam: np.ndarray, weights: Weights, ld: int, fixed_rows: int, solver: str = "exact"
+    csr: tuple[np.ndarray, ...], lam: np.ndarray, weights: Weights, k: int, fixed_rows: int, solver: str = "exact"
 ) -> Side:
     """Give every row the cheaper of its systems, or a step of ``solver``, and cut the rows into blocks of equal cost.
 
     The dual system and the steps need a diagonal G, for which a tall fixed side must be rotated: that is done when it
-    pays. A row with c < α₀ somewhere has no √D and takes the primal system.
+    pays. A row with c < α₀ somewhere has no √D and takes the primal system; so does a row of more than k cells,
+    whose dual matrix is singular but for λ_u, even where padding to a whole number of registers makes it the cheaper.
     """
     indptr, indices, data = (frozen(array) for array in csr)
+    ld = padded(k)
     indptr = frozen(indptr.astype(np.int64, copy=False))
     lengths = np.diff(indptr)
     dual_ns, primal_ns = dual_cost(lengths, ld), primal_cost(lengths, ld)
+    dual_ns[lengths > LONGEST_DUAL * k] = np.inf
     if data.size and weights.d0 + weights.d1 * min(0.0, float(data.min())) < 0:
         dual_ns[rows_with_negative(weights.d0 + weights.d1 * data, indptr)] = np.inf
     stepped = step_pays(lengths, np.minimum(dual_ns, primal_ns), ld, solver)
@@ -162,6 +173,7 @@ def plan_side(
     return Side(
         csr=(indptr, indices, data),
         lam=frozen(lam),
+        k=k,
         empty=empty,
         order=frozen(exact),
         dual=_cut(cost[exact], 0, len(light[0]), target),

@@ -9,7 +9,7 @@ import numpy as np
 import oracles_als as oracle
 import pytest
 import scipy.sparse as sp
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from optional import require
 from strategies import als_settings, csr_matrices
@@ -148,6 +148,7 @@ def forced(monkeypatch, kind):
     """Give every row the dual or every row the primal system."""
     cost = {"dual": 0.0, "primal": np.inf}[kind]
     monkeypatch.setattr(row_plan, "dual_cost", lambda n, ld: np.full(n.shape, cost))
+    monkeypatch.setattr(row_plan, "LONGEST_DUAL", np.inf)
     monkeypatch.setattr(row_plan, "ROTATE_ROW", 1e-6)  # always worth rotating
 
 
@@ -168,8 +169,13 @@ def test_dual_equals_primal(monkeypatch, weighting, a0, exponent):
         assert a["objective"] == pytest.approx(b["objective"], rel=1e-11)
 
 
+LONGER_THAN_K = sp.csr_array([[0.25, 0.25], [0.25, 0.5], [0.25, 0.0]])  # solved by the dual system, J is off by 3e-7
+WEAK = {"weighting": "hu-koren", "regularization": 1e-6, "alpha": 40.0, "unobserved_weight": 0.0}
+
+
 @settings(max_examples=60)
 @given(csr_matrices(rows=25, columns=25), als_settings())
+@example(LONGER_THAN_K, {**WEAK, "regularization_exponent": 0.0, "factors": 1})
 def test_objective_never_rises_and_nothing_is_nan(X, kwargs):
     """float64; the bound is the rounding of the objective's own sum."""
     factors = lfm_np.als(X, iterations=4, dtype=np.float64, random_state=0, num_threads=1, **kwargs)
