@@ -74,7 +74,7 @@ def make_plan(
     rate = validation.check_float("learning_rate", learning_rate, 0.0, open_low=True)
     parts = _check_regularization(regularization)
     _check_together(loss, read, sampler, negatives, biases)
-    X = _check_matrix(X, loss, read, validation.check_dtype("dtype", dtype))
+    X = _check_matrix(X, loss, validation.check_dtype("dtype", dtype))
     counts = np.bincount(X.indices, minlength=X.shape[1])
     seed = int(validation.check_random_state(random_state).integers(2**62))
     pointer = protocol.compiled(loss)
@@ -152,8 +152,13 @@ def _check_together(loss: Any, read: protocol.Protocol, sampler: Any, negatives:
         raise ValueError(f"biases must be False: the scores of {name} are cosines, got {biases!r}")
 
 
-def _check_matrix(X: Any, loss: Any, read: protocol.Protocol, dtype: np.dtype) -> sp.csr_array:
-    ratings = _value_is_target(read) and not isinstance(loss, losses.Poisson)
+def takes_any_value(loss: Any) -> bool:
+    """Whether stored values are measurements of either sign, zero among them, rather than confidences."""
+    return _value_is_target(protocol.read(loss)) and not isinstance(loss, losses.Poisson)
+
+
+def _check_matrix(X: Any, loss: Any, dtype: np.dtype) -> sp.csr_array:
+    ratings = takes_any_value(loss)
     csr = validation.check_matrix(
         "X",
         X,

@@ -85,6 +85,7 @@ def test_core_dependencies_and_extras():
         "cli",
         "plot",
         "torch",
+        "sklearn",
         "ann",
         "distributed",
         "test",

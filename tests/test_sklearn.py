@@ -1,0 +1,211 @@
+"""The estimators against the functions they call, and against what scikit-learn asks of an estimator."""
+
+import inspect
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import oracles_ranking as oracle
+import pytest
+import scipy.sparse as sp
+from optional import require
+
+import lfm_np
+from lfm_np.losses import BPR, Squared
+
+
+@pytest.fixture(autouse=True)
+def sklearn():
+    return require("sklearn")
+
+
+def planted(m=120, n=25, seed=0):
+    return lfm_np.to_csr(lfm_np.datasets.make_interactions(m, n, 8, random_state=seed), shape=(m, n))
+
+
+def rated(m=60, n=20, seed=0):
+    rng = np.random.default_rng(seed)
+    X = sp.random_array((m, n), density=0.4, rng=rng, format="csr")
+    X.data = rng.choice([-1.0, 0.0, 2.0, 5.0], X.nnz)  # zero is a rating
+    return X
+
+
+ALS = {"factors": 4, "iterations": 3, "random_state": 0}
+RATED = {"factors": 3, "regularization": 0.1, "random_state": 0}
+SGD = {"factors": 3, "epochs": 1, "random_state": 0}
+MEASURED = {**SGD, "loss": Squared(), "sampler": None, "learning_rate": 0.01, "regularization": 0.1}
+ESTIMATORS = [
+    ("ALS", ALS, planted),
+    ("ALS", {**RATED, "weighting": "ratings"}, rated),
+    ("ALS", {**RATED, "weighting": "ratings", "biases": True, "dtype": "float64"}, rated),
+    ("SGD", SGD, planted),
+    ("SGD", {**MEASURED, "biases": True}, rated),
+]
+all_estimators = pytest.mark.parametrize(("name", "parameters", "data"), ESTIMATORS)
+
+EXPECTED = {
+    "SGD": {"check_parameters_default_constructible": "loss and sampler default to immutable objects, as those of sgd"}
+}
+
+
+@pytest.mark.parametrize(("name", "parameters"), [chosen[:2] for chosen in (ESTIMATORS[0], *ESTIMATORS[2:4])])
+def test_the_checks_of_scikit_learn(name, parameters):
+    from sklearn.utils.estimator_checks import check_estimator
+
+    estimator = getattr(lfm_np.sklearn, name)(**parameters)
+    found = check_estimator(estimator, expected_failed_checks=EXPECTED.get(name, {}), on_skip=None)
+    assert len([check for check in found if check["status"] == "passed"]) > 40
+    assert {check["check_name"] for check in found if check["status"] == "xfail"} == set(EXPECTED.get(name, {}))
+
+
+@pytest.mark.parametrize("name", ["als", "sgd"])
+def test_parameters_are_the_arguments_of_the_function(name):
+    wanted = dict(list(inspect.signature(getattr(lfm_np, name)).parameters.items())[1:])
+    found = dict(inspect.signature(getattr(lfm_np.sklearn, name.upper())).parameters)
+    assert found.pop("fold_in", None) is None or name == "sgd"
+    assert {key: (one.default, one.kind) for key, one in found.items()} == {
+        key: (one.default, one.kind) for key, one in wanted.items()
+    }
+
+
+@all_estimators
+def test_results_are_those_of_the_functions(name, parameters, data):
+    X = data()
+    expected = getattr(lfm_np, name.lower())(X, **parameters)
+    model = getattr(lfm_np.sklearn, name)(**parameters).fit(X)
+    for field in ("user_factors", "item_factors", "item_bias"):
+        np.testing.assert_array_equal(getattr(model.factors_, field), getattr(expected, field))
+    assert model.item_factors_ is model.factors_.item_factors
+    assert (model.n_features_in_, model.n_iter_) == (X.shape[1], len(expected.history))
+
+    new = data(m=30, seed=1)
+    folded = model.fold_in_users(new)
+    if name == "ALS":
+        np.testing.assert_array_equal(folded.user_factors, expected.fold_in_users(new).user_factors)
+    found = model.transform(new)
+    np.testing.assert_array_equal(found[:, : parameters["factors"]], folded.user_factors)
+    np.testing.assert_array_equal(model.fit_transform(X), model.transform(X))
+    users, items = np.indices((30, X.shape[1]))
+    scores = folded.scores(users.ravel(), items.ravel()).reshape(30, -1)
+    np.testing.assert_allclose(model.inverse_transform(found), scores, rtol=0, atol=1e-5 * abs(scores).max())
+
+
+@pytest.mark.parametrize("form", ["dense", "csc", "coo matrix", "frame", "interactions"])
+def test_forms_of_X(form):
+    X = planted()
+    make = {
+        "dense": lambda: X.toarray(),
+        "csc": lambda: X.tocsc(),
+        "coo matrix": lambda: sp.coo_matrix(X),
+        "frame": lambda: require("pandas").DataFrame(X.toarray(), columns=[f"item {i}" for i in range(25)]),
+        "interactions": lambda: lfm_np.Interactions(X, np.arange(120), np.arange(25)),
+    }
+    plain, other = (lfm_np.sklearn.ALS(**ALS).fit(one) for one in (X, make[form]()))
+    np.testing.assert_array_equal(other.item_factors_, plain.item_factors_)
+    np.testing.assert_array_equal(other.transform(make[form]()), plain.transform(X))
+    assert other.score(make[form]()) == plain.score(X)
+
+
+def test_ratings_of_sgd_are_folded_in_by_their_own_objective():
+    """The gradient of Σ ½(x − s)² + ½λ n_u |u|², in the user's factors and bias, is zero."""
+    X = rated()
+    model = lfm_np.sklearn.SGD(**MEASURED, biases=True, dtype="float64").fit(X)
+    U, V, factors = model.transform(X), model.item_factors_, model.factors_
+    for u in range(X.shape[0]):
+        items, x = X.indices[X.indptr[u] : X.indptr[u + 1]], X.data[X.indptr[u] : X.indptr[u + 1]]
+        Y = np.column_stack((V[items], np.ones(len(items))))
+        slope = Y @ U[u] + factors.global_bias + factors.item_bias[items] - x
+        np.testing.assert_allclose(Y.T @ slope + 0.1 * len(items) * U[u], 0, atol=1e-9)
+
+
+def test_fold_in_of_sgd_is_a_parameter():
+    X = planted()
+    chosen = {"weighting": "hu-koren", "alpha": 3.0, "regularization": 2.0, "regularization_exponent": 0.0}
+    model = lfm_np.sklearn.SGD(**SGD, fold_in=chosen).fit(X)
+    np.testing.assert_array_equal(model.transform(X), model.factors_.fold_in_users(X, **chosen).user_factors)
+
+
+def test_held_out_is_the_metric_of_what_was_hidden():
+    X, new = planted(), planted(m=40, seed=1)
+    model = lfm_np.sklearn.ALS(**ALS).fit(X)
+    known, test = lfm_np.Interactions(new, np.arange(40), np.arange(25)).split(test_fraction=0.4, random_state=3)
+    assert known.matrix.nnz + test.matrix.nnz == new.nnz
+    scores = model.inverse_transform(model.transform(known.matrix))
+    wanted = []
+    for u in np.flatnonzero(np.diff(test.matrix.indptr)):
+        best, _ = oracle.best(scores[u], known.matrix[[u]].indices, 5)
+        hidden = test.matrix[[u]].indices
+        wanted.append(len(set(best) & set(hidden)) / len(hidden))
+    score = lfm_np.sklearn.HeldOut("recall@5", test_fraction=0.4, random_state=3)
+    assert score(model, new) == pytest.approx(np.mean(wanted), abs=1e-12)
+    assert lfm_np.sklearn.HeldOut()(model, new) == model.score(new)
+
+
+def test_held_out_ratings():
+    X = rated()
+    model = lfm_np.sklearn.ALS(**RATED, weighting="ratings", biases=True).fit(X)
+    known, test = lfm_np.Interactions(X, np.arange(60), np.arange(20)).split(random_state=0)
+    scores = model.inverse_transform(model.transform(known.matrix))
+    hidden = test.matrix.tocoo()
+    errors = scores[hidden.row, hidden.col] - hidden.data
+    assert model.score(X) == pytest.approx(-np.sqrt(np.mean(errors**2)), rel=1e-6)
+
+
+def test_searches_over_pipelines():
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import Binarizer
+
+    X = planted(m=300) * np.float32(0.5)
+    scorers = {name: lfm_np.sklearn.HeldOut(name, 0.3) for name in ("ndcg@5", "recall@5")}
+    steps = [("same", "passthrough"), ("ones", Binarizer(threshold=0.1)), ("als", lfm_np.sklearn.ALS(**ALS))]
+    grid = {"als__regularization": [1.0, 1e4]}
+    search = GridSearchCV(Pipeline(steps), grid, scoring=scorers, refit="ndcg@5", cv=3, error_score="raise").fit(X)
+    table = search.cv_results_
+    assert search.best_params_ == {"als__regularization": 1.0}
+    assert table["mean_test_ndcg@5"][0] > 1.4 * table["mean_test_ndcg@5"][1]
+    # By hand, the last fold.
+    model = lfm_np.sklearn.ALS(**ALS, regularization=1.0).fit(X[:200] * 2)
+    assert table["split2_test_recall@5"][0] == scorers["recall@5"](model, X[200:] * 2)
+    assert search.score(X) > 0
+
+
+@all_estimators
+def test_clones_and_pickles(name, parameters, data):
+    from sklearn.base import clone
+
+    model = getattr(lfm_np.sklearn, name)(**parameters).fit(data())
+    copy = clone(model)
+    assert copy.get_params() == model.get_params()
+    assert not hasattr(copy, "factors_")
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.transform(data()), model.transform(data()))
+    assert repr(again.set_params(factors=2)) == repr(clone(model).set_params(factors=2))
+
+
+def test_columns_have_names():
+    require("pandas")
+    model = lfm_np.sklearn.ALS(**ALS).set_output(transform="pandas")
+    assert model.fit_transform(planted()).columns.tolist() == ["als0", "als1", "als2", "als3"]
+
+
+def test_what_cannot_be_done_is_said():
+    X = planted()
+    with pytest.raises(ValueError, match="factors must be"):
+        lfm_np.sklearn.ALS(factors=0).fit(X)
+    with pytest.raises(ValueError, match="Negative values in data passed to SGD, whose values are confidences"):
+        lfm_np.sklearn.SGD(**SGD).fit(-X)
+    model = lfm_np.sklearn.ALS(**ALS).fit(X)
+    with pytest.raises(ValueError, match="X must have 4 columns, as from transform, got 3"):
+        model.inverse_transform(np.ones((2, 3)))
+    with pytest.raises(ValueError, match="metrics must be"):
+        lfm_np.sklearn.HeldOut("accuracy")(model, X)
+    with pytest.raises(ValueError, match='biases=True needs weighting="ratings"'):
+        lfm_np.sklearn.SGD(BPR(), **SGD, biases="item").fit(X).transform(X)
+
+
+def test_without_scikit_learn_the_extra_is_named():
+    code = "import lfm_np, sys; sys.modules['sklearn'] = None; lfm_np.sklearn"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.stderr.endswith("scikit-learn is not installed; install it with: pip install 'lfm_np[sklearn]'\n")
