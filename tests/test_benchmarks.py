@@ -1,11 +1,14 @@
 """The benchmarks' own code: solvers found, one run end to end, tables, and quick mode's verdict on bad records."""
 
 import json
+from functools import partial
 
+import numpy as np
 import pytest
 from optional import require
 
-from benchmarks import datasets, report, runner, solvers
+import lfm_np
+from benchmarks import datasets, equivalence, report, runner, solvers
 from benchmarks.__main__ import main
 from benchmarks.tasks import make_task
 
@@ -85,3 +88,26 @@ def test_runs_that_differ_in_one_size_make_a_line(records):
     assert [[row["users"] for row in rows] for rows in lines.values()] == [[1000, 2000]]
     assert report._lines(report.summaries(runs), "items") == {}
     assert report.exponent([1.0, 10.0, 100.0], [3.0, 30.0, 300.0]) == pytest.approx(1.0)
+
+
+def test_equivalence_with_the_peers_that_are_here(monkeypatch, capsys):
+    require("implicit")
+    monkeypatch.setattr(equivalence, "missing", lambda peer: None if peer == "implicit" else f"no {peer}")
+    assert equivalence.main([]) == 0
+    said = capsys.readouterr().out
+    assert "| implicit | ALS, 3 sweeps | `als(X, weighting='confidence')` | " in said
+    assert "| spark | no spark |" in said
+    monkeypatch.setattr(lfm_np, "als", partial(lfm_np.als, unobserved_weight=0.9))
+    assert equivalence.main(["implicit"]) == 1
+    assert "**above**" in capsys.readouterr().out
+
+
+@pytest.mark.small
+def test_a_half_step_with_the_rule_of_spark():
+    """Beside the normal equations of Spark's code: VᵀV + Σ αx·vvᵀ + λ·n_u and Σ (1 + αx)·v, dense."""
+    X = equivalence.interactions()[:40]
+    V = np.random.default_rng(1).normal(size=(X.shape[1], 3))
+    found = equivalence._half_step(X, V)
+    for row, weights in zip(found, equivalence.ALPHA * X.toarray().astype(float)):
+        A = V.T @ V + (V.T * weights) @ V + equivalence.LAMBDA * np.count_nonzero(weights) * np.eye(3)
+        np.testing.assert_allclose(row, np.linalg.solve(A, V.T @ (weights + (weights > 0))), rtol=0, atol=1e-12)

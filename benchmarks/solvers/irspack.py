@@ -1,4 +1,4 @@
-"""irspack: iALS in C++ with Eigen. Its "ORIGINAL" loss is Hu, Koren, Volinsky's; values are the confidences."""
+"""irspack: iALS in C++ with Eigen. Its "ORIGINAL" loss is Hu, Koren, Volinsky's; confidence is alpha0 + value."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ class Als:
     def __init__(self, train: sp.csr_array, task: Task, solver: str) -> None:
         from irspack.recommenders.ials import IALSTrainer, LossType, str_to_solver_type
 
-        confidence = sp.csr_matrix(train) * np.float32(task.confidence)
         self._trainer = IALSTrainer(
-            X=confidence,
+            X=sp.csr_matrix(train) * np.float32(task.alpha),
             n_components=task.factors,
             alpha0=1.0,
             reg=task.regularization,

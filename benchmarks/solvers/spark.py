@@ -29,6 +29,7 @@ class Als:
         self._frame.count()
         self._task, self._shape = task, train.shape
         self._model: Any = None
+        self._fit(0)  # the first fit of a Java process takes longer than those after it
         self._iterations, self._before = 0, self._fit(0)
 
     def _fit(self, iterations: int) -> float:
@@ -64,4 +65,8 @@ class Als:
         return lfm_np.Factors(*tables)
 
 
-SOLVERS = {"spark": Entry("als", Als, "exact; scales λ by a row's cells, so its objective differs")}
+SOLVERS = {
+    "spark": Entry(
+        "als", Als, "exact; scales λ by a row's cells, so its objective differs; Java's memory is not counted"
+    )
+}
