@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,10 @@ from lfm_np.kernels.jit import Pool
 from lfm_np.memory import refuse_what_cannot_fit
 from lfm_np.problem import Problem, check_problem, narrow
 from lfm_np.row_plan import STEP_COSTS, Side, frozen, plan_side
-from lfm_np.sweeps import Callback, run_sweeps, sigint_noted
+from lfm_np.sweeps import Callback, check_loop, run_sweeps, sigint_noted
 from lfm_np.validation import (
-    check_bool,
-    check_callback,
     check_choice,
-    check_float,
     check_init,
-    check_int,
     check_num_threads,
     check_random_state,
 )
@@ -50,6 +47,7 @@ def als(
     random_state: Any = None,
     callback: Callback | None = None,
     progress: bool = False,
+    raise_on_interrupt: bool = False,
     checkpoint: Any = None,
 ) -> Factors:
     r"""Factor a sparse matrix by alternating least squares.
@@ -113,11 +111,14 @@ def als(
         computed when first looked at. StopIteration ends the run with what there is; other exceptions propagate.
     progress : bool
         Show a progress bar with the objective.
+    raise_on_interrupt : bool
+        Ctrl-C ends the run with status INTERRUPTED and the last whole sweep (the start, within the first); True raises
+        KeyboardInterrupt instead. Either way a checkpoint has that sweep.
     checkpoint : str, path or Checkpoint, optional
         A file that keeps the state of the run, replaced in one step after every sweep, or every so many seconds with
         ``Checkpoint(path, every)``. Where it is there already, the run goes on from it, to the same bits as without a
         break; a file of another X or of other arguments is refused. ``iterations``, ``tolerance``, ``num_threads``,
-        ``callback`` and ``progress`` may differ.
+        ``callback``, ``progress`` and ``raise_on_interrupt`` may differ.
 
     Returns
     -------
@@ -146,8 +147,6 @@ def als(
     *Cost* of a sweep: O(Σ_rows n·k·min(n, k) + min(n, k)³) multiply-adds and O((m + n) k²) for the Gram matrices.
 
     *Memory* beyond X: its transpose, U and V twice with k padded to a multiple of 16, and scratch below 64 MiB.
-
-    *Ctrl-C* ends the run with status INTERRUPTED and the last complete sweep.
 
     References
     ----------
@@ -183,36 +182,21 @@ def als(
         biases=biases,
         dtype=dtype,
     )
-    iterations = check_int("iterations", iterations, 1)
-    tolerance = check_float("tolerance", tolerance, 0.0)
+    loop = check_loop("iterations", iterations, tolerance, "objective", callback, progress, raise_on_interrupt)
     check_choice("solver", solver, SOLVERS)
     solver = "exact" if solver == "auto" else solver
     threads = check_num_threads(num_threads)
     rng = check_random_state(run.random_state)
-    check_callback(callback)
-    progress = check_bool("progress", progress)
     start = check_init(init, problem.X.shape, problem.factors, biases, problem.X.dtype)
     refuse_what_cannot_fit("als", problem.X, factors=problem.factors, biases=problem.biases, num_threads=threads)
 
     with sigint_noted() as interrupted, Pool(threads, interrupted) as pool:
         state = _State(problem, start, rng, pool, solver)
-        params = problem.params | {"solver": solver, "iterations": iterations, "tolerance": tolerance} | state.choices
+        params = problem.params | {"solver": solver} | loop.params | state.choices
         run.resume(state, problem.X, params, start)
 
-        def result(history: list[dict[str, Any]], status: Status) -> Factors:
-            return state.result(history, status, params)
-
-        history, status = run_sweeps(
-            state.sweep,
-            result,
-            count=iterations,
-            measure="objective",
-            tolerance=tolerance,
-            callback=callback,
-            progress=progress,
-            interrupted=interrupted,
-            run=run,
-        )
+        result = partial(state.result, params=params)
+        history, status = run_sweeps(loop, state.sweep, result, interrupted, run)
         state.finish()
         return result(history, status)
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from lfm_np import losses, sampling, validation
 from lfm_np.checkpoint import Run
-from lfm_np.factors import Factors, Status
+from lfm_np.factors import Factors
 from lfm_np.kernels.jit import Pool
 from lfm_np.memory import refuse_what_cannot_fit
 from lfm_np.sgd_epoch import Trainer
 from lfm_np.sgd_plan import make_plan
-from lfm_np.sweeps import Callback, run_sweeps, sigint_noted
+from lfm_np.sweeps import Callback, check_loop, run_sweeps, sigint_noted
 
 
 def sgd(
@@ -36,6 +37,7 @@ def sgd(
     random_state: Any = None,
     callback: Callback | None = None,
     progress: bool = False,
+    raise_on_interrupt: bool = False,
     checkpoint: Any = None,
 ) -> Factors:
     """Factor X by stochastic gradient descent on ``loss``, with negatives drawn from what each row has not stored.
@@ -87,11 +89,14 @@ def sgd(
         leave.
     progress : bool
         Show a bar.
+    raise_on_interrupt : bool
+        Ctrl-C ends the run with status INTERRUPTED and the last whole epoch (the start, within the first); True raises
+        KeyboardInterrupt instead. Either way a checkpoint has that epoch.
     checkpoint : str, path or Checkpoint, optional
         A file that keeps the state of the run, replaced in one step after every epoch, or every so many seconds with
         ``Checkpoint(path, every)``. Where it is there already, the run goes on from it, to the same bits as without a
         break; a file of another X or of other arguments is refused. ``epochs``, ``tolerance``, ``num_threads``,
-        ``callback`` and ``progress`` may differ.
+        ``callback``, ``progress`` and ``raise_on_interrupt`` may differ.
 
     Returns
     -------
@@ -140,31 +145,16 @@ def sgd(
     plan = make_plan(
         X, loss, sampler, negatives, factors, learning_rate, schedule, regularization, biases, dtype, run.random_state
     )
-    epochs = validation.check_int("epochs", epochs, 1)
-    tolerance = validation.check_float("tolerance", tolerance, 0.0)
+    loop = check_loop("epochs", epochs, tolerance, "sampled_loss", callback, progress, raise_on_interrupt)
     threads = validation.check_num_threads(num_threads)
-    validation.check_callback(callback)
-    progress = validation.check_bool("progress", progress)
     start = validation.check_init(init, plan.X.shape, plan.rule.factors, bool(biases), plan.dtype)
     refuse_what_cannot_fit("sgd", plan.X, factors=plan.rule.factors, num_threads=threads)
 
     with sigint_noted() as interrupted, Pool(threads, interrupted) as pool:
         trainer = Trainer(plan, start, pool)
-        params = plan.params | {"epochs": epochs, "tolerance": tolerance, "skipped_rows": int(trainer.skipped.sum())}
+        params = plan.params | loop.params | {"skipped_rows": int(trainer.skipped.sum())}
         run.resume(trainer, plan.X, params, start)
 
-        def result(history: list[dict[str, Any]], status: Status) -> Factors:
-            return trainer.result(history, status, params)
-
-        history, status = run_sweeps(
-            trainer.sweep,
-            result,
-            count=epochs,
-            measure="sampled_loss",
-            tolerance=tolerance,
-            callback=callback,
-            progress=progress,
-            interrupted=interrupted,
-            run=run,
-        )
+        result = partial(trainer.result, params=params)
+        history, status = run_sweeps(loop, trainer.sweep, result, interrupted, run)
         return result(history, status)

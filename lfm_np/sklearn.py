@@ -221,6 +221,7 @@ class ALS(_Estimator):
     random_state: Any = None
     callback: Callback | None = None
     progress: bool = False
+    raise_on_interrupt: bool = False
     checkpoint: Any = None
 
     def _solve(self, X: sp.csr_array) -> Factors:
@@ -284,6 +285,7 @@ class SGD(_Estimator):
     random_state: Any = None
     callback: Callback | None = None
     progress: bool = False
+    raise_on_interrupt: bool = False
     checkpoint: Any = None
     fold_in: Mapping[str, Any] | None = None
 

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -16,6 +16,7 @@ from lfm_np.checkpoint import Run
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
 from lfm_np.kernels.jit import Interrupted
+from lfm_np.validation import check_bool, check_callback, check_float, check_int
 
 Callback = Callable[[dict[str, Any], Factors], Any]
 
@@ -81,28 +82,52 @@ def sigint_noted() -> Iterator[Callable[[], bool]]:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+class Loop(NamedTuple):
+    """The arguments of every solver that say how far its sweeps go."""
+
+    name: str  # of ``limit``: "iterations" or "epochs"
+    limit: int
+    tolerance: float
+    measure: str  # what the tolerance watches: stop once it falls by less than ``tolerance`` times itself
+    callback: Callback | None
+    progress: bool
+    raise_on_interrupt: bool
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """What a result's params keep of it."""
+        return {self.name: self.limit, "tolerance": self.tolerance}
+
+
+def check_loop(
+    name: str, limit: Any, tolerance: Any, measure: str, callback: Any, progress: Any, raise_on_interrupt: Any
+) -> Loop:
+    return Loop(
+        name,
+        check_int(name, limit, 1),
+        check_float("tolerance", tolerance, 0.0),
+        measure,
+        check_callback(callback),
+        check_bool("progress", progress),
+        check_bool("raise_on_interrupt", raise_on_interrupt),
+    )
+
+
 def run_sweeps(
+    loop: Loop,
     sweep: Callable[[], dict[str, Any]],
     result: Callable[[list[dict[str, Any]], Status], Factors],
-    *,
-    count: int,
-    measure: str,
-    tolerance: float,
-    callback: Callback | None,
-    progress: bool,
     interrupted: Callable[[], bool],
     run: Run,
 ) -> tuple[list[dict[str, Any]], Status]:
-    """Run up to ``count`` sweeps; returns the history and why they ended.
+    """Run up to ``loop.limit`` sweeps; returns the history and why they ended.
 
     Parameters
     ----------
     sweep : callable
-        Does one sweep, all or nothing, and returns its record, which holds ``measure``.
+        Does one sweep, all or nothing, and returns its record, which holds ``loop.measure``.
     result : callable
         Makes Factors of the last complete sweep, for the callback and for errors.
-    measure : str
-        What the tolerance watches: stop once it falls by less than ``tolerance`` times itself.
     run : Run
         Its history is gone on with, and it saves the state after a sweep.
 
@@ -110,11 +135,13 @@ def run_sweeps(
     ------
     SolverError
         From ``sweep``, with the number of the sweep and the last complete one's factors added.
+    KeyboardInterrupt
+        Ctrl-C was pressed and ``loop.raise_on_interrupt``.
     """
     history = run.history
-    ended = Status.CONVERGED if _converged(history, measure, tolerance) else None
-    with tqdm(total=count, initial=len(history), disable=not progress, unit="sweep") as bar:
-        while ended is None and len(history) < count:
+    ended = Status.CONVERGED if _converged(loop, history) else None
+    with _bar(loop, len(history)) as bar:
+        while ended is None and len(history) < loop.limit:
             started = time.perf_counter()
             try:
                 record = {"iteration": len(history) + 1, **sweep()}
@@ -126,25 +153,39 @@ def run_sweeps(
                 raise SolverError(message, result(history, Status.MAX_ITERATIONS)) from None
             record["seconds"] = time.perf_counter() - started
             history.append(record)
-            bar.set_postfix({measure: f"{record[measure]:.6g}"}, refresh=False)
-            bar.update()
-            if callback and not _call(callback, record, result, history):
+            if bar is not None:
+                bar.set_postfix({loop.measure: f"{record[loop.measure]:.6g}"}, refresh=False)
+                bar.update()
+            if loop.callback and not _call(loop.callback, record, result, history):
                 ended = Status.STOPPED
             elif interrupted():
                 ended = Status.INTERRUPTED
-            elif _converged(history, measure, tolerance):
+            elif _converged(loop, history):
                 ended = Status.CONVERGED
             run.swept(history)
     run.swept(history, last=True)
+    if ended is Status.INTERRUPTED and loop.raise_on_interrupt:
+        raise KeyboardInterrupt
     return history, ended or Status.MAX_ITERATIONS
 
 
-def _converged(history: list[dict[str, Any]], measure: str, tolerance: float) -> bool:
+class _Bar(tqdm):
+    """A progress bar without tqdm's monitor, a thread that would outlive the fit."""
+
+    monitor_interval = 0
+
+
+def _bar(loop: Loop, done: int) -> contextlib.AbstractContextManager[_Bar | None]:
+    """No bar at all without progress: even a disabled one starts the monitor, and takes a lock that forks inherit."""
+    return _Bar(total=loop.limit, initial=done, unit="sweep") if loop.progress else contextlib.nullcontext()
+
+
+def _converged(loop: Loop, history: list[dict[str, Any]]) -> bool:
     """Whether the last sweep lowered the measure by less than the tolerance asks for."""
-    if not tolerance or len(history) < 2:
+    if not loop.tolerance or len(history) < 2:
         return False
-    before, now = history[-2][measure], history[-1][measure]
-    return before - now < tolerance * abs(before)
+    before, now = (record[loop.measure] for record in history[-2:])
+    return before - now < loop.tolerance * abs(before)
 
 
 def _call(

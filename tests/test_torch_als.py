@@ -98,7 +98,7 @@ def test_the_table_changes_every_argument_of_the_model(backend):
         "factors",
     }
     run = {"iterations", "tolerance", "solver", "init", "dtype", "num_threads", "random_state"}
-    run |= {"callback", "progress", "checkpoint"}
+    run |= {"callback", "progress", "checkpoint", "raise_on_interrupt"}
     names = {p.name for p in inspect.signature(lfm_np.als).parameters.values() if p.kind == p.KEYWORD_ONLY}
     assert names <= model | run, "a new argument of als: add it to the table and to the torch side"
     defaults = inspect.signature(lfm_np.als).parameters

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,18 +18,14 @@ from lfm_np.kernels.jit import Interrupted
 from lfm_np.memory import refuse_what_cannot_fit
 from lfm_np.problem import Problem, check_problem
 from lfm_np.row_plan import STEP_COSTS, rows_with_negative
-from lfm_np.sweeps import Callback, run_sweeps, sigint_noted
+from lfm_np.sweeps import Callback, check_loop, run_sweeps, sigint_noted
 from lfm_np.torch_backend import systems
 from lfm_np.torch_backend.batches import Batch, make_batches
 from lfm_np.torch_backend.device import Device, check_device, torch, torch_threads
 from lfm_np.torch_backend.systems import Fixed
 from lfm_np.validation import (
-    check_bool,
-    check_callback,
     check_choice,
-    check_float,
     check_init,
-    check_int,
     check_num_threads,
     check_random_state,
 )
@@ -59,6 +55,7 @@ def als(
     random_state: Any = None,
     callback: Callback | None = None,
     progress: bool = False,
+    raise_on_interrupt: bool = False,
     checkpoint: Any = None,
     device: str | torch.device = "cpu",
     memory_budget: int | None = None,
@@ -122,39 +119,24 @@ def als(
         biases=biases,
         dtype=dtype,
     )
-    iterations = check_int("iterations", iterations, 1)
-    tolerance = check_float("tolerance", tolerance, 0.0)
+    loop = check_loop("iterations", iterations, tolerance, "objective", callback, progress, raise_on_interrupt)
     check_choice("solver", solver, SOLVERS)
     if solver in STEP_COSTS:
         raise ValueError(f"solver must be 'auto' or 'exact' on torch, which has no {solver!r} yet")
     threads = check_num_threads(num_threads)
     rng = check_random_state(run.random_state)
-    check_callback(callback)
-    progress = check_bool("progress", progress)
     start = check_init(init, problem.X.shape, problem.factors, biases, problem.X.dtype)
     refuse_what_cannot_fit("als", problem.X, factors=problem.factors, biases=problem.biases, num_threads=threads)
     where = check_device(device, problem.X.dtype, memory_budget)
 
     with sigint_noted() as interrupted, torch_threads(threads), torch.inference_mode():
         state = _State(problem, start, rng, where, interrupted)
-        asked = {"iterations": iterations, "tolerance": tolerance, "device": str(where.device)}
-        params = problem.params | {"solver": "exact" if where.direct else "cg"} | asked
+        params = problem.params | {"solver": "exact" if where.direct else "cg"} | loop.params
+        params |= {"device": str(where.device)}
         run.resume(state, problem.X, params | {"memory_budget": memory_budget}, start)
 
-        def result(history: list[dict[str, Any]], status: Status) -> Factors:
-            return state.result(history, status, params, threads)
-
-        history, status = run_sweeps(
-            state.sweep,
-            result,
-            count=iterations,
-            measure="objective",
-            tolerance=tolerance,
-            callback=callback,
-            progress=progress,
-            interrupted=interrupted,
-            run=run,
-        )
+        result = partial(state.result, params=params, threads=threads)
+        history, status = run_sweeps(loop, state.sweep, result, interrupted, run)
         return result(history, status)
 
 
@@ -280,7 +262,7 @@ class _State:
             k, width = self._U.shape[1], batch.columns.shape[1]
             fit = self._device.budget // (8 * (4 * k * k + 2 * k * width))
             for part in batch.split(max(1, fit)):
-                yield functools.partial(systems.solve_primal, rescue=True), part
+                yield partial(systems.solve_primal, rescue=True), part
 
     def result(self, history: list[dict[str, Any]], status: Status, params: dict[str, Any], threads: int) -> Factors:
         U, V = (W.cpu().numpy() for W in (self._U, self._V))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from lfm_np.kernels.jit import Interrupted, Pool
 from lfm_np.memory import refuse_what_cannot_fit
 from lfm_np.sgd_epoch import BLOCKS, NEGATIVES, Trainer, key
 from lfm_np.sgd_plan import Plan, make_plan
-from lfm_np.sweeps import Callback, run_sweeps, sigint_noted
+from lfm_np.sweeps import Callback, check_loop, run_sweeps, sigint_noted
 from lfm_np.torch_backend import losses, steps
 from lfm_np.torch_backend.device import Device, check_device, picked, torch, torch_threads
 from lfm_np.torch_backend.draws import Sampler, bits
@@ -48,6 +49,7 @@ def sgd(
     random_state: Any = None,
     callback: Callback | None = None,
     progress: bool = False,
+    raise_on_interrupt: bool = False,
     checkpoint: Any = None,
     device: str | torch.device = "cpu",
     memory_budget: int | None = None,
@@ -103,11 +105,8 @@ def sgd(
     plan = make_plan(
         X, loss, sampler, negatives, factors, learning_rate, schedule, regularization, biases, dtype, run.random_state
     )
-    epochs = validation.check_int("epochs", epochs, 1)
-    tolerance = validation.check_float("tolerance", tolerance, 0.0)
+    loop = check_loop("epochs", epochs, tolerance, "sampled_loss", callback, progress, raise_on_interrupt)
     threads = validation.check_num_threads(num_threads)
-    validation.check_callback(callback)
-    progress = validation.check_bool("progress", progress)
     start = validation.check_init(init, plan.X.shape, plan.rule.factors, bool(biases), plan.dtype)
     refuse_what_cannot_fit("sgd", plan.X, factors=plan.rule.factors, num_threads=threads)
     losses.check_loss(loss)
@@ -119,25 +118,13 @@ def sgd(
             trainer = Trainer(plan, start, pool)  # the same start, and what its rows leave to draw
         state = _State(plan, loss, trainer, where, size, interrupted)
         params = {name: value for name, value in plan.params.items() if name != "blocks"}
-        params |= {"epochs": epochs, "tolerance": tolerance, "skipped_rows": int(trainer.skipped.sum())}
+        params |= loop.params | {"skipped_rows": int(trainer.skipped.sum())}
         params |= {"batch_size": state.batch_size, "device": str(where.device)}
         del trainer
         run.resume(state, plan.X, params, start)
 
-        def result(history: list[dict[str, Any]], status: Status) -> Factors:
-            return state.result(history, status, params, threads)
-
-        history, status = run_sweeps(
-            state.sweep,
-            result,
-            count=epochs,
-            measure="sampled_loss",
-            tolerance=tolerance,
-            callback=callback,
-            progress=progress,
-            interrupted=interrupted,
-            run=run,
-        )
+        result = partial(state.result, params=params, threads=threads)
+        history, status = run_sweeps(loop, state.sweep, result, interrupted, run)
         return result(history, status)
 
 

@@ -114,9 +114,10 @@ def check_random_state(value: Any) -> np.random.Generator:
     )
 
 
-def check_callback(value: Any) -> None:
+def check_callback(value: Any) -> Any:
     if value is not None and not callable(value):
         raise TypeError(f"callback must be callable as callback(record, factors), got {shown(value)}")
+    return value
 
 
 def check_path(name: str, value: Any) -> str:

@@ -58,6 +58,7 @@ BOTH: dict[str, tuple[dict[str, Any], Any]] = {
     "callback fits": ({"callback": _nested}, FINE),
     "callback of one argument": ({"callback": lambda record: None}, raises(TypeError, "argument")),
     "progress text": ({"progress": "yes"}, raises(TypeError, "progress", "True or False")),
+    "raise_on_interrupt 1": ({"raise_on_interrupt": 1}, raises(TypeError, "raise_on_interrupt", "True or False")),
     "tolerance nan": ({"tolerance": np.nan}, raises(ValueError, "tolerance")),
     "tolerance negative": ({"tolerance": -1e-3}, raises(ValueError, "tolerance")),
     "tolerance one": ({"tolerance": 1}, Holds(lambda f, **_: f.status == "converged")),
