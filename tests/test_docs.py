@@ -63,7 +63,20 @@ def no_download(name, checksum):
     raise OSError(f"tests have no network for {name}")
 
 
+def check_tuning(found, said, folder):
+    quality = {name: report["ndcg@10"] for name, report in found["report"].items()}
+    assert quality["tuned"] > 1.2 * quality["defaults"] > quality["most popular"]
+    assert {trial.state.name for trial in found["study"].trials} == {"COMPLETE", "PRUNED"}
+    assert (folder / "tuning.png").exists()
+    X, strength = found["train"].matrix, 0.01
+    sides = [np.diff(X.indptr) + 0.1 * X.shape[1], np.diff(X.tocsc().indptr) + 0.1 * X.shape[0]]
+    same = found["same_strength"](X, strength, 0.1, 0.3)
+    totals = [sum(a * (n**b).sum() for n in sides) for a, b in ((strength, 1.0), (same, 0.3))]
+    assert totals[0] == pytest.approx(totals[1])
+
+
 CHECKS = {
+    "docs/tuning.md": check_tuning,
     "README.md": check_readme,
     "docs/data.md": check_data,
     "docs/tutorial.md": check_tutorial,

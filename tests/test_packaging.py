@@ -86,6 +86,7 @@ def test_core_dependencies_and_extras():
         "plot",
         "torch",
         "sklearn",
+        "tune",
         "ann",
         "distributed",
         "test",
