@@ -38,7 +38,13 @@ __all__ = [
     "to_csr",
 ]
 
-_LAZY = ("ann", "plots", "sklearn", "torch_backend")  # modules that need an extra: loaded on first access
+_LAZY = (
+    "ann",
+    "distributed",
+    "plots",
+    "sklearn",
+    "torch_backend",
+)  # modules that need an extra: loaded on first access
 
 
 def __getattr__(name: str) -> ModuleType:

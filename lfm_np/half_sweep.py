@@ -130,7 +130,8 @@ def solve_rows(
 
 def _singular(side: Side, rows: np.ndarray) -> SolverError:
     return SolverError(
-        f"the normal equations of {side.noun} {rows[0]} ({len(rows)} {side.noun}s in all) are singular or overflow; "
+        f"the normal equations of {side.noun} {side.first + rows[0]} ({len(rows)} {side.noun}s in all) are singular or "
+        "overflow; "
         "raise regularization, or lower alpha or factors"
     )
 
@@ -179,17 +180,24 @@ def _solve_by_eigenvalues(
     if len(shift):
         t = t - shift[indices[cells]]
     A = fixed.G + (Y.T * d) @ Y + lam * np.eye(len(x))
-    if not np.isfinite(A).all():
+    if not minimised_by_eigenvalues(A, Y.T @ t, lam, x):
         return np.nan, np.nan
-    values, basis = np.linalg.eigh(A)
-    if lam == 0 and values[0] <= len(x) * np.finfo(np.float64).eps * values[-1]:
-        return np.nan, np.nan
-    x[:] = basis @ ((basis.T @ (Y.T @ t)) / np.maximum(values, lam))
     scores, c = Y @ x, d + weights.a0
     target = np.divide(t, c, out=np.zeros_like(t), where=c > 0)
     penalty = lam * float(x @ x)
     loss = float(np.sum(c * (target - scores) ** 2 - weights.a0 * scores**2) + x @ fixed.G @ x)
     return loss + penalty, penalty
+
+
+def minimised_by_eigenvalues(A: np.ndarray, b: np.ndarray, lam: float, x: np.ndarray) -> bool:
+    """x = A⁻¹b from the eigenvalues of A, raised to λ; False if they overflow, or if λ = 0 and one vanishes."""
+    if not np.isfinite(A).all():
+        return False
+    values, basis = np.linalg.eigh(A)
+    if lam == 0 and values[0] <= len(x) * np.finfo(np.float64).eps * values[-1]:
+        return False
+    x[:] = basis @ ((basis.T @ b) / np.maximum(values, lam))
+    return True
 
 
 def _run_blocks(

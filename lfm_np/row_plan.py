@@ -102,6 +102,7 @@ class Side:
     steps: Steps
     rotate: bool  # bring the other side to the basis in which its Gram matrix is diagonal
     noun: str = "row"  # what a message calls one of them
+    first: int = 0  # and the number of the first of them
 
     @property
     def rows(self) -> int:

@@ -136,7 +136,7 @@ def add_row(csr, Y, weights, shift, block, start, stop, following, panels, targe
 
 
 @inlined
-def _start_system(G, lam, A, b, slot):
+def start_system(G, lam, A, b, slot):
     """A[slot] = G + λI and b[slot] = 0."""
     ld = G.shape[0]
     for i in range(ld):
@@ -164,7 +164,7 @@ def solve_systems(A, b, R, diagonal, x):
 
 
 @inlined
-def _explained(A, b, slot, X, u):
+def explained(A, b, slot, X, u):
     """b·x + x·(b − Ax): the loss with its quadratic terms is Σ c·p² less this, for any x, not only the minimiser."""
     ld = b.shape[1]
     at = np.int64(u) * ld
@@ -217,7 +217,7 @@ def _finish_systems(csr, Y, model, weights, shift, rows, limits, scratch, X, sta
         if not (norm < np.inf and well_conditioned(R, ld, diagonal, slot, limits[1]) and lam[u] >= limits[2]):
             status[u] = UNSOLVED
             continue
-        loss = energy[slot] - _explained(A, b, slot, X, u)
+        loss = energy[slot] - explained(A, b, slot, X, u)
         penalty = np.float64(lam[u]) * norm
         if loss < CANCELLED * energy[slot]:
             loss = penalty + _cells_loss(csr, Y, weights, shift, indptr[u], indptr[u + 1], X, at)
@@ -251,7 +251,7 @@ def primal_rows(csr, Y, model, weights, shift, order, lo, hi, limits, scratch, X
         for slot in range(count):
             u = rows[slot]
             following = indptr[order[min(first + slot + 1, hi - 1)]]
-            _start_system(G, lam[u], A, b, slot)
+            start_system(G, lam[u], A, b, slot)
             energy[slot] = add_row(
                 csr, Y, weights, shift, block, indptr[u], indptr[u + 1], following, panels, targets, A, b, slot, wide
             )
@@ -281,7 +281,7 @@ def heavy_rows(csr, Y, model, weights, shift, heavy, lo, hi, limits, scratch, pa
     _, A, b, _, energy, _, _, wide = scratch
     rows = heavy[lo:hi]
     for slot in range(hi - lo):
-        _start_system(G, lam[rows[slot]], A, b, slot)
+        start_system(G, lam[rows[slot]], A, b, slot)
         flush(A, b, slot, wide)
         energy[slot] = 0
         for part in range(first_part[lo + slot], first_part[lo + slot + 1]):

@@ -1,0 +1,184 @@
+"""als() on the workers of a dask cluster."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from lfm_np.als import draw_items
+from lfm_np.checkpoint import Run
+from lfm_np.distributed import blocks
+from lfm_np.distributed.cluster import Cluster, Workers, check_client
+from lfm_np.distributed.sweep import Sweeps, share_bytes
+from lfm_np.factors import Factors
+from lfm_np.kernels.als_rows import aligned
+from lfm_np.problem import Problem, check_problem, narrow
+from lfm_np.sweeps import Callback, check_loop, run_sweeps, sigint_noted
+from lfm_np.validation import (
+    check_choice,
+    check_init,
+    check_int,
+    check_random_state,
+    share_csr,
+)
+
+SHARE_LIMIT = 256 << 20  # bytes of a shard's normal equations: more would be better sent as products
+
+
+def als(
+    X: Any,
+    *,
+    client: Any = None,
+    shards: int | None = None,
+    factors: int = 64,
+    regularization: float = 0.01,
+    alpha: float = 1.0,
+    unobserved_weight: float | None = None,
+    regularization_exponent: float = 0.0,
+    weighting: str = "hu-koren",
+    iterations: int = 15,
+    tolerance: float = 0.0,
+    solver: str = "auto",
+    biases: bool = False,
+    init: Any = None,
+    dtype: Any = np.float32,
+    num_threads: int = 1,
+    random_state: Any = None,
+    callback: Callback | None = None,
+    progress: bool = False,
+    raise_on_interrupt: bool = False,
+    checkpoint_every: int = 5,
+) -> Factors:
+    r"""Factor a sparse matrix as `lfm_np.als` does, on the workers of a dask cluster.
+
+    The objective, every argument that is not below, and the result are those of `lfm_np.als`.
+
+    Parameters
+    ----------
+    X : sparse matrix or array, shape (m, n), or Interactions
+        Cut into shards of rows, which travel to the workers once.
+    client : distributed.Client, optional
+        None takes dask's current one.
+    shards : int, optional
+        Into how many ranges of about equally many cells the rows are cut; None makes one for each thread of the
+        workers. The factors are the same, bit for bit, for any number of workers, but a sum over shards rounds
+        differently for another number of them.
+    solver : {"auto", "exact"}
+    num_threads : int
+        Threads of one task. A worker runs as many tasks at once as it has threads.
+    checkpoint_every : int
+        Sweeps between two copies of V that the driver takes. When workers are lost, dask computes again what they held
+        from the last copy on.
+
+    Returns
+    -------
+    Factors
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a bad argument; the message names it.
+    MemoryError
+        V does not fit a worker, or the normal equations of the items do not fit what is worth sending.
+    SolverError
+        As `lfm_np.als`; also when the same tasks lose their workers again and again, or no worker is left for five
+        minutes.
+
+    Notes
+    -----
+    A sweep broadcasts V, solves each shard's users where they are, and adds the shards' shares of the items' normal
+    equations in a fixed order; user factors never travel. A worker sends n·k²/2 numbers a shard and sweep, and
+    receives n·k. See the page "On several machines".
+
+    Examples
+    --------
+    >>> import distributed, lfm_np
+    >>> X = lfm_np.to_csr(lfm_np.datasets.make_interactions(300, 40, 4, random_state=0), shape=(300, 40))
+    >>> with distributed.Client(processes=False, n_workers=2, threads_per_worker=1, dashboard_address=":0") as client:
+    ...     there = lfm_np.distributed.als(X, client=client, factors=4, iterations=5, random_state=0)
+    >>> here = lfm_np.als(X, factors=4, iterations=5, random_state=0)
+    >>> bool(np.allclose(there.item_factors, here.item_factors, atol=1e-3))
+    True
+    """
+    client = check_client(client)
+    problem = check_problem(
+        X,
+        factors=factors,
+        regularization=regularization,
+        alpha=alpha,
+        unobserved_weight=unobserved_weight,
+        exponent=regularization_exponent,
+        weighting=weighting,
+        biases=biases,
+        dtype=dtype,
+    )
+    loop = check_loop("iterations", iterations, tolerance, "objective", callback, progress, raise_on_interrupt)
+    check_choice("solver", solver, ("auto", "exact"))
+    threads = check_int("num_threads", num_threads, 1)
+    every = check_int("checkpoint_every", checkpoint_every, 1)
+    rng = check_random_state(random_state)
+    start = _start(problem, check_init(init, problem.X.shape, problem.factors, biases, problem.X.dtype), rng)
+    if shards is not None:
+        check_int("shards", shards, 1)
+
+    with sigint_noted() as interrupted:
+        cluster = Cluster(client, interrupted)
+        workers = cluster.workers()
+        _refuse_what_cannot_fit(problem, workers)
+        cuts = _cuts(problem.X.indptr, workers.threads if shards is None else shards)
+        count = len(cuts) - 1
+        general, rows = without_cells(problem), narrow(problem.X)
+        parts = ((lo, rows[lo:hi]) for lo, hi in itertools.pairwise(cuts.tolist()))
+        tasks = [cluster.task("cells", blocks.make_shard, general, part, lo, count) for lo, part in parts]
+        state = Sweeps(cluster, general, tasks, start, threads, every)
+        params = problem.params | {"solver": "exact", "shards": count} | loop.params
+        result = partial(state.result, params=params)
+        history, status = run_sweeps(loop, state.sweep, result, interrupted, Run(None, "als", None))
+        return result(history, status)
+
+
+def without_cells(problem: Problem) -> Problem:
+    """What every task needs to know of the problem."""
+    empty = np.zeros(0, problem.X.dtype), np.zeros(0, np.int32), np.zeros(1, np.int64)
+    return replace(problem, X=share_csr(*empty, (0, problem.X.shape[1])))
+
+
+def _start(problem: Problem, start: tuple[Any, ...] | None, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """U (m, factors + biases) and V (n, ld) to start from."""
+    (m, n), k, dtype = problem.X.shape, problem.factors, problem.X.dtype
+    U, V = np.zeros((m, k + problem.biases), dtype), aligned((n, problem.columns), dtype)
+    V[:] = 0
+    if start is None:
+        draw_items(V[:, :k], rng)
+        return U, V
+    U[:, :k], V[:, :k] = start[:2]
+    if problem.biases:
+        U[:, k], V[:, k] = start[2:]
+    return U, V
+
+
+def _cuts(indptr: np.ndarray, shards: int) -> np.ndarray:
+    """Where to cut the rows, so that the shards have about as many cells each; some may be empty."""
+    wanted = np.arange(1, shards) * (int(indptr[-1]) / shards)
+    return np.concatenate(([0], np.searchsorted(indptr, wanted), [len(indptr) - 1]))
+
+
+def _refuse_what_cannot_fit(problem: Problem, workers: Workers) -> None:
+    n, k = problem.X.shape[1], problem.factors
+    need = n * problem.columns * problem.X.dtype.itemsize
+    if workers.memory is not None and need > workers.memory // 4:
+        raise MemoryError(
+            f"the item factors ({n} × {k}) take {need / 2**20:.0f} MiB, more than a quarter of the smallest worker's "
+            f"{workers.memory / 2**20:.0f} MiB, and every worker holds all of them; take fewer factors or larger "
+            "workers, or Spark MLlib, which cuts both sides"
+        )
+    share = share_bytes(n, problem)
+    if share > SHARE_LIMIT:
+        raise MemoryError(
+            f"the normal equations of {n} items with factors={k} take {share / 2**20:.0f} MiB a shard, more than "
+            f"the {SHARE_LIMIT >> 20} MiB worth sending in every sweep; take fewer factors or items, or Spark MLlib"
+        )

@@ -1,0 +1,150 @@
+"""Running tasks on a dask cluster: named, waited for, and never for ever."""
+
+from __future__ import annotations
+
+import itertools
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
+from typing import Any, NamedTuple
+
+from lfm_np.errors import SolverError, missing_extra
+from lfm_np.kernels.jit import Interrupted
+from lfm_np.validation import shown
+
+try:
+    import dask
+    import distributed
+    from distributed.scheduler import KilledWorker
+except ImportError:
+    raise missing_extra("distributed", "distributed") from None
+
+PATIENCE = 300.0  # seconds without any worker that runs tasks, after which a fit gives up
+RESTARTS = 2  # times that a sweep is done again after its tasks kept losing their workers
+_POLL = 0.5  # seconds between two looks at Ctrl-C and the workers
+_SETTINGS = {"distributed.admin.large-graph-warning-threshold": "1TiB"}  # what we send is meant to be sent
+
+
+class Lost(Exception):
+    """Tasks lost their workers as often as dask allows, or their results are gone."""
+
+
+class Workers(NamedTuple):
+    threads: int  # of all together
+    memory: int | None  # bytes of the smallest; None where there is no limit
+
+
+def check_client(client: Any) -> distributed.Client:
+    """The client to use: the one given, or dask's current one."""
+    if client is None:
+        try:
+            client = distributed.get_client()
+        except ValueError:
+            raise ValueError(
+                "client must be a dask.distributed Client, and there is no current one; "
+                "make one: client = distributed.Client(address), or distributed.Client() on this machine"
+            ) from None
+    if not isinstance(client, distributed.Client) or client.asynchronous:
+        raise TypeError(f"client must be a synchronous dask.distributed Client, got {shown(client)}")
+    if client.status != "running":
+        raise ValueError(f"client must be connected to a scheduler, got one that is {client.status}")
+    return client
+
+
+class Cluster:
+    """The tasks of one run on a client's workers.
+
+    Tasks are pure functions, so that dask computes again what a dead worker held.
+    """
+
+    def __init__(self, client: distributed.Client, interrupted: Callable[[], bool]) -> None:
+        self._client, self._interrupted = client, interrupted
+        self._run = uuid.uuid4().hex
+        self._numbers = itertools.count()
+
+    def workers(self) -> Workers:
+        """The workers there are, once there is one."""
+        since = time.monotonic()
+        while not (found := self._running()):
+            self._look_up(since)
+            time.sleep(_POLL)
+        limits = [worker["memory_limit"] for worker in found if worker["memory_limit"]]
+        threads = sum(worker["nthreads"] for worker in found)
+        return Workers(threads, min(limits, default=None))
+
+    def task(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """A task to be run; an argument may be a task or a future."""
+        key = f"lfm_{name}-{self._run}-{next(self._numbers)}"
+        return dask.delayed(function, pure=False)(*arguments, dask_key_name=key)
+
+    def groups(self, *groups: Sequence[Any], heed: bool = True) -> list[list[Any]]:
+        """The futures of groups of tasks, run to the end in one graph. What is a future already stays one.
+
+        Raises
+        ------
+        Interrupted
+            Ctrl-C was pressed, which ``heed=False`` ignores.
+        Lost
+            Workers kept dying.
+        """
+        tasks = [task for group in groups for task in group]
+        with dask.config.set(_SETTINGS):
+            futures = self._client.compute(tasks, optimize_graph=False)
+        self._wait(futures, heed)
+        for future in futures:
+            if future.status != "finished":
+                self._raise(future)
+        rest = iter(futures)
+        return [[next(rest) for _ in group] for group in groups]
+
+    def gather(self, futures: Sequence[distributed.Future]) -> list[Any]:
+        """The results of futures."""
+        try:
+            return self._client.gather(list(futures))
+        except (KilledWorker, CancelledError) as error:
+            raise Lost(str(error)) from error
+
+    def _wait(self, futures: list[distributed.Future], heed: bool) -> None:
+        since = time.monotonic()
+        while True:
+            try:
+                distributed.wait(futures, timeout=_POLL)
+                return
+            except CancelledError as error:
+                raise Lost(str(error)) from error
+            except TimeoutError:
+                pass
+            if heed and self._interrupted():
+                raise Interrupted
+            if self._running():
+                since = time.monotonic()
+            self._look_up(since)
+
+    def _running(self) -> list[dict[str, Any]]:
+        """The workers that take tasks; none while the scheduler cannot be reached."""
+        if self._client.status != "running":
+            return []
+        return [worker for worker in self._all_workers() if worker["status"] == "running"]
+
+    def _all_workers(self) -> list[dict[str, Any]]:
+        try:
+            return list(self._client.scheduler_info(n_workers=-1)["workers"].values())
+        except TypeError:  # before 2025 it has no limit to lift
+            return list(self._client.scheduler_info()["workers"].values())
+
+    def _look_up(self, since: float) -> None:
+        """Give up after too long without workers."""
+        if time.monotonic() - since > PATIENCE:
+            raise SolverError(
+                f"no worker of {self._client} took tasks for {PATIENCE:g} seconds: they are gone, or paused for want "
+                "of memory; start workers, or take fewer factors or more shards"
+            )
+
+    def _raise(self, future: distributed.Future) -> None:
+        if future.status == "error":
+            error = future.exception()
+            if not isinstance(error, (KilledWorker, CancelledError)):
+                raise error
+            raise Lost(str(error)) from error
+        raise Lost(f"{future.key} is {future.status}")

@@ -1,0 +1,237 @@
+"""distributed.als: the single process's factors from any number of shards and workers, and through their deaths."""
+
+import importlib
+import signal
+
+import numpy as np
+import oracles_als as oracle
+import pytest
+import scipy.sparse as sp
+from optional import require
+from test_als import WEIGHTINGS, matrix, scores, start
+
+import lfm_np
+
+SECONDS = 60  # no test may hang
+
+
+@pytest.fixture(autouse=True)
+def limit():
+    """Ends a test that hangs."""
+
+    def end(signum, frame):
+        raise TimeoutError(f"more than {SECONDS} seconds")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(SECONDS)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+class Eager:
+    """The tasks of a run, run at once where they are made; their inputs read-only, as from another process."""
+
+    def __init__(self, client=None, interrupted=None):
+        pass
+
+    def workers(self):
+        return cluster_module().Workers(threads=3, memory=None)
+
+    def task(self, name, function, *arguments):
+        return function(*arguments)
+
+    def groups(self, *groups, heed=True):
+        return [list(group) for group in groups]
+
+    def gather(self, values):
+        return list(values)
+
+
+def als_module():
+    return importlib.import_module("lfm_np.distributed.als")
+
+
+def cluster_module():
+    return importlib.import_module("lfm_np.distributed.cluster")
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """lfm_np.distributed.als without a cluster."""
+    require("distributed")
+    monkeypatch.setattr(als_module(), "check_client", lambda client: client)
+    monkeypatch.setattr(als_module(), "Cluster", Eager)
+    return lfm_np.distributed.als
+
+
+# ---- the arithmetic, without a cluster ------------------------------------------------------------------------------
+
+
+@pytest.mark.small
+@pytest.mark.parametrize("exponent", [0.0, 1.0])
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_shards_equal_dense_normal_equations(eager, weighting, exponent):
+    X = matrix(12, 9, seed=3)
+    a0 = 0.0 if weighting == "ratings" else 0.3
+    asked = {"weighting": weighting, "alpha": 0.7, "unobserved_weight": a0, "regularization_exponent": exponent}
+    init = start(X, 3)
+    U, V, history = oracle.als(X, init[1], weighting, 0.7, a0, 0.1, exponent, 2)
+    for shards in (1, 2, 30):
+        options = {"factors": 3, "regularization": 0.1, "iterations": 2, "init": init, "dtype": np.float64}
+        factors = eager(X, shards=shards, **options, **asked)
+        np.testing.assert_allclose(scores(factors), U @ V.T, rtol=0, atol=1e-11)
+        found = [(record["objective_users"], record["objective"]) for record in factors.history]
+        np.testing.assert_allclose(found, history, rtol=1e-11)
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_shards_equal_the_single_process(eager, shards, monkeypatch):
+    """Rows by either system and of either length, biases, several blocks of items and several sums of shares."""
+    monkeypatch.setattr("lfm_np.distributed.sweep.BLOCK_BYTES", 3000)
+    monkeypatch.setattr("lfm_np.distributed.sweep.FAN_IN", 2)
+    X = matrix(400, 50, longest=30)
+    for options in ({"weighting": "ials", "unobserved_weight": 0.1}, {"weighting": "ratings", "biases": True}):
+        asked = {
+            "factors": 5,
+            "iterations": 3,
+            "random_state": 0,
+            "dtype": np.float64,
+            "regularization": 0.1,
+            **options,
+        }
+        there, here = eager(X, shards=shards, **asked), lfm_np.als(X, **asked)
+        np.testing.assert_allclose(
+            there.scores(np.arange(50), np.arange(50)), here.scores(np.arange(50), np.arange(50)), rtol=0, atol=1e-11
+        )
+        np.testing.assert_allclose(
+            [record["objective"] for record in there.history],
+            [record["objective"] for record in here.history],
+            rtol=1e-12,
+        )
+
+
+def test_float32_sums_what_cancels_in_float64(eager):
+    """Of a nearly perfect fit almost nothing is left of Σ c·p², which float32 sums cannot tell."""
+    X = sp.csr_array(np.outer(np.arange(1.0, 9), np.arange(1.0, 6)))
+    factors = eager(X, weighting="ratings", factors=2, regularization=1e-7, iterations=4, shards=2, random_state=0)
+    exact = lfm_np.objective(X, factors)
+    assert factors.history[-1]["objective"] == pytest.approx(exact, rel=1e-2, abs=1e-9)
+    assert exact < 1e-4 * (X.data**2).sum()
+
+
+def test_names_the_row_or_column_of_a_singular_system(eager):
+    X = sp.csr_array(np.kron(np.eye(3), np.ones((4, 2))))
+    options = {"weighting": "ratings", "factors": 3, "regularization": 0.0, "iterations": 2, "shards": 3}
+    with pytest.raises(lfm_np.SolverError, match="sweep 1: the normal equations of row 0"):
+        eager(X, **options)
+    tall = sp.csr_array(np.vstack([np.ones((1, 6)), np.eye(6)[:1], np.eye(6)[1:2]]))
+    V = np.eye(6, 2)
+    with pytest.raises(lfm_np.SolverError, match="row 1 "):
+        eager(tall, **{**options, "factors": 2}, init=(np.zeros((3, 2)), V))
+
+
+def test_refuses_what_does_not_fit(eager, monkeypatch):
+    X = sp.csr_array(([1.0], ([0], [0])), shape=(4, 60_000))
+    with pytest.raises(MemoryError, match=r"normal equations of 60000 items with factors=64 .* 256 MiB .* Spark MLlib"):
+        eager(X, factors=64)
+    small = cluster_module().Workers(threads=2, memory=16 << 20)
+    monkeypatch.setattr(Eager, "workers", lambda self: small)
+    with pytest.raises(MemoryError, match=r"more than a quarter of the smallest worker's 16 MiB.*Spark MLlib"):
+        eager(X, factors=20)
+
+
+def test_refuses_what_is_no_client():
+    require("distributed")
+    X = matrix(5, 4)
+    with pytest.raises(ValueError, match=r"client must be a dask.distributed Client, and there is no current one"):
+        lfm_np.distributed.als(X)
+    with pytest.raises(TypeError, match=r"client must be a synchronous dask.distributed Client, got 'tcp://"):
+        lfm_np.distributed.als(X, client="tcp://127.0.0.1:8786")
+
+
+# ---- on workers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def X():
+    pairs = lfm_np.datasets.make_interactions(5000, 500, 12, random_state=0)
+    return lfm_np.to_csr(pairs, shape=(5000, 500))
+
+
+OPTIONS = {"factors": 16, "iterations": 4, "regularization": 0.1, "random_state": 0}
+
+
+@pytest.fixture(scope="module")
+def warm(X):
+    """Compile what workers are to find in the cache on disk."""
+    require("distributed")
+    patch = pytest.MonkeyPatch()
+    patch.setattr(als_module(), "check_client", lambda client: client)
+    patch.setattr(als_module(), "Cluster", Eager)
+    lfm_np.distributed.als(X, shards=2, **OPTIONS)
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def client(warm):
+    """Two workers of one thread each."""
+    distributed = require("distributed")
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+def compiled(dask_worker=None):
+    """How many kernels this process compiled."""
+    kernels = importlib.import_module("lfm_np.kernels.als_shares"), importlib.import_module("lfm_np.kernels.als_primal")
+    functions = [kernels[0].row_shares, kernels[0].solve_shares, kernels[1].primal_rows]
+    return [(sum(f.stats.cache_misses.values()), len(f.signatures)) for f in functions]
+
+
+@pytest.mark.parametrize("shards", [1, 2, 5])
+def test_equals_the_single_process(client, X, shards):
+    there = lfm_np.distributed.als(X, client=client, shards=shards, **OPTIONS)
+    here, exact = (lfm_np.als(X, dtype=dtype, **OPTIONS) for dtype in (np.float32, np.float64))
+    error = np.abs(scores(here) - scores(exact)).max()
+    assert np.abs(scores(there) - scores(exact)).max() <= 4 * error  # float32, rounded in another order
+    np.testing.assert_allclose(
+        [record["objective"] for record in there.history], [record["objective"] for record in exact.history], rtol=1e-6
+    )
+    assert (there.params["shards"], there.status) == (shards, here.status)
+
+
+def test_any_number_of_workers_gives_the_same_bits(client, X):
+    distributed = require("distributed")
+    two = lfm_np.distributed.als(X, client=client, shards=5, **OPTIONS)
+    with distributed.Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=":0") as other:
+        one = lfm_np.distributed.als(X, client=other, shards=5, **OPTIONS)
+    assert (one.user_factors == two.user_factors).all()
+    assert (one.item_factors == two.item_factors).all()
+    assert [r["objective"] for r in one.history] == [r["objective"] for r in two.history]
+
+
+def test_workers_load_kernels_from_the_cache(client, X):
+    lfm_np.distributed.als(X, client=client, shards=5, **OPTIONS)
+    for counts in client.run(compiled).values():
+        assert all(misses == 0 and signatures <= 1 for misses, signatures in counts)
+    assert sum(signatures for counts in client.run(compiled).values() for _, signatures in counts) > 0
+
+
+def test_tolerance_callback_and_warm_start(client, X):
+    seen = []
+
+    def callback(record, factors):
+        record["seen"] = float(np.abs(factors.item_factors).max())
+        seen.append(record["iteration"])
+        if len(seen) == 2:
+            raise StopIteration
+
+    stopped = lfm_np.distributed.als(X, client=client, callback=callback, **OPTIONS)
+    assert (seen, stopped.status, len(stopped.history)) == ([1, 2], "stopped", 2)
+    further = lfm_np.distributed.als(X, client=client, init=stopped, **{**OPTIONS, "iterations": 30}, tolerance=0.01)
+    assert further.status == "converged"
+    assert len(further.history) < 30
+    assert further.history[0]["objective"] < stopped.history[-1]["objective"]
