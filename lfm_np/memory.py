@@ -11,8 +11,8 @@ import scipy.sparse as sp
 
 from lfm_np import validation as check
 from lfm_np.canonical import ROWS
-from lfm_np.kernels.simd import LANES, WIDTH
-from lfm_np.row_plan import BLOCKS
+from lfm_np.kernels.simd import LANES
+from lfm_np.row_plan import BLOCKS, padded
 
 _GIB = 1 << 30
 _ROW_BYTES = {"als": 48, "sgd": 24}  # the plan: lengths, costs, order, λ; offsets, counts, what is left to draw
@@ -76,7 +76,7 @@ def estimate_memory(
     check.check_choice("solver", solver, ("als", "sgd"))
     size, biases = check.check_dtype("dtype", dtype).itemsize, check.check_bool("biases", biases)
     threads, rows = check.check_num_threads(num_threads), m + n
-    ld = -(-(k + (solver == "als" and biases)) // WIDTH) * WIDTH
+    ld = padded(k + (solver == "als" and biases))
     rotating = min(max(m, n), ROWS) * k * 8  # to the canonical basis, in float64
     if solver == "als":
         systems = 2 * LANES * size + 16  # of ld²: eight systems and their transpose, a wide sum, the Gram matrix

@@ -147,10 +147,7 @@ def plan_side(
     ld = padded(k)
     indptr = frozen(indptr.astype(np.int64, copy=False))
     lengths = np.diff(indptr)
-    dual_ns, primal_ns = dual_cost(lengths, ld), primal_cost(lengths, ld)
-    dual_ns[lengths > LONGEST_DUAL * k] = np.inf
-    if data.size and weights.d0 + weights.d1 * min(0.0, float(data.min())) < 0:
-        dual_ns[rows_with_negative(weights.d0 + weights.d1 * data, indptr)] = np.inf
+    dual_ns, primal_ns = exact_costs(indptr, data, weights, k)
     stepped = step_pays(lengths, np.minimum(dual_ns, primal_ns), ld, solver)
     dual = (dual_ns < primal_ns) & ~stepped
     diagonal_is_free = weights.a0 == 0
@@ -188,6 +185,16 @@ def plan_side(
         ),
         rotate=bool(rotate),
     )
+
+
+def exact_costs(indptr: np.ndarray, data: np.ndarray, weights: Weights, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Estimated ns of every row by its dual (inf where there is none) and by its primal system."""
+    lengths, ld = np.diff(indptr), padded(k)
+    dual_ns = dual_cost(lengths, ld)
+    dual_ns[lengths > LONGEST_DUAL * k] = np.inf
+    if data.size and weights.d0 + weights.d1 * min(0.0, float(data.min())) < 0:
+        dual_ns[rows_with_negative(weights.d0 + weights.d1 * data, indptr)] = np.inf
+    return dual_ns, primal_cost(lengths, ld)
 
 
 def step_pays(lengths: np.ndarray, exact_ns: np.ndarray, ld: int, solver: str) -> np.ndarray:

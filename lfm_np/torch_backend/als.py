@@ -17,9 +17,9 @@ from lfm_np.factors import Factors, Status
 from lfm_np.kernels.jit import Interrupted
 from lfm_np.memory import refuse_what_cannot_fit
 from lfm_np.problem import Problem, check_problem
-from lfm_np.row_plan import STEP_COSTS, rows_with_negative
+from lfm_np.row_plan import exact_costs, rows_with_negative, step_pays
 from lfm_np.sweeps import Callback, check_loop, run_sweeps, sigint_noted
-from lfm_np.torch_backend import systems
+from lfm_np.torch_backend import step_rows, systems
 from lfm_np.torch_backend.batches import Batch, make_batches
 from lfm_np.torch_backend.device import Device, check_device, torch, torch_threads
 from lfm_np.torch_backend.systems import Fixed
@@ -60,10 +60,11 @@ def als(
     device: str | torch.device = "cpu",
     memory_budget: int | None = None,
 ) -> Factors:
-    """Factor a sparse matrix by exact alternating least squares, on a torch device.
+    """Factor a sparse matrix by alternating least squares, on a torch device.
 
     The objective, every argument but the last two, the starting factors and the result are those of `lfm_np.als`; see
-    there. ``solver`` is "auto" or "exact", not "cg" or "subspace". `lfm_np.torch_backend.crosscheck` compares the two.
+    there; the same rows take a step of "cg" or "subspace", from the same old values. `lfm_np.torch_backend.crosscheck`
+    compares the two.
 
     Parameters
     ----------
@@ -77,8 +78,7 @@ def als(
     Returns
     -------
     Factors
-        As from `lfm_np.als`; ``params["solver"]`` is "exact", or "cg" on a device without Cholesky (MPS), where the
-        systems are solved by conjugate gradients to rounding.
+        As from `lfm_np.als`.
 
     Raises
     ------
@@ -91,7 +91,9 @@ def als(
     -----
     Rows are sorted by length and padded to batches (`lfm_np.torch_backend.batches`); a batch is one gather, one batched
     matrix product and one batched Cholesky factorisation. Rows with fewer cells than three quarters of k solve the
-    smaller, dual system. A sweep waits for the device once, for its objective.
+    smaller, dual system. Rows that take a step are gathered once for all its passes. A sweep waits for the device once,
+    for its objective. On a device without Cholesky (MPS) systems are solved by conjugate gradients to rounding, and the
+    host finds the basis of the steps.
 
     A float32 sweep in which a system is too ill-conditioned is done again in float64, and once more by eigenvalues if
     Cholesky fails there too (the Numba side repeats single rows); on MPS it raises SolverError. ``num_threads`` holds
@@ -121,8 +123,7 @@ def als(
     )
     loop = check_loop("iterations", iterations, tolerance, "objective", callback, progress, raise_on_interrupt)
     check_choice("solver", solver, SOLVERS)
-    if solver in STEP_COSTS:
-        raise ValueError(f"solver must be 'auto' or 'exact' on torch, which has no {solver!r} yet")
+    solver = "exact" if solver == "auto" else solver
     threads = check_num_threads(num_threads)
     rng = check_random_state(run.random_state)
     start = check_init(init, problem.X.shape, problem.factors, biases, problem.X.dtype)
@@ -130,9 +131,8 @@ def als(
     where = check_device(device, problem.X.dtype, memory_budget)
 
     with sigint_noted() as interrupted, torch_threads(threads), torch.inference_mode():
-        state = _State(problem, start, rng, where, interrupted)
-        params = problem.params | {"solver": "exact" if where.direct else "cg"} | loop.params
-        params |= {"device": str(where.device)}
+        state = _State(problem, start, rng, where, solver, interrupted)
+        params = problem.params | {"solver": solver} | loop.params | {"device": str(where.device)} | state.choices
         run.resume(state, problem.X, params | {"memory_budget": memory_budget}, start)
 
         result = partial(state.result, params=params, threads=threads)
@@ -146,23 +146,44 @@ def als(
 class _Side:
     """The rows of one side on the device, their regularisation and their batches."""
 
-    def __init__(self, problem: Problem, csr: sp.csr_array, device: Device) -> None:
-        lengths = np.diff(csr.indptr)
-        lam = problem.row_regularization(lengths, csr.shape[1])
-        self.lam = device.tensor(lam)
+    def __init__(self, problem: Problem, csr: sp.csr_array, device: Device, solver: str) -> None:
+        lam = problem.row_regularization(np.diff(csr.indptr), csr.shape[1])
+        self.lam, self.solver = device.tensor(lam), solver
         size, k = csr.data.itemsize, problem.factors + problem.biases
-        dual = _dual_rows(problem, csr, lam, k) & device.direct
-        per_cell = 2 * k * size + CELL_BYTES
-        short = (6 * k * size, per_cell + 3 * int(DUAL_SHARE * k) * size)
-        self.dual = make_batches(csr, np.flatnonzero(dual), short, device)
-        self.primal = make_batches(csr, np.flatnonzero(~dual), (4 * k * k * size, per_cell), device)
+        kinds = _kinds(problem, csr, lam, solver, device.direct)
+        self.rows = {name: int(np.count_nonzero(rows)) for name, rows in kinds.items()}
+        per_cell = 2 * k * size
+        row_bytes = {
+            "dual": (6 * k * size, per_cell + 3 * int(DUAL_SHARE * k) * size),
+            "primal": (4 * k * k * size, per_cell),
+            "stepped": step_rows.row_bytes(solver, k, size),
+        }
+        self.batches = {
+            kind: make_batches(csr, np.flatnonzero(kinds[kind]), (fixed, CELL_BYTES + per_cell), device)
+            for kind, (fixed, per_cell) in row_bytes.items()
+        }
+
+    @property
+    def rotate(self) -> bool:
+        """Whether a row needs the basis in which the shared part is diagonal."""
+        return bool(self.rows["dual"] or self.rows["stepped"])
 
 
-def _dual_rows(problem: Problem, csr: sp.csr_array, lam: np.ndarray, k: int) -> np.ndarray:
-    """Rows that take the n × n system: short, with λ > 0 and every c ≥ α₀."""
-    d0, d1, *_ = problem.weights
-    fine = ~rows_with_negative(d0 + d1 * csr.data, csr.indptr)
-    return fine & (lam > 0) & (np.diff(csr.indptr) <= DUAL_SHARE * k)
+def _kinds(
+    problem: Problem, csr: sp.csr_array, lam: np.ndarray, solver: str, direct: bool
+) -> dict[str, np.ndarray]:
+    """Which rows take which system, or a step.
+
+    Rows take a step where the Numba kernels' costs say so, whatever those of the device are: the result is the same.
+    The n × n system is for rows that are short, with λ > 0 and every c ≥ α₀.
+    """
+    lengths, k, (d0, d1, *_) = np.diff(csr.indptr), problem.factors + problem.biases, problem.weights
+    exact_ns = np.minimum(*exact_costs(csr.indptr, csr.data, problem.weights, k))
+    stepped = step_pays(lengths, exact_ns, problem.columns, solver)
+    short = (lengths > 0) & (lengths <= DUAL_SHARE * k)
+    dual = short & (lam > 0) & ~stepped & ~rows_with_negative(d0 + d1 * csr.data, csr.indptr) & direct
+    primal = (lengths > 0) & ~dual & ~stepped
+    return {"dual": dual, "primal": primal, "stepped": stepped, "empty": lengths == 0}
 
 
 class _State:
@@ -174,16 +195,22 @@ class _State:
         start: tuple[Any, ...] | None,
         rng: np.random.Generator,
         device: Device,
+        solver: str,
         interrupted: Callable[[], bool],
     ) -> None:
         self._problem, self._device, self._interrupted = problem, device, interrupted
         X = problem.X
-        self._users = _Side(problem, X, device)
-        self._items = _Side(problem, sp.csr_array(X.T.tocsr()), device)
+        self._users = _Side(problem, X, device, solver)
+        self._items = _Side(problem, sp.csr_array(X.T.tocsr()), device, solver)
         self._mean = float(X.data.mean(dtype=np.float64)) if problem.biases and X.nnz else 0.0
         U, V = (np.zeros((rows, problem.factors + problem.biases), X.dtype) for rows in X.shape)
         _fill(problem, U, V, start, rng)
         self._U, self._V = device.tensor(U), device.tensor(V)
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """How many rows of either side take which system, or a step."""
+        return {"user_rows": self._users.rows, "item_rows": self._items.rows}
 
     def sweep(self) -> dict[str, Any]:
         """Users from V, items from the new U; the objective after either half."""
@@ -207,7 +234,7 @@ class _State:
         """One sweep, and the first row or column that failed, if any; the only place that waits for the device."""
         old, dtype = self._penalty(self._items, V), self._U.dtype
         try:
-            new_U, _, users, penalty, row = self._half(self._users, U, V, rescue)
+            new_U, V, users, penalty, row = self._half(self._users, U, V, rescue)
             new_V, new_U, items, _, column = self._half(self._items, V, new_U, rescue)
         except torch.linalg.LinAlgError:  # of a Gram matrix that is not finite
             return U, V, [], "all rows"
@@ -229,8 +256,9 @@ class _State:
         bias = Y[:, problem.factors].clone() if problem.biases else None
         if bias is not None:
             Y = torch.cat([Y[:, :-1], torch.ones_like(Y[:, -1:])], 1)
-        Y, G = _prepared(Y, problem.weights.a0, bool(side.dual), device)
-        fixed = Fixed(Y, G, None if bias is None else bias + self._mean, problem.weights)
+        Y, G, basis = _prepared(Y, problem.weights.a0, side.rotate, device)
+        shift = None if bias is None else bias + self._mean
+        fixed = Fixed(Y, G, shift, problem.weights, basis, old)
         lam = side.lam.to(Y.dtype)
         new = torch.zeros_like(old)
         loss, penalty = (torch.zeros((), dtype=device.wide, device=device.device) for _ in range(2))
@@ -255,10 +283,16 @@ class _State:
     def _batches(self, side: _Side, rescue: bool) -> Iterator[tuple[Callable[..., systems.Solved], Batch]]:
         """What solves which rows."""
         if not rescue:
-            yield from ((systems.solve_dual, batch) for batch in side.dual)
-            yield from ((systems.solve_primal, batch) for batch in side.primal)
+            yield from ((systems.solve_dual, batch) for batch in side.batches["dual"])
+            yield from ((systems.solve_primal, batch) for batch in side.batches["primal"])
+            yield from ((step_rows.STEPS[side.solver], batch) for batch in side.batches["stepped"])
             return
-        for batch in (*side.dual, *side.primal):
+        solved = side.batches["dual"] + side.batches["primal"]
+        if side.solver == "cg":  # which never fails
+            yield from ((step_rows.step_cg, batch) for batch in side.batches["stepped"])
+        else:
+            solved += side.batches["stepped"]
+        for batch in solved:
             k, width = self._U.shape[1], batch.columns.shape[1]
             fit = self._device.budget // (8 * (4 * k * k + 2 * k * width))
             for part in batch.split(max(1, fit)):
@@ -290,8 +324,14 @@ def _fill(
         U[:, k], V[:, k] = start[2:]
 
 
-def _prepared(Y: torch.Tensor, a0: float, rotate: bool, device: Device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Y and α₀YᵀY, summed wide; with ``rotate`` in the basis that makes it diagonal."""
+def _prepared(
+    Y: torch.Tensor, a0: float, rotate: bool, device: Device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Y and α₀YᵀY, summed wide; with ``rotate`` in the basis that makes it diagonal, and that basis.
+
+    A device without eigenvalues has them from the host, the only thing that a sweep there waits for.
+    """
+    basis = None
     k = Y.shape[1]
     G = torch.zeros(k, k, dtype=device.wide, device=device.device)
     if a0:
@@ -299,6 +339,7 @@ def _prepared(Y: torch.Tensor, a0: float, rotate: bool, device: Device) -> tuple
             block = block.to(device.wide)
             G.addmm_(block.mT, block, alpha=a0)
         if rotate:
-            values, basis = torch.linalg.eigh(G)
-            Y, G = Y @ basis.to(Y.dtype), torch.diag(values.clamp_min(0))
-    return Y, G.to(Y.dtype)
+            values, basis = torch.linalg.eigh(G) if device.direct else torch.linalg.eigh(G.cpu())
+            values, basis = values.to(G), basis.to(Y)
+            Y, G = Y @ basis, torch.diag(values.clamp_min(0))
+    return Y, G.to(Y.dtype), basis

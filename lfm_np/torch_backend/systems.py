@@ -25,6 +25,8 @@ class Fixed(NamedTuple):
     G: torch.Tensor  # (k, k)
     shift: torch.Tensor | None  # (n,) subtracted from the targets of ratings
     weights: Weights
+    basis: torch.Tensor | None  # (k, k) orthogonal: Y is the given matrix times it
+    old: torch.Tensor  # (m, k) the rows before, in the basis of the given matrix
 
 
 class Solved(NamedTuple):
@@ -70,9 +72,9 @@ def solve_primal(
     else:
         x, failed = conjugate_gradients(A, b[:, :, 0])
     if batch.pieces == 1:
-        return _measured(fixed, lam, x, failed, [(rows, d, t)], wide)
+        return measured(fixed, lam, x, failed, [(rows, d, t)], wide)
     del rows, d, t
-    return _measured(fixed, lam, x, failed, gathered(batch, fixed), wide)
+    return measured(fixed, lam, x, failed, gathered(batch, fixed), wide)
 
 
 def by_eigenvalues(A: torch.Tensor, b: torch.Tensor, lam: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -124,13 +126,17 @@ def solve_dual(batch: Batch, fixed: Fixed, lam: torch.Tensor, wide: torch.dtype,
     L, info = torch.linalg.cholesky_ex(K)
     w = torch.cholesky_solve(right[:, :, None], L)[:, :, 0]
     x = (rows.mT @ (root * w + t0)[:, :, None])[:, :, 0] / E
-    failed = (info != 0) | ~torch.isfinite(x).all(dim=1)
-    if lam.dtype == torch.float32:  # as in the Numba kernels: such rows are solved in float64
-        failed = failed | (E.amin(dim=1) < E.shape[1] * torch.finfo(E.dtype).eps * E.amax(dim=1))
-    return _measured(fixed, lam, x, failed, [(rows, d, t)], wide)
+    return measured(fixed, lam, x, (info != 0) | too_wide(E), [(rows, d, t)], wide)
 
 
-def _measured(
+def too_wide(E: torch.Tensor) -> torch.Tensor:
+    """Rows whose E spans more than float32 holds; as in the Numba kernels, they are for float64."""
+    if E.dtype != torch.float32:
+        return torch.zeros_like(E[:, 0], dtype=torch.bool)
+    return E.amin(dim=1) < E.shape[1] * torch.finfo(E.dtype).eps * E.amax(dim=1)
+
+
+def measured(
     fixed: Fixed,
     lam: torch.Tensor,
     x: torch.Tensor,
