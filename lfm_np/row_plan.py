@@ -5,7 +5,10 @@ It is a function of the row lengths and k, never of the number of threads.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -64,7 +67,20 @@ def subspace_cost(n: np.ndarray, ld: int) -> np.ndarray:
 
 
 def subspace_width(ld: int) -> int:
-    return min(ld, WIDTH_OF_BLOCKS)
+    return min(ld, _forced.get() or WIDTH_OF_BLOCKS)
+
+
+_forced: ContextVar[int] = ContextVar("forced", default=0)
+
+
+@contextlib.contextmanager
+def every_row_steps(width: int) -> Iterator[None]:
+    """Let every row take a step, with blocks of ``width`` factors: to compare steps on a small problem."""
+    token = _forced.set(width)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
 
 
 STEP_COSTS = {"cg": cg_cost, "subspace": subspace_cost}
@@ -82,6 +98,7 @@ class Steps(NamedTuple):
     """The rows that take a step from their old values, since that is cheaper than solving them."""
 
     solver: str
+    width: int  # of the blocks of factors of "subspace"
     order: np.ndarray  # by length
     blocks: list[tuple[int, int]]  # lo, hi of ``order``
     heavy: Segments
@@ -179,6 +196,7 @@ def plan_side(
         heavy=_segments(light[2], indptr, cost, target),
         steps=Steps(
             solver,
+            subspace_width(ld),
             frozen(stepped_light),
             _cut(cost[stepped_light], 0, len(stepped_light), target),
             _segments(stepped_heavy, indptr, cost, target),
@@ -201,7 +219,7 @@ def step_pays(lengths: np.ndarray, exact_ns: np.ndarray, ld: int, solver: str) -
     """Which rows take a step of ``solver``, because it costs less than their exact solution."""
     if solver == "exact":
         return np.zeros(len(lengths), np.bool_)
-    return (lengths > 0) & (STEP_COSTS[solver](lengths, ld) < exact_ns)
+    return (lengths > 0) & ((STEP_COSTS[solver](lengths, ld) < exact_ns) | bool(_forced.get()))
 
 
 def _segments(rows: np.ndarray, indptr: np.ndarray, cost: np.ndarray, target: float) -> Segments:

@@ -40,7 +40,7 @@ def step_block(
         scratch = als_cg.cg_scratch(longest, ld, X.dtype)
         als_cg.cg_rows(*arguments, row_plan.CG_STEPS, scratch, X, status, sums)
     else:
-        scratch = als_subspace.subspace_scratch(longest, row_plan.subspace_width(ld), X.dtype)
+        scratch = als_subspace.subspace_scratch(longest, steps.width, X.dtype)
         als_subspace.subspace_rows(*arguments, scratch, X, status, sums)
 
 
@@ -68,6 +68,7 @@ class _Rounds:
 
     def __init__(self, side: Side, given: Given, X: np.ndarray, pool: Pool) -> None:
         self._heavy, self._given, self._X, self._pool = side.steps.heavy, given, X, pool
+        self._width = side.steps.width
         self._cells = given.csr, given.Y, given.weights, given.shift
         ends = np.cumsum([stop - start for _, start, stop in self._heavy.cells])
         self._first = np.concatenate(([0], ends)).astype(np.int64)  # where the scores of each segment begin
@@ -165,7 +166,7 @@ class _Subspace(_Rounds):
     def improve(self, limits: tuple[float, ...]) -> np.ndarray:
         """Improve the rows; which of them have an ill-conditioned system."""
         ld, dtype, heavy = self._X.shape[1], self._X.dtype, self._heavy
-        width, pieces = row_plan.subspace_width(ld), len(heavy.cells)
+        width, pieces = self._width, len(heavy.cells)
         self._parts = np.empty((pieces, width, width), dtype), np.empty((pieces, width), dtype)
         self._delta, failed = np.empty((len(heavy.rows), width), dtype), np.zeros(len(heavy.rows), np.bool_)
         self._score()

@@ -5,6 +5,7 @@ import itertools
 import os
 import signal
 import threading
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from model_files import assert_equal as assert_same_model
 from optional import require
 
 import lfm_np
-from lfm_np import Checkpoint, Factors, Status, checkpoint, losses, persistence, sampling, sgd_grid
+from lfm_np import Checkpoint, Factors, Status, checkpoint, losses, persistence, row_plan, sampling, sgd_grid
 
 SEED = 3
 
@@ -63,7 +64,9 @@ def fit(name, sweeps, X=X, **options):
         require("torch")
     function = getattr(getattr(lfm_np, backend) if backend else lfm_np, solver)
     count = "iterations" if solver == "als" else "epochs"
-    return function(X, **{"factors": 5, "random_state": SEED, count: sweeps} | options)
+    steps = row_plan.every_row_steps(width=16) if options.get("solver") in row_plan.STEP_COSTS else nullcontext()
+    with steps:
+        return function(X, **{"factors": 5, "random_state": SEED, count: sweeps} | options)
 
 
 def assert_same_fit(a, b):
@@ -77,8 +80,7 @@ def assert_same_fit(a, b):
 
 NAMES = ("user_factors", "item_factors", "user_bias", "item_bias", "global_bias")
 CASES = [("als", options) for options in ALS] + [("sgd", options) for options in SGD]
-HERE_ONLY = ("cg", "subspace")  # solvers that the torch side does not have
-CASES += [(f"torch_backend.{name}", options) for name, options in CASES if options.get("solver") not in HERE_ONLY]
+CASES += [(f"torch_backend.{name}", options) for name, options in CASES]
 
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)

@@ -1,5 +1,6 @@
 """torch_backend.als against the Numba side: the same arguments, the same numbers."""
 
+import contextlib
 import dataclasses
 import inspect
 import signal
@@ -12,6 +13,7 @@ from optional import require
 from torch_memory import Counter
 
 import lfm_np
+from lfm_np import row_plan
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +55,8 @@ def assert_same(here, there, tolerance=1e-9):
         np.testing.assert_allclose(found, expected, rtol=tolerance)
 
 
+STEPS = ("cg", "subspace")
+
 # Every argument of the model at a value that is not its default, in every weighting that has it. implicit's GPU side
 # ignored alpha for years because nothing did this.
 MODELS = [
@@ -85,6 +89,28 @@ MODELS = [
 @pytest.mark.parametrize("model", MODELS, ids=str)
 def test_equals_numba_in_float64(backend, model):
     assert_same(*both(backend, matrix(), **model))
+
+
+@pytest.mark.parametrize("solver", STEPS)
+@pytest.mark.parametrize("model", MODELS, ids=str)
+def test_steps_equal_numba_in_float64(backend, solver, model):
+    with row_plan.every_row_steps(width=16):
+        here, there = both(backend, matrix(), solver=solver, **model)
+    assert_same(here, there)
+    for side in ("user_rows", "item_rows"):
+        assert there.params[side]["stepped"] == here.params[side]["stepped"] > 20
+
+
+@pytest.mark.parametrize("solver", STEPS)
+def test_the_same_rows_take_a_step(backend, solver):
+    """Short rows are solved and long ones take a step, on both sides; the last block overlaps the one before."""
+    dense = np.random.default_rng(0).random((300, 200)) < np.linspace(0.01, 0.95, 300)[:, None]
+    here, there = both(backend, sp.csr_array(dense.astype(float)), solver=solver, factors=101, regularization=5.0)
+    assert there.params["solver"] == here.params["solver"] == solver
+    for side in ("user_rows", "item_rows"):
+        assert there.params[side]["stepped"] == here.params[side]["stepped"]
+    assert 20 < there.params["user_rows"]["stepped"] < 280
+    assert_same(here, there, 1e-8)
 
 
 def test_the_table_changes_every_argument_of_the_model(backend):
@@ -216,41 +242,40 @@ def test_leaves_the_number_of_threads_alone(backend, torch):
     assert torch.get_num_threads() == before
 
 
-def test_without_cholesky_conjugate_gradients_give_the_same(backend, monkeypatch):
+@pytest.mark.parametrize("solver", ["exact", *STEPS])
+def test_without_cholesky_conjugate_gradients_give_the_same(backend, monkeypatch, solver):
     module = sys.modules["lfm_np.torch_backend.als"]  # its name leads to the function
     real = module.check_device
     monkeypatch.setattr(module, "check_device", lambda *args: dataclasses.replace(real(*args), direct=False))
-    here, there = both(backend, matrix(), alpha=4.0, regularization=0.3)
-    assert there.params["solver"] == "cg"
+    with contextlib.nullcontext() if solver == "exact" else row_plan.every_row_steps(width=16):
+        here, there = both(backend, matrix(), alpha=4.0, regularization=0.3, factors=20, solver=solver)
+    assert there.params["user_rows"]["dual"] == 0
     assert_same(here, there, 1e-8)
 
 
 # ---- memory ---------------------------------------------------------------------------------------------------------
 
 
-def test_refuses_what_only_numba_has(backend):
-    for solver in ("cg", "subspace"):
-        with pytest.raises(ValueError, match=f"has no '{solver}'"):
-            backend.als(matrix(), solver=solver)
-
-
-@pytest.mark.parametrize("longest", [30, 900])
-def test_batches_stay_within_the_byte_budget(backend, torch, longest):
+@pytest.mark.parametrize(("longest", "solver"), [(30, "exact"), (900, "exact"), (300, "cg"), (300, "subspace")])
+def test_batches_stay_within_the_byte_budget(backend, torch, longest, solver):
     X, k = matrix(2500, 1200, longest=longest), 24
     sides = sum(X.shape)
     resident = 2 * 1.25 * 8 * X.nnz + (16 + 4 * (4 * k + 1)) * sides
     peaks = []
     for budget in (1 << 20, 1 << 23):
         counter = Counter(torch)
-        with counter.mode:
-            backend.als(X, factors=k, iterations=1, dtype=np.float32, memory_budget=budget, num_threads=1)
+        options = {"factors": k, "iterations": 1, "solver": solver, "num_threads": 1, "memory_budget": budget}
+        with counter.mode, contextlib.nullcontext() if solver == "exact" else row_plan.every_row_steps(width=16):
+            backend.als(X, dtype=np.float32, **options)
         assert counter.peak < resident + budget
         peaks.append(counter.peak)
     assert peaks[0] + (1 << 20) < peaks[1], "the larger budget is used, and the counter sees it"
 
 
-def test_a_row_heavier_than_the_budget_is_cut(backend):
+@pytest.mark.parametrize("solver", ["exact", *STEPS])
+def test_a_row_heavier_than_the_budget_is_cut(backend, solver):
     X = sp.csr_array(np.ones((3, 30_000)))
     X.data[:] = np.random.default_rng(0).choice([1.0, 2.0], X.nnz)
-    here, there = both(backend, X, factors=8, iterations=1, memory_budget=1 << 20)
+    with contextlib.nullcontext() if solver == "exact" else row_plan.every_row_steps(width=16):
+        here, there = both(backend, X, factors=20, iterations=1, memory_budget=1 << 20, solver=solver)
     assert_same(here, there)

@@ -169,9 +169,7 @@ class _Side:
         return bool(self.rows["dual"] or self.rows["stepped"])
 
 
-def _kinds(
-    problem: Problem, csr: sp.csr_array, lam: np.ndarray, solver: str, direct: bool
-) -> dict[str, np.ndarray]:
+def _kinds(problem: Problem, csr: sp.csr_array, lam: np.ndarray, solver: str, direct: bool) -> dict[str, np.ndarray]:
     """Which rows take which system, or a step.
 
     Rows take a step where the Numba kernels' costs say so, whatever those of the device are: the result is the same.

@@ -62,7 +62,7 @@ def step_subspace(batch: Batch, fixed: Fixed, lam: torch.Tensor, wide: torch.dty
             delta, bad = conjugate_gradients(A, b)
         x[:, block] += delta
         failed = failed | bad
-        if batch.pieces == 1:
+        if s is not None and batch.pieces == 1:
             s = s + _scores(part, delta)
     return measured(fixed, lam, x, failed, passes(), wide)
 
