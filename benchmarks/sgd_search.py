@@ -1,13 +1,21 @@
 """Parameters of `sgd` chosen on a validation split of the training data alone.
 
-    LFM_NP_DATA=folder python -m benchmarks.sgd_search ml1m BPR WARP SampledSoftmax
-    LFM_NP_DATA=folder python -m benchmarks.sgd_search ncf SampledSoftmax
+    LFM_NP_DATA=folder python -m benchmarks.sgd_search ml1m [FAMILY …]
+    LFM_NP_DATA=folder python -m benchmarks.sgd_search ncf BPR SampledSoftmax --points 12
     LFM_NP_DATA=folder python -m benchmarks.sgd_search ratings
 
-Tasks: ``ml1m``, MovieLens-1M as clicks, a fifth of each user's cells held out, ndcg@20 over all items; ``ncf``, its
-leave-one-out split, ndcg@10 among 99 negatives; ``ratings``, MovieLens-100k on the first of Surprise's folds, RMSE.
-Points are drawn at random from `SPACE`, ``--points`` a loss, every loss the same number; the number of epochs comes for
-free, from a validation after every third one. Prints one JSON line a point, the best last.
+Tasks: ``ml1m``, MovieLens-1M as clicks, a fifth of each user's cells set aside for the test and a tenth of the rest for
+validation, ndcg@20 over all items; ``ncf``, its leave-one-out split, validated as it is tested: the latest training
+cell of every user whose times are known, among 99 items that the user has not, ndcg@10; ``ratings``, MovieLens-100k on
+the first of Surprise's folds, RMSE.
+
+Every family gets the same number of points, drawn at random from `SPACE`, none twice. All are trained for a few
+epochs, the best of them again up to ``--epochs``, measured after every third and stopped when two measures in a row are
+no better (two rungs of successive halving). Prints one JSON line a point, the best last.
+
+References
+----------
+K. Jamieson, A. Talwalkar: Non-stochastic best arm identification and hyperparameter optimization. AISTATS 2016.
 """
 
 from __future__ import annotations
@@ -15,7 +23,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,29 +33,31 @@ import scipy.sparse as sp
 
 import lfm_np
 from benchmarks import datasets, ml100k_ratings
+from lfm_np.splits import random_cells
 
-SPACE: dict[str, dict[str, list[Any]]] = {
-    "BPR": {
-        "learning_rate": [0.02, 0.05, 0.1, 0.2],
-        "regularization": [0.001, 0.003, 0.01, 0.03],
-        "sampler": ["Uniform()", "Popularity(0.5)", "Hard(2)", "Hard(4)"],
-        "biases": [False, "item"],
-    },
+Space = dict[str, list[Any]]
+Measure = Callable[[lfm_np.Factors], float]
+
+UPDATES: Space = {"schedule": ["inverse", "adagrad"], "biases": [False, "item"]}
+BPR: Space = {"learning_rate": [0.02, 0.05, 0.1, 0.2], "regularization": [0.003, 0.01, 0.03, 0.1]} | UPDATES
+SPACE: dict[str, Space] = {  # the first word is the loss
+    "BPR": BPR | {"sampler": ["Uniform()", "Popularity(0.5)", "Hard(4)", "Hard(8)"]},
+    "BPR uniform": BPR | {"sampler": ["Uniform()"]},
     "WARP": {
         "learning_rate": [0.005, 0.01, 0.02, 0.05],
-        "regularization": [0.001, 0.003, 0.01, 0.03],
+        "regularization": [0.03, 0.1, 0.2, 0.3],
         "trials": [10, 50],
         "sampler": ["Uniform()", "Popularity(0.5)"],
-        "biases": [False, "item"],
-    },
+    }
+    | UPDATES,
     "SampledSoftmax": {
-        "learning_rate": [0.05, 0.1, 0.2],
-        "regularization": [0.001, 0.003, 0.01, 0.03],
-        "negatives": [8, 16],
-        "correct_logq": [True, False],
-        "sampler": ["Uniform()", "Popularity(0.5)", "Popularity(1.0)"],
-        "biases": [False],
-    },
+        "learning_rate": [0.02, 0.05, 0.1, 0.2],
+        "regularization": [0.01, 0.03, 0.1, 0.2],
+        "negative": [0.0, 1.0],
+        "negatives": [8, 16, 32],
+        "sampler": ["Uniform()", "Popularity(0.5)"],
+    }
+    | UPDATES,
     "Squared": {
         "learning_rate": [0.005, 0.01, 0.02, 0.03],
         "regularization": [0.04, 0.06, 0.08, 0.1],
@@ -54,55 +66,60 @@ SPACE: dict[str, dict[str, list[Any]]] = {
         "schedule": ["inverse", "constant"],
     },
 }
+OF_TASK: dict[str, Space] = {
+    "ml1m": {},
+    "ncf": {"factors": [128, 256]},
+    "ratings": {"sampler": [None], "biases": [True]},
+}
 EVERY = 3
-SHARED = {"factors": 64, "schedule": "inverse"}
+FIRST = 9  # epochs of every point
 LOSS_FIELDS = ("trials", "correct_logq", "temperature", "margin")
 
 
-def arguments(loss: str, point: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of `sgd` for a point of the space."""
-    point = SHARED | point
+def arguments(family: str, point: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of `sgd` for a point of the space: ``bias`` is a regularisation, ``negative`` a share of it."""
+    point = {"factors": 64} | point
     fields = {name: point.pop(name) for name in LOSS_FIELDS if name in point}
-    point["loss"] = getattr(lfm_np.losses, loss)(**fields)
-    if "sampler" in point:
+    point["loss"] = getattr(lfm_np.losses, family.split()[0])(**fields)
+    if point.get("sampler") is not None:
         name, value = point["sampler"].rstrip(")").split("(")
         point["sampler"] = getattr(lfm_np.sampling, name)(
             *([float(value) if "." in value else int(value)] if value else [])
         )
-    if "bias" in point:
-        bias, rest = point.pop("bias"), point["regularization"]
-        point["regularization"] = {"user": rest, "item": rest, "negative": rest, "bias": bias}
+    weight = point["regularization"]
+    parts = {"negative": weight * point.pop("negative", 1.0), "bias": point.pop("bias", weight)}
+    point["regularization"] = {"user": weight, "item": weight} | parts
     return point
 
 
-def hold_out(X: sp.csr_array, each: float, rng: np.random.Generator) -> tuple[sp.csr_array, sp.csr_array]:
-    """(rest, held out): one random cell of each user where ``each`` is 1, else this share of them."""
-    rows = np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
-    order = np.lexsort((rng.random(X.nnz), rows))
-    rank = np.empty(X.nnz, np.int64)
-    rank[order] = np.arange(X.nnz) - X.indptr[rows[order]]
-    held = rank < (1 if each == 1 else np.diff(X.indptr)[rows] * each)
-    parts = (sp.csr_array((X.data[m], (rows[m], X.indices[m])), shape=X.shape) for m in (~held, held))
-    return tuple(parts)  # type: ignore[return-value]
-
-
-def ranking_problem(task: str) -> tuple[sp.csr_array, Any]:
+def ranking_problem(task: str) -> tuple[sp.csr_array, Measure]:
     """Training matrix, and a function of factors that gives the measure on the validation cells."""
-    rng = np.random.default_rng(0)
     if task == "ml1m":
-        train, held = hold_out(datasets.load("ml-1m").train, 0.1, rng)
+        X = datasets.load("ml-1m").train
+        mask = random_cells(X.indptr, 0.1, np.random.default_rng(0))
+        train, held = X.copy(), X.copy()
+        train.data[mask], held.data[~mask] = 0, 0
+        train.eliminate_zeros(), held.eliminate_zeros()
         return train, lambda f: lfm_np.evaluate(f, train, held, ("ndcg@20",))["ndcg@20"]
-    split = lfm_np.datasets.movielens_split("1m", "ncf")
-    train, held = hold_out(ones(split.train.matrix), 1, rng)
-    negatives = rng.integers(0, train.shape[1], (train.shape[0], 99))
+    data = lfm_np.datasets.movielens_split("1m", "ncf").train
+    held = ones(data.select(~np.isnan(data.timestamps)).split("last")[1].matrix)
+    train = ones(data.matrix) - held
+    train.eliminate_zeros()
+    negatives = unseen(ones(data.matrix), 99, np.random.default_rng(0))
     return train, lambda f: lfm_np.evaluate(f, train, held, ("ndcg@10",), negatives=negatives)["ndcg@10"]
+
+
+def unseen(X: sp.csr_array, count: int, rng: np.random.Generator) -> np.ndarray:
+    """``count`` different items for each row that it has not stored."""
+    rows = [X.indices[X.indptr[u] : X.indptr[u + 1]] for u in range(X.shape[0])]
+    return np.array([rng.choice(np.setdiff1d(np.arange(X.shape[1]), row), count, replace=False) for row in rows])
 
 
 def ones(X: sp.csr_array) -> sp.csr_array:
     return sp.csr_array((np.ones(X.nnz, np.float32), X.indices, X.indptr), shape=X.shape)
 
 
-def ratings_problem() -> tuple[sp.csr_array, Any]:
+def ratings_problem() -> tuple[sp.csr_array, Measure]:
     """The first fold's training cells without a tenth of them, and minus the RMSE on that tenth."""
     records, tests = ml100k_ratings.folds()
     train = np.setdiff1d(np.arange(len(records.users)), tests[0])
@@ -110,7 +127,7 @@ def ratings_problem() -> tuple[sp.csr_array, Any]:
     return rating_split(records, train[~held], train[held])
 
 
-def rating_split(records: Any, train: np.ndarray, test: np.ndarray) -> tuple[sp.csr_array, Any]:
+def rating_split(records: Any, train: np.ndarray, test: np.ndarray) -> tuple[sp.csr_array, Measure]:
     users, rows = np.unique(records.users, return_inverse=True)
     items, columns = np.unique(records.items, return_inverse=True)
     pairs = np.column_stack((rows, columns))
@@ -123,7 +140,7 @@ def rating_split(records: Any, train: np.ndarray, test: np.ndarray) -> tuple[sp.
     return X, minus_rmse
 
 
-def fit(X: sp.csr_array, measure: Any, options: dict[str, Any], epochs: int) -> tuple[float, int]:
+def fit(X: sp.csr_array, measure: Measure, options: dict[str, Any], epochs: int) -> tuple[float, int]:
     """Best measure and its epoch; measured every ``EVERY`` epochs until two in a row are no better."""
     best = (-np.inf, 0)
 
@@ -139,28 +156,47 @@ def fit(X: sp.csr_array, measure: Any, options: dict[str, Any], epochs: int) -> 
     return best
 
 
+def points_of(space: Space, count: int) -> list[dict[str, Any]]:
+    """``count`` different points of the grid, or all of it where it has fewer."""
+    sizes = [len(values) for values in space.values()]
+    chosen = np.random.default_rng(1).permutation(math.prod(sizes))[:count]
+    return [
+        {name: values[i] for (name, values), i in zip(space.items(), index, strict=True)}
+        for index in zip(*np.unravel_index(chosen, sizes), strict=True)
+    ]
+
+
+def search(
+    X: sp.csr_array, measure: Measure, family: str, points: list[dict[str, Any]], epochs: int, threads: int | None
+) -> list[dict[str, Any]]:
+    """A record of every point after up to so many epochs, the best first."""
+    records = []
+    for point in points:
+        started = time.perf_counter()
+        value, epoch = fit(X, measure, arguments(family, point) | {"num_threads": threads}, epochs)
+        seconds = round(time.perf_counter() - started, 1)
+        records.append({"family": family, "value": round(value, 4), "seconds": seconds} | point | {"epochs": epoch})
+        print(json.dumps(records[-1]), flush=True)
+    return sorted(records, key=lambda record: -record["value"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("task", choices=("ml1m", "ncf", "ratings"))
-    parser.add_argument("losses", nargs="*")
-    parser.add_argument("--points", type=int, default=12)
+    parser.add_argument("task", choices=list(OF_TASK))
+    parser.add_argument("families", nargs="*", help="of SPACE; by default all that fit the task")
+    parser.add_argument("--points", type=int, default=20)
+    parser.add_argument("--finalists", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--seconds", type=float, default=240.0, help="for each loss; the search ends there")
+    parser.add_argument("--threads", type=int)
     options = parser.parse_args()
     X, measure = ratings_problem() if options.task == "ratings" else ranking_problem(options.task)
-    for loss in options.losses or ["Squared"]:
-        rng, started, tried = np.random.default_rng(1), time.perf_counter(), []
-        for _ in range(options.points):
-            point = {name: values[rng.integers(len(values))] for name, values in SPACE[loss].items()}
-            extra = {"sampler": None, "biases": True} if options.task == "ratings" else {}
-            began = time.perf_counter()
-            value, epoch = fit(X, measure, arguments(loss, point) | extra, options.epochs)
-            seconds = round(time.perf_counter() - began, 1)
-            tried.append((value, {"loss": loss, "value": round(value, 4), "epochs": epoch, "seconds": seconds} | point))
-            print(json.dumps(tried[-1][1]), flush=True)
-            if time.perf_counter() - started > options.seconds:
-                break
-        print("best", json.dumps(max(tried, key=lambda pair: pair[0])[1]), flush=True)
+    fitting = ["Squared"] if options.task == "ratings" else [name for name in SPACE if name != "Squared"]
+    for family in options.families or fitting:
+        space = SPACE[family] | OF_TASK[options.task]
+        first = search(X, measure, family, points_of(space, options.points), FIRST, options.threads)
+        best = [{name: record[name] for name in space} for record in first[: options.finalists]]
+        final = search(X, measure, family, best, options.epochs, options.threads)
+        print("best", json.dumps(final[0]), flush=True)
 
 
 if __name__ == "__main__":
