@@ -1,17 +1,19 @@
 """What `sgd` reaches on real data with the parameters that `benchmarks.sgd_search` chose.
 
     LFM_NP_DATA=folder python -m benchmarks.sgd_quality blocks losses ncf ratings [--seeds 5]
+    LFM_NP_DATA=folder python -m benchmarks.sgd_quality curves --output curves.png
 
 ``blocks``: ML-1M as clicks, a fifth of each user's cells held out, ndcg@20 over all items after the same epochs,
-trained in blocks and as one sequence that shuffles all cells; with ``--matrix NAME`` recall@20 on that workload
-instead. ``losses``: BPR, WARP and SampledSoftmax on the same split, each with parameters from the same number of tried
-points. ``ncf``: ML-1M leave-one-out, 99 negatives, HR@10 and NDCG@10. ``ratings``: ML-100k, Surprise's five folds,
+trained in blocks and as one sequence that shuffles all cells, paired by seed; with ``--matrix NAME`` recall@20 on that
+workload instead. ``losses``: BPR, WARP and SampledSoftmax on the same split; ``curves``: a picture of them by epoch and
+by second. ``ncf``: ML-1M leave-one-out, 99 negatives, HR@10 and NDCG@10. ``ratings``: ML-100k, Surprise's five folds,
 RMSE.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
 from typing import Any
 from unittest import mock
@@ -50,25 +52,34 @@ RATINGS = [
 ]
 
 
-def spread(values: list[float]) -> str:
+def spread(values: Any) -> str:
     return f"{np.mean(values):.4f} ± {np.std(values, ddof=1) if len(values) > 1 else np.nan:.4f}"
 
 
 def blocks(seeds: int, matrix: str, epochs: list[int]) -> None:
-    """The measure by epoch, in blocks and in sequence: mean and deviation over the seeds."""
+    """The measure of one shuffled sequence by epoch, and by how much blocks differ from it, paired by seed."""
     data, metric = datasets.load(matrix), "ndcg@20" if matrix == "ml-1m" else "recall@20"
-    for name, G in (("blocks", None), ("sequence", 1)):
-        seen: dict[int, list[float]] = {e: [] for e in epochs}
 
-        def callback(record: dict[str, Any], factors: lfm_np.Factors, seen: dict[int, list[float]] = seen) -> None:
-            if record["iteration"] in seen:
-                seen[record["iteration"]].append(lfm_np.evaluate(factors, data.train, data.test, (metric,))[metric])
+    def measured(seed: int, G: int | None) -> list[float]:
+        values = []
 
-        for seed in range(seeds):
-            with mock.patch("lfm_np.sgd_grid.blocks_for", return_value=G) if G else mock.MagicMock():
-                fit = lfm_np.sgd(data.train, epochs=max(epochs), random_state=seed, callback=callback)
-        table = ", ".join(f"{e}: {spread(values)}" for e, values in seen.items())
-        print(f"{matrix} {name} (G = {fit.params['blocks']}) {metric} after epochs {table}", flush=True)
+        def callback(record: dict[str, Any], factors: lfm_np.Factors) -> None:
+            if record["iteration"] in epochs:
+                values.append(lfm_np.evaluate(factors, data.train, data.test, (metric,))[metric])
+
+        with mock.patch("lfm_np.sgd_grid.blocks_for", return_value=G) if G else contextlib.nullcontext():
+            fit = lfm_np.sgd(data.train, epochs=max(epochs), random_state=seed, callback=callback)
+        print(
+            f"{matrix} seed {seed} G = {fit.params['blocks']} {metric} after {epochs}: {np.round(values, 5)}",
+            flush=True,
+        )
+        return values
+
+    pairs = np.array([[measured(seed, 1), measured(seed, None)] for seed in range(seeds)])
+    differences = pairs[:, 1] - pairs[:, 0]
+    for e, sequence, difference in zip(epochs, pairs[:, 0].T, differences.T, strict=True):
+        error = np.std(difference, ddof=1) / np.sqrt(seeds)
+        print(f"{matrix} epoch {e}: sequence {spread(sequence)}, blocks {np.mean(difference):+.5f} ± {error:.5f}")
 
 
 def losses(seeds: int) -> None:
@@ -76,6 +87,33 @@ def losses(seeds: int) -> None:
     for key, (loss, chosen) in CHOSEN.items():
         if key.startswith("ml1m"):
             rank(key, loss, chosen, data.train, data.test, ("ndcg@20", "recall@20"), seeds)
+
+
+def curves(path: str) -> None:
+    """ndcg@20 on the test cells by epoch and by the seconds of training, for every loss's choice."""
+    from matplotlib.figure import Figure
+
+    data = datasets.load("ml-1m")
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for key, (family, chosen) in CHOSEN.items():
+        if not key.startswith("ml1m"):
+            continue
+        values: list[float] = []
+
+        def callback(record: dict[str, Any], factors: lfm_np.Factors, values: list[float] = values) -> None:
+            values.append(lfm_np.evaluate(factors, data.train, data.test, ("ndcg@20",))["ndcg@20"])
+
+        fit = lfm_np.sgd(data.train, random_state=0, callback=callback, **arguments(family, chosen))
+        seconds = np.cumsum([record["seconds"] for record in fit.history])
+        for axes, x in zip(panels, (np.arange(len(values)) + 1, seconds), strict=True):
+            axes.plot(x, values, marker="o", markersize=3, label=f"{family}, {chosen['sampler']}, {chosen['schedule']}")
+    panels[0].set(xlabel="epochs", ylabel="ndcg@20 over all items")
+    panels[1].set(xlabel="seconds of training", xscale="log")
+    for axes in panels:
+        axes.grid(alpha=0.3)
+    panels[0].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=120)
 
 
 def ncf(seeds: int) -> None:
@@ -99,7 +137,7 @@ def rank(
     results: dict[str, list[float]] = {metric: [] for metric in metrics}
     started = time.perf_counter()
     for seed in range(seeds):
-        factors = lfm_np.sgd(train, random_state=seed, **arguments(loss, dict(chosen)))
+        factors = lfm_np.sgd(train, random_state=seed, **arguments(loss, chosen))
         measured = lfm_np.evaluate(factors, train, test, metrics, **options)
         for metric in metrics:
             results[metric].append(measured[metric])
@@ -116,10 +154,10 @@ def ratings(seeds: int) -> None:
         train = np.setdiff1d(np.arange(len(records.users)), test)
         held = np.random.default_rng(fold).permutation(len(train)) < len(train) // 10
         problem = rating_split(records, train[~held], train[held])
-        tried = [(fit(*problem, arguments("Squared", dict(point)) | fixed, 90), point) for point in RATINGS]
+        tried = [(fit(*problem, arguments("Squared", point) | fixed, 90), point) for point in RATINGS]
         (_, epochs), point = max(tried, key=lambda pair: pair[0])
         X, minus_rmse = rating_split(records, train, test)
-        options = arguments("Squared", dict(point)) | fixed
+        options = arguments("Squared", point) | fixed
         errors.append([-minus_rmse(lfm_np.sgd(X, epochs=epochs, random_state=s, **options)) for s in range(seeds)])
         print(f"fold {fold}: RMSE {np.mean(errors[-1]):.4f}, {epochs} epochs, {point}", flush=True)
     print(f"ratings: RMSE {np.mean(errors):.4f}", flush=True)
@@ -127,14 +165,17 @@ def ratings(seeds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tasks", nargs="+", choices=("blocks", "losses", "ncf", "ratings"))
+    parser.add_argument("tasks", nargs="+", choices=("blocks", "losses", "curves", "ncf", "ratings"))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--matrix", default="ml-1m", help="for blocks: see benchmarks.datasets")
     parser.add_argument("--epochs", type=int, nargs="+", default=[2, 4, 8, 12], help="for blocks")
+    parser.add_argument("--output", default="curves.png", help="for curves")
     options = parser.parse_args()
     for task in options.tasks:
         if task == "blocks":
             blocks(options.seeds, options.matrix, options.epochs)
+        elif task == "curves":
+            curves(options.output)
         else:
             {"losses": losses, "ncf": ncf, "ratings": ratings}[task](options.seeds)
 
