@@ -23,7 +23,7 @@ import scipy.sparse as sp
 
 import lfm_np
 from benchmarks import datasets, ml100k_ratings
-from benchmarks.sgd_search import arguments, fit, ones, rating_split
+from benchmarks.sgd_search import EVERY, arguments, fit, ones, rating_split
 
 CHOSEN: dict[str, tuple[str, dict[str, Any]]] = {
     "ml1m BPR": (
@@ -155,7 +155,8 @@ def ratings(seeds: int) -> None:
         held = np.random.default_rng(fold).permutation(len(train)) < len(train) // 10
         problem = rating_split(records, train[~held], train[held])
         tried = [(fit(*problem, arguments("Squared", point) | fixed, 90), point) for point in RATINGS]
-        (_, epochs), point = max(tried, key=lambda pair: pair[0])
+        values, point = max(tried, key=lambda pair: max(pair[0]))
+        epochs = EVERY * (int(np.argmax(values)) + 1)
         X, minus_rmse = rating_split(records, train, test)
         options = arguments("Squared", point) | fixed
         errors.append([-minus_rmse(lfm_np.sgd(X, epochs=epochs, random_state=s, **options)) for s in range(seeds)])

@@ -9,13 +9,10 @@ validation, ndcg@20 over all items; ``ncf``, its leave-one-out split, validated 
 cell of every user whose times are known, among 99 items that the user has not, ndcg@10; ``ratings``, MovieLens-100k on
 the first of Surprise's folds, RMSE.
 
-Every family gets the same number of points, drawn at random from `SPACE`, none twice. All are trained for a few
-epochs, the best of them again up to ``--epochs``, measured after every third and stopped when two measures in a row are
-no better (two rungs of successive halving). Prints one JSON line a point, the best last.
-
-References
-----------
-K. Jamieson, A. Talwalkar: Non-stochastic best arm identification and hyperparameter optimization. AISTATS 2016.
+Coordinate search, the same number of trials for every family: from the point of `START`, where a search by hand ended,
+a trial changes one knob of the best point so far to another value of `SPACE`, at random, none twice. A trial is
+measured after every third epoch and ends after three measures no better than one before, or when it is a tenth behind
+the best trial at the same epoch. Prints one JSON line a trial, the best last.
 """
 
 from __future__ import annotations
@@ -23,7 +20,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -39,7 +35,7 @@ Space = dict[str, list[Any]]
 Measure = Callable[[lfm_np.Factors], float]
 
 UPDATES: Space = {"schedule": ["inverse", "adagrad"], "biases": [False, "item"]}
-BPR: Space = {"learning_rate": [0.02, 0.05, 0.1, 0.2], "regularization": [0.003, 0.01, 0.03, 0.1]} | UPDATES
+BPR: Space = {"learning_rate": [0.02, 0.05, 0.1, 0.2], "regularization": [0.003, 0.01, 0.02, 0.03, 0.05]} | UPDATES
 SPACE: dict[str, Space] = {  # the first word is the loss
     "BPR": BPR | {"sampler": ["Uniform()", "Popularity(0.5)", "Hard(4)", "Hard(8)"]},
     "BPR uniform": BPR | {"sampler": ["Uniform()"]},
@@ -52,7 +48,7 @@ SPACE: dict[str, Space] = {  # the first word is the loss
     | UPDATES,
     "SampledSoftmax": {
         "learning_rate": [0.02, 0.05, 0.1, 0.2],
-        "regularization": [0.01, 0.03, 0.1, 0.2],
+        "regularization": [0.03, 0.05, 0.1, 0.2],
         "negative": [0.0, 1.0],
         "negatives": [8, 16, 32],
         "sampler": ["Uniform()", "Popularity(0.5)"],
@@ -60,19 +56,28 @@ SPACE: dict[str, Space] = {  # the first word is the loss
     | UPDATES,
     "Squared": {
         "learning_rate": [0.005, 0.01, 0.02, 0.03],
-        "regularization": [0.04, 0.06, 0.08, 0.1],
+        "regularization": [0.04, 0.06, 0.07, 0.08, 0.1],
         "bias": [0.005, 0.02, 0.05],
         "factors": [50, 100, 200],
         "schedule": ["inverse", "constant"],
     },
 }
-OF_TASK: dict[str, Space] = {
+PLAIN = {"schedule": "inverse", "biases": False, "sampler": "Uniform()"}
+START: dict[str, dict[str, Any]] = {
+    "BPR": {"learning_rate": 0.1, "regularization": 0.03} | PLAIN | {"schedule": "adagrad", "sampler": "Hard(8)"},
+    "BPR uniform": {"learning_rate": 0.1, "regularization": 0.01} | PLAIN,
+    "WARP": {"learning_rate": 0.005, "regularization": 0.3, "trials": 50} | PLAIN,
+    "SampledSoftmax": {"learning_rate": 0.05, "regularization": 0.1, "negative": 0.0, "negatives": 16} | PLAIN,
+    "Squared": {"learning_rate": 0.02, "regularization": 0.07, "bias": 0.02, "factors": 200, "schedule": "inverse"},
+}
+OF_TASK: dict[str, Space] = {  # a search starts from the first values
     "ml1m": {},
     "ncf": {"factors": [128, 256]},
     "ratings": {"sampler": [None], "biases": [True]},
 }
 EVERY = 3
-FIRST = 9  # epochs of every point
+PATIENCE = 3  # measures without a better one, and measures before a rival counts
+BEHIND = 0.1  # of the best trial's measure after as many epochs
 LOSS_FIELDS = ("trials", "correct_logq", "temperature", "margin")
 
 
@@ -140,63 +145,73 @@ def rating_split(records: Any, train: np.ndarray, test: np.ndarray) -> tuple[sp.
     return X, minus_rmse
 
 
-def fit(X: sp.csr_array, measure: Measure, options: dict[str, Any], epochs: int) -> tuple[float, int]:
-    """Best measure and its epoch; measured every ``EVERY`` epochs until two in a row are no better."""
-    best = (-np.inf, 0)
+def fit(
+    X: sp.csr_array, measure: Measure, options: dict[str, Any], epochs: int, rival: list[float] | None = None
+) -> list[float]:
+    """The measure after every ``EVERY`` epochs, until it stays below its best or is far behind ``rival``."""
+    values: list[float] = []
 
     def callback(record: dict[str, Any], factors: lfm_np.Factors) -> None:
-        nonlocal best
-        if record["iteration"] % EVERY == 0:
-            best = max(best, (measure(factors), record["iteration"]))
-            if record["iteration"] - best[1] >= 2 * EVERY:
+        if record["iteration"] % EVERY:
+            return
+        values.append(measure(factors))
+        if len(values) - 1 - np.argmax(values) >= PATIENCE:
+            raise StopIteration
+        if rival and len(values) >= PATIENCE:
+            theirs = rival[min(len(values), len(rival)) - 1]
+            if values[-1] < theirs - BEHIND * abs(theirs):
                 raise StopIteration
 
     with contextlib.suppress(lfm_np.SolverError):  # a rate too large: what was measured before counts
         lfm_np.sgd(X, epochs=epochs, random_state=0, callback=callback, **options)
-    return best
+    return values or [-np.inf]
 
 
-def points_of(space: Space, count: int) -> list[dict[str, Any]]:
-    """``count`` different points of the grid, or all of it where it has fewer."""
-    sizes = [len(values) for values in space.values()]
-    chosen = np.random.default_rng(1).permutation(math.prod(sizes))[:count]
-    return [
-        {name: values[i] for (name, values), i in zip(space.items(), index, strict=True)}
-        for index in zip(*np.unravel_index(chosen, sizes), strict=True)
-    ]
+def neighbours(point: dict[str, Any], space: Space, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """All points that differ from ``point`` in one knob, in random order."""
+    others = [point | {name: value} for name, values in space.items() for value in values if value != point[name]]
+    return [others[i] for i in rng.permutation(len(others))]
 
 
 def search(
-    X: sp.csr_array, measure: Measure, family: str, points: list[dict[str, Any]], epochs: int, threads: int | None
-) -> list[dict[str, Any]]:
-    """A record of every point after up to so many epochs, the best first."""
-    records = []
-    for point in points:
+    X: sp.csr_array, measure: Measure, family: str, task: str, trials: int, epochs: int, threads: int | None
+) -> None:
+    """Print every trial, and the best."""
+    space, rng = SPACE[family] | OF_TASK[task], np.random.default_rng(0)
+    point = best = START[family] | {name: values[0] for name, values in OF_TASK[task].items()}
+    rival: list[float] = []
+    seen = []
+    for _ in range(trials):
         started = time.perf_counter()
-        value, epoch = fit(X, measure, arguments(family, point) | {"num_threads": threads}, epochs)
-        seconds = round(time.perf_counter() - started, 1)
-        records.append({"family": family, "value": round(value, 4), "seconds": seconds} | point | {"epochs": epoch})
-        print(json.dumps(records[-1]), flush=True)
-    return sorted(records, key=lambda record: -record["value"])
+        values = fit(X, measure, arguments(family, point) | {"num_threads": threads}, epochs, rival)
+        if not rival or max(values) > max(rival):
+            best, rival = point, values
+        show(family, values, point, seconds=round(time.perf_counter() - started, 1))
+        seen.append(point)
+        point = next(other for other in neighbours(best, space, rng) if other not in seen)
+    print("best", end=" ")
+    show(family, rival, best)
+
+
+def show(family: str, values: list[float], point: dict[str, Any], **more: float) -> None:
+    epochs = EVERY * (int(np.argmax(values)) + 1)
+    print(
+        json.dumps({"family": family, "value": round(max(values), 4)} | more | point | {"epochs": epochs}), flush=True
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", choices=list(OF_TASK))
     parser.add_argument("families", nargs="*", help="of SPACE; by default all that fit the task")
-    parser.add_argument("--points", type=int, default=20)
-    parser.add_argument("--finalists", type=int, default=5)
+    parser.add_argument("--trials", type=int, default=14)
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()
     X, measure = ratings_problem() if options.task == "ratings" else ranking_problem(options.task)
     fitting = ["Squared"] if options.task == "ratings" else [name for name in SPACE if name != "Squared"]
     for family in options.families or fitting:
-        space = SPACE[family] | OF_TASK[options.task]
-        first = search(X, measure, family, points_of(space, options.points), FIRST, options.threads)
-        best = [{name: record[name] for name in space} for record in first[: options.finalists]]
-        final = search(X, measure, family, best, options.epochs, options.threads)
-        print("best", json.dumps(final[0]), flush=True)
+        search(X, measure, family, options.task, options.trials, options.epochs, options.threads)
 
 
 if __name__ == "__main__":
