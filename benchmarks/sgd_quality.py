@@ -33,12 +33,13 @@ CHOSEN: dict[str, tuple[str, dict[str, Any]]] = {
     "ncf BPR": (
         "BPR",
         {
-            "learning_rate": 0.05,
+            "learning_rate": 0.1,
             "regularization": 0.01,
-            "sampler": "Hard(4)",
+            "schedule": "adagrad",
             "biases": "item",
+            "sampler": "Hard(8)",
             "factors": 128,
-            "epochs": 30,
+            "epochs": 18,
         },
     ),
     "ml1m SampledSoftmax": (

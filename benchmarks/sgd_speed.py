@@ -100,8 +100,11 @@ def seconds_an_epoch(run: Run, epochs: int, clock: Clock) -> float:
 
 
 def epochs_for(run: Run, seconds: float, clock: Clock) -> int:
-    """As many epochs as take some seconds, so that the set-up's noise is small beside them."""
+    """As many epochs as take some seconds, so that the set-up's noise is small beside them; one where that is long."""
+    started = clock()
     run(1)
+    if clock() - started > 2 * seconds:
+        return 1
     return max(1, min(MOST_EPOCHS, int(seconds / max(seconds_an_epoch(run, 2, clock), 0.05))))
 
 
