@@ -137,13 +137,20 @@ class Interactions:
     def _item_index(self) -> _Index:
         return _Index.of("items", self.items)
 
-    def rows_of(self, users: Any) -> np.ndarray:
-        """The row (int64) of every given user id. ValueError names an id that is not there."""
-        return self._user_index.find(users)
+    def rows_of(self, users: Any, missing: int | None = None) -> np.ndarray:
+        """The row (int64) of every given user id.
 
-    def columns_of(self, items: Any) -> np.ndarray:
-        """The column (int64) of every given item id. ValueError names an id that is not there."""
-        return self._item_index.find(items)
+        Parameters
+        ----------
+        users : array of ids
+        missing : int, optional
+            The row for an id that is not there, such as −1; refused when not given.
+        """
+        return self._user_index.find(users, missing)
+
+    def columns_of(self, items: Any, missing: int | None = None) -> np.ndarray:
+        """The column (int64) of every given item id, as in `rows_of`."""
+        return self._item_index.find(items, missing)
 
     def user_ids(self, rows: Any) -> np.ndarray:
         """The user id of every given row, in an array of any shape."""
@@ -296,7 +303,7 @@ class _Index(NamedTuple):
             raise ValueError(f"{name} must be distinct ids, got {ids[1:][same].tolist()[0]!r} more than once")
         return cls(name, ids, order)
 
-    def find(self, wanted: Any) -> np.ndarray:
+    def find(self, wanted: Any, missing: int | None) -> np.ndarray:
         wanted = np.atleast_1d(check.as_array(self.name, wanted))
         if wanted.size == 0:
             return np.zeros(wanted.shape, np.int64)
@@ -312,11 +319,15 @@ class _Index(NamedTuple):
             ) from None
         found = place < len(self.ids)
         found[found] = self.ids[place[found]] == wanted[found]
-        if not found.all():
+        if found.all():
+            return self.positions[place]
+        if missing is None:
             raise ValueError(
                 f"{self.name} has no id {wanted[~found].tolist()[0]!r} ({np.sum(~found)} of {wanted.size} unknown)"
             )
-        return self.positions[place]
+        rows = np.full(wanted.shape, check.check_int("missing", missing, -1), np.int64)
+        rows[found] = self.positions[place[found]]
+        return rows
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

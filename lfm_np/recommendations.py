@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,6 +14,7 @@ from lfm_np.atomic import replacing
 from lfm_np.errors import missing_extra
 from lfm_np.factors import Factors
 from lfm_np.interactions import Interactions
+from lfm_np.ranking import Ranked
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -113,11 +115,40 @@ def recommend_parquet(
     In memory are a block of 131,072 rows and, once, the ids as Arrow arrays, however many users there are.
     """
     _pyarrow()
+    query = _Query.of(factors, data, users, N, items, exclude)
+    write_parquet(path, _batches(factors, query, seen, num_threads))
+
+
+class Entries(NamedTuple):
+    """Lists of recommendations, or of similar rows, one entry after the other and without their padding."""
+
+    places: np.ndarray
+    """Of the lists among those asked for."""
+    ids: np.ndarray
+    scores: np.ndarray
+    ranks: np.ndarray
+    """int32, 1 is the best."""
+
+    @classmethod
+    def of(cls, found: Ranked, start: int = 0) -> Entries:
+        places, ranks = np.nonzero(found.ids >= 0)
+        return cls(places + start, found.ids[places, ranks], found.scores[places, ranks], (ranks + 1).astype(np.int32))
+
+
+def recommend_blocks(factors: Factors, rows: np.ndarray, N: int, **options: Any) -> Iterator[Entries]:
+    """What `Factors.recommend` gives for rows of users, in blocks of about `ROWS` entries; at least one block."""
+    step = max(1, ROWS // N)
+    for start in range(0, max(len(rows), 1), step):
+        yield Entries.of(factors.recommend(rows[start : start + step], N=N, **options), start)
+
+
+def write_parquet(path: str | os.PathLike[str], batches: Iterator[pa.RecordBatch]) -> None:
+    """Write one batch at least, and all of one schema, into a file that appears in one step."""
     import pyarrow.parquet as pq
 
-    query = _Query.of(factors, data, users, N, items, exclude)
-    with replacing(path) as file, pq.ParquetWriter(file, query.schema) as writer:
-        for batch in _batches(factors, query, seen, num_threads):
+    first = next(batches)
+    with replacing(path) as file, pq.ParquetWriter(file, first.schema) as writer:
+        for batch in itertools.chain([first], batches):
             writer.write_batch(batch)
 
 
@@ -157,20 +188,11 @@ class _Query(NamedTuple):
 def _batches(factors: Factors, query: _Query, seen: Any, num_threads: int | None) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
-    step = max(1, ROWS // query.N)
-    for start in range(0, len(query.rows), step):
-        rows = query.rows[start : start + step]
-        ids, scores = factors.recommend(
-            rows, N=query.N, seen=seen, items=query.items, exclude=query.exclude, num_threads=num_threads
-        )
-        place, rank = np.nonzero(ids >= 0)
-        columns = (
-            query.user_ids.take(pa.array(start + place)),
-            query.item_ids.take(pa.array(ids[place, rank])),
-            scores[place, rank],
-            (rank + 1).astype(np.int32),
-        )
-        yield pa.RecordBatch.from_arrays([pa.array(column) for column in columns], schema=query.schema)
+    options = {"seen": seen, "items": query.items, "exclude": query.exclude, "num_threads": num_threads}
+    for some in recommend_blocks(factors, query.rows, query.N, **options):
+        users, items = query.user_ids.take(pa.array(some.places)), query.item_ids.take(pa.array(some.ids))
+        columns = [users, items, pa.array(some.scores), pa.array(some.ranks)]
+        yield pa.RecordBatch.from_arrays(columns, schema=query.schema)
 
 
 def _pyarrow() -> Any:

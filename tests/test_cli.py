@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from optional import require
 
 import lfm_np
-from lfm_np import cli, evaluation
+from lfm_np import cli, evaluation, recommendations
 
 COMMANDS = ["fit", "recommend", "similar", "evaluate", "report", "info", "crosscheck", "demo"]
 
@@ -120,12 +120,10 @@ def test_recommend_to_some(folder, capsys, monkeypatch):
 
 
 def test_blocks_of_users_make_one_table(folder, capsys, monkeypatch):
-    from lfm_np.cli import using
-
     capsys.readouterr()
     run("recommend", folder / "m.safetensors", "-n", "2")
     whole = capsys.readouterr().out
-    monkeypatch.setattr(using, "BLOCK", 7)
+    monkeypatch.setattr(recommendations, "ROWS", 7)
     run("recommend", folder / "m.safetensors", "-n", "2")
     assert capsys.readouterr().out == whole
 
@@ -386,7 +384,7 @@ def mistakes(folder):
         (("evaluate", model, folder / "none.csv"), "none.csv: No such file"),
         (("evaluate", model, test, "--metric", "recall"), "recall@k"),
         (("evaluate", model, test, "--at-least", "recall@10"), "METRIC=NUMBER"),
-        (("evaluate", model, test, "--user", "what"), "the ids are int64"),
+        (("evaluate", model, test, "--user", "what"), "users have ids of dtype <U4, got dtype int64"),
         (("report", model, "-o", "page.pdf"), ".html"),
         (("report", model, "--labels", test), "columns item and label"),
         (("crosscheck", "--device", "abacus"), "abacus"),

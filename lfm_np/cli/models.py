@@ -79,20 +79,10 @@ def columns_of(factors: Factors) -> Columns:
 def align(data: Interactions, known: Interactions) -> tuple[sp.csr_array, int]:
     """The cells of ``data`` in the rows and columns of ``known``, and how many had a user or item that is not there."""
     coo = data.matrix.tocoo()
-    rows, columns = _find(known.users, data.users)[coo.row], _find(known.items, data.items)[coo.col]
+    rows, columns = known.rows_of(_plain(data.users), -1)[coo.row], known.columns_of(_plain(data.items), -1)[coo.col]
     both = (rows >= 0) & (columns >= 0)
     cells = (coo.data[both], (rows[both], columns[both]))
     return sp.csr_array(cells, shape=known.shape), int(len(both) - both.sum())
-
-
-def _find(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """The position of every wanted id, −1 where there is none."""
-    known, wanted = _plain(known), _plain(wanted)
-    if known.dtype.kind != wanted.dtype.kind and not {known.dtype.kind, wanted.dtype.kind} <= set("iu"):
-        raise TypeError(f"the ids are {wanted.dtype.name}, those of the model are {known.dtype.name}")
-    order = np.argsort(known, kind="stable")
-    place = np.minimum(np.searchsorted(known[order], wanted), len(known) - 1)
-    return np.where(known[order][place] == wanted, order[place], -1)
 
 
 def parse_ids(name: str, texts: list[str], known: np.ndarray) -> np.ndarray:

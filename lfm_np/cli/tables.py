@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
 from lfm_np.atomic import check_place, replacing
 from lfm_np.errors import missing_extra
+from lfm_np.recommendations import write_parquet
 
 FORMATS = ("csv", "json", "parquet")
 Columns = dict[str, Any]  # arrays or lists of one length
-_Rows = Callable[[Columns], None]
 
 
 def write(parts: Iterable[Columns], output: Path | None) -> int:
@@ -27,15 +26,29 @@ def write(parts: Iterable[Columns], output: Path | None) -> int:
     Parameters
     ----------
     parts : iterable of dict
-        Each with the same columns. One part is in memory at a time, but for a terminal and Parquet's row groups.
+        At least one, each with the same columns. One part is in memory at a time, but for a terminal.
     output : path or None
         A file, written in one step; None is standard output.
     """
     rows = 0
-    with _writer(output) as add:
+
+    def counted() -> Iterator[Columns]:
+        nonlocal rows
         for part in parts:
-            add(part)
             rows += len(next(iter(part.values())))
+            yield part
+
+    check_output(output)
+    if output is None:
+        _drawn(counted()) if sys.stdout.isatty() else _csv(counted(), sys.stdout)
+    elif output.suffix.lower() == ".parquet":
+        _parquet(counted(), output)
+    else:
+        with replacing(output) as file:
+            text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+            (_csv if output.suffix.lower() == ".csv" else _json)(counted(), text)
+            text.flush()
+            text.detach()  # the file is closed by what opened it
     return rows
 
 
@@ -48,97 +61,46 @@ def check_output(output: Path | None, formats: tuple[str, ...] = FORMATS) -> Non
         check_place(output)
 
 
-@contextlib.contextmanager
-def _writer(output: Path | None) -> Iterator[_Rows]:
-    if output is None:
-        with _drawn() if sys.stdout.isatty() else _csv(sys.stdout) as add:
-            yield add
-        return
-    check_output(output)
-    with replacing(output) as file:
-        if output.suffix.lower() == ".parquet":
-            with _parquet(file) as add:
-                yield add
-            return
-        form = _csv if output.suffix.lower() == ".csv" else _json
-        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-        with form(text) as add:
-            yield add
-        text.flush()
-        text.detach()  # the file is closed by what opened it
-
-
 def _lines(part: Columns) -> Iterator[tuple[Any, ...]]:
     return zip(*(column.tolist() if isinstance(column, np.ndarray) else column for column in part.values()))
 
 
-@contextlib.contextmanager
-def _csv(file: TextIO) -> Iterator[_Rows]:
-    table, begun = csv.writer(file, lineterminator="\n"), False
-
-    def add(part: Columns) -> None:
-        nonlocal begun
-        if not begun:
+def _csv(parts: Iterable[Columns], file: TextIO) -> None:
+    table = csv.writer(file, lineterminator="\n")
+    for number, part in enumerate(parts):
+        if number == 0:
             table.writerow(part)
-        begun = True
         table.writerows(_lines(part))
 
-    yield add
 
-
-@contextlib.contextmanager
-def _json(file: TextIO) -> Iterator[_Rows]:
+def _json(parts: Iterable[Columns], file: TextIO) -> None:
     """An array with an object for each row."""
     separator = "["
-
-    def add(part: Columns) -> None:
-        nonlocal separator
+    for part in parts:
         for line in _lines(part):
             file.write(separator + "\n" + json.dumps(dict(zip(part, line)), ensure_ascii=False, default=str))
             separator = ","
-
-    yield add
     file.write("[]\n" if separator == "[" else "\n]\n")
 
 
-@contextlib.contextmanager
-def _parquet(file: BinaryIO) -> Iterator[_Rows]:
+def _parquet(parts: Iterable[Columns], path: Path) -> None:
     try:
         import pyarrow as pa
-        import pyarrow.parquet as pq
     except ImportError:
         raise missing_extra("pyarrow", "io") from None
-    writer: list[Any] = []
-
-    def add(part: Columns) -> None:
-        table = pa.table({name: pa.array(column) for name, column in part.items()})
-        if not writer:
-            writer.append(pq.ParquetWriter(file, table.schema))
-        writer[0].write_table(table)
-
-    try:
-        yield add
-    finally:
-        if writer:
-            writer[0].close()
+    write_parquet(path, (pa.RecordBatch.from_pydict(part) for part in parts))
 
 
-@contextlib.contextmanager
-def _drawn() -> Iterator[_Rows]:
+def _drawn(parts: Iterable[Columns]) -> None:
     """A table drawn by rich, which needs all rows to choose the widths."""
     from rich.console import Console
     from rich.table import Table
 
-    tables: list[Table] = []
-
-    def add(part: Columns) -> None:
-        if not tables:
-            tables.append(Table(header_style="bold", box=None))
-            for name, column in part.items():
-                numeric = np.asarray(column).dtype.kind in "iuf"
-                tables[0].add_column(name, justify="right" if numeric else "left", overflow="fold")
+    table = Table(header_style="bold", box=None)
+    for number, part in enumerate(parts):
+        for name, column in part.items() if number == 0 else ():
+            numeric = np.asarray(column).dtype.kind in "iuf"
+            table.add_column(name, justify="right" if numeric else "left", overflow="fold")
         for line in _lines(part):
-            tables[0].add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in line))
-
-    yield add
-    Console().print(*tables)
+            table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in line))
+    Console().print(table)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,10 +15,9 @@ from lfm_np.cli.quality import DEFAULT, compare, parse_bounds
 from lfm_np.cli.sources import read
 from lfm_np.factors import Factors
 from lfm_np.interactions import Interactions
-from lfm_np.ranking import Ranked
+from lfm_np.recommendations import Entries, recommend_blocks
 
 FAILED = 1
-BLOCK = 8192  # users whose lists are in memory at a time
 
 
 def recommend(
@@ -45,15 +43,9 @@ def recommend(
     if user:
         rows = known.rows_of(models.parse_ids("--user", user, known.users))
     seen = None if include_seen else known
-    names = models.columns_of(factors)
-
-    def parts() -> Iterator[tables.Columns]:
-        for lo in range(0, len(rows), BLOCK):
-            some = rows[lo : lo + BLOCK]
-            found = factors.recommend(some, N=n, seen=seen, num_threads=threads)
-            yield _ranked(names.user, known.users[some], names.item, known.items, found)
-
-    count = tables.write(parts(), output)
+    asked, names = known.users[rows], models.columns_of(factors)
+    blocks = recommend_blocks(factors, rows, n, seen=seen, num_threads=threads)
+    count = tables.write((_table(names.user, asked, names.item, known.items, some) for some in blocks), output)
     if output is not None:
         say(f"{output}: {count:,} recommendations for {len(rows):,} users")
 
@@ -81,26 +73,19 @@ def similar(
     tables.check_output(output)
     factors, known = models.load(model, data)
     if item:
-        rows = known.columns_of(models.parse_ids("--item", item, known.items))
+        name, ids = "item", known.items
+        rows = known.columns_of(models.parse_ids("--item", item, ids))
         found = factors.similar_items(rows, N=n, metric=metric, num_threads=threads)
-        part = _ranked("item", known.items[rows], "similar", known.items, found)
     else:
-        rows = known.rows_of(models.parse_ids("--user", user or [], known.users))
+        name, ids = "user", known.users
+        rows = known.rows_of(models.parse_ids("--user", user or [], ids))
         found = factors.similar_users(rows, N=n, metric=metric, num_threads=threads)
-        part = _ranked("user", known.users[rows], "similar", known.users, found)
-    tables.write([part], output)
+    tables.write([_table(name, ids[rows], "similar", ids, Entries.of(found))], output)
 
 
-def _ranked(name: str, asked: np.ndarray, other: str, ids: np.ndarray, found: Ranked) -> tables.Columns:
-    """A row for each entry of the lists; padding is left out."""
-    there = found.ids >= 0
-    ranks = np.broadcast_to(np.arange(1, found.ids.shape[1] + 1), found.ids.shape)
-    return {
-        name: np.repeat(asked, there.sum(axis=1)),
-        other: ids[found.ids[there]],
-        "score": found.scores[there],
-        "rank": ranks[there],
-    }
+def _table(name: str, asked: np.ndarray, other: str, ids: np.ndarray, entries: Entries) -> tables.Columns:
+    """A row for each entry of the lists."""
+    return {name: asked[entries.places], other: ids[entries.ids], "score": entries.scores, "rank": entries.ranks}
 
 
 def evaluate(
