@@ -3,6 +3,7 @@
 python benchmarks/import_time.py [repeats]
 """
 
+import argparse
 import statistics
 import subprocess
 import sys
@@ -17,7 +18,10 @@ def seconds(statement: str) -> float:
     return time.perf_counter() - start
 
 
-def main(repeats: int = 15) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("repeats", nargs="?", type=int, default=15)
+    repeats = parser.parse_args().repeats
     for _ in range(repeats + 1):
         for statement, times in STATEMENTS.items():
             times.append(seconds(statement))
@@ -31,4 +35,4 @@ def main(repeats: int = 15) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main()
