@@ -26,11 +26,11 @@ from lfm_np.row_plan import Weights, frozen
 F = np.float32
 
 
-def best(function, *args, repeats=15):
-    """Seconds of the fastest of several calls, after one that compiles."""
+def best(function, *args, repeats=15, limit=0.3):
+    """Seconds of the fastest of several calls, after one that compiles; no further one after ``limit`` seconds."""
     function(*args)
     times = []
-    for _ in range(repeats):
+    while len(times) < repeats and sum(times) < limit:
         start = time.perf_counter()
         function(*args)
         times.append(time.perf_counter() - start)
@@ -89,10 +89,10 @@ def gflops():
         yield "Cholesky and solve, eight at once", n, n**3 / 3 / seconds / 1e9
 
 
-def seconds_per_row(kind, n, k, rows=64, others=20_000):
+def seconds_per_row(kind, n, k, others=20_000):
     """One thread, rows of ``n`` cells each, the fixed side larger than the L2 cache."""
     rng = np.random.default_rng(n)
-    rows = max(rows, 20_000 // n // LANES * LANES)
+    rows = max(64 if k * n < 1 << 17 else LANES, 20_000 // n // LANES * LANES)
     indices = np.concatenate([np.sort(rng.choice(others, n, replace=False)) for _ in range(rows)]).astype(np.int32)
     csr = frozen(np.arange(rows + 1) * n), frozen(indices), frozen(np.ones(rows * n, F))
     Y = random((others, k))
@@ -124,9 +124,14 @@ def model_table():
 
 
 def step_table():
-    """Measured nanoseconds a row of the steps."""
-    sizes = [(k, n) for k in (64, 128, 256, 512, 1024) for n in (24, 64, 256, 1024)]
-    return [(k, n, *(1e9 * seconds_per_row(kind, n, k) for kind in ("cg", "subspace"))) for k, n in sizes]
+    """Measured nanoseconds a row of the exact solution and of the steps."""
+    table = []
+    for k in (64, 128, 256, 512, 1024, 2048):
+        for n in (8, 24, 64, 256, 1024, 4096):
+            exact = "dual" if row_plan.dual_cost(np.array(n), k) < row_plan.primal_cost(np.array(n), k) else "primal"
+            table.append((k, n, exact, *(1e9 * seconds_per_row(kind, n, k) for kind in (exact, "cg", "subspace"))))
+            print(table[-1], flush=True)
+    return table
 
 
 def fit(table):

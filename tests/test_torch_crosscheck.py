@@ -33,11 +33,12 @@ def check(backend, **options):
 
 @pytest.fixture
 def only(backend, monkeypatch):
-    """Check nothing but some models of als, or some losses of sgd."""
+    """Check nothing but some models and solvers of als, or some losses of sgd."""
 
-    def choose(models=(), losses=()):
-        cross = module("crosscheck")
-        monkeypatch.setattr(cross, "MODELS", {name: cross.MODELS[name] for name in models})
+    def choose(models=(), losses=(), solvers=("exact",)):
+        cross, als = module("crosscheck"), module("crosscheck_als")
+        monkeypatch.setattr(als, "MODELS", {name: als.MODELS[name] for name in models})
+        monkeypatch.setattr(als, "SOLVERS", solvers)
         monkeypatch.setattr(cross, "LOSSES", [loss for loss in cross.LOSSES if type(loss).__name__ in losses])
 
     return choose
@@ -53,6 +54,7 @@ def test_passes_and_reports(backend, tmp_path):
     assert not report.failures
     text = str(report)
     assert "als ials float64" in text
+    assert "als confidence float32 subspace" in text
     assert "sgd CosineContrastive float32" in text
     assert text.splitlines()[-1].startswith("cpu: passed in ")
     read = json.loads(report.to_json(tmp_path / "report.json"))
@@ -106,7 +108,7 @@ def test_an_ignored_argument_fails(backend, only, monkeypatch, argument, value):
 
 
 def test_a_wrong_sign_of_the_targets_fails(backend, only, monkeypatch):
-    only(models=module("crosscheck").MODELS)
+    only(models=module("crosscheck_als").MODELS)
 
     def change(gathered):
         return lambda *arguments: ((rows, d, -t) for rows, d, t in gathered(*arguments))
@@ -140,6 +142,42 @@ def test_an_objective_without_its_penalty_fails(backend, only, monkeypatch):
     failed = check(backend, factors=16).failures
     assert failed
     assert all("objective" in row.what for row in failed)
+
+
+BROKEN_STEPS = {
+    "cold start": ("_old", lambda old: lambda batch, fixed: old(batch, fixed) * 0),
+    "old values in another basis": ("_old", lambda _: lambda batch, fixed: fixed.old[batch.rows]),
+    "no preconditioner": ("LEAST_ENTRY", lambda _: 1e3),
+    "a block left out": ("blocks", lambda blocks: lambda k: list(blocks(k))[:-1]),
+}
+
+
+@pytest.mark.parametrize(
+    ("solver", "name"),
+    [
+        ("cg", "cold start"),
+        ("cg", "old values in another basis"),
+        ("cg", "no preconditioner"),
+        ("subspace", "cold start"),
+        ("subspace", "old values in another basis"),
+        ("subspace", "a block left out"),
+    ],
+)
+def test_a_broken_step_fails(backend, only, monkeypatch, solver, name):
+    only(models=["hu-koren"], solvers=[solver])
+    broken(monkeypatch, "step_rows", *BROKEN_STEPS[name])
+    expected = {f"als hu-koren {dtype} {solver}" for dtype in ("float32", "float64")}
+    assert {row.part for row in check(backend).failures} == expected
+
+
+@pytest.mark.parametrize("solver", ["cg", "subspace"])
+def test_a_step_without_its_regulariser_fails(backend, only, monkeypatch, solver):
+    only(models=["ratings"], solvers=[solver])
+    assert check(backend).passed
+    steps = module("step_rows").STEPS
+    step = steps[solver]
+    monkeypatch.setitem(steps, solver, lambda batch, fixed, lam, *rest: step(batch, fixed, lam * 0.9, *rest))
+    assert len({row.part for row in check(backend).failures}) == 2
 
 
 @pytest.mark.parametrize("name", ["BPR", "Squared", "SampledSoftmax", "CosineContrastive"])
