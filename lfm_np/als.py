@@ -150,7 +150,7 @@ def als(
 
     References
     ----------
-    .. [1] Y. Hu, Y. Koren, C. Volinsky. Collaborative filtering for implicit feedback datasets. ICDM 2008, eq. 3-5.
+    .. [1] Yifan Hu, Y. Koren, C. Volinsky. Collaborative filtering for implicit feedback datasets. ICDM 2008, eq. 3-5.
     .. [2] S. Rendle, W. Krichene, L. Zhang, Y. Koren. Revisiting the performance of iALS on item recommendation
        benchmarks. RecSys 2022, eq. 1-4 and §3.3 (ν).
     .. [3] Y. Zhou, D. Wilkinson, R. Schreiber, R. Pan. Large-scale parallel collaborative filtering for the Netflix

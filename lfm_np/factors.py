@@ -40,9 +40,9 @@ class Factors:
     Parameters
     ----------
     user_factors : ndarray, shape (m, k), float32 or float64
-        U. Kept without a copy where it is C-contiguous already; do not write to it afterwards.
+        U, kept without a copy where it is C-contiguous already; do not write to it afterwards.
     item_factors : ndarray, shape (n, k), same dtype
-        V.
+        V
     user_bias : ndarray, shape (m,), optional
         b_u; None where the model has none.
     item_bias : ndarray, shape (n,), optional

@@ -153,7 +153,7 @@ def explain(factors: Factors, user: int, item: int, X: Any) -> Explanation:
 
     References
     ----------
-    Y. Hu, Y. Koren, C. Volinsky. Collaborative filtering for implicit feedback datasets. ICDM 2008, section 5.
+    Yifan Hu, Y. Koren, C. Volinsky. Collaborative filtering for implicit feedback datasets. ICDM 2008, section 5.
     """
     row, column = check.check_id("user", user, factors.shape[0]), check.check_id("item", item, factors.shape[1])
     own = check.check_row("X", X, row, factors.shape)

@@ -125,12 +125,13 @@ def test_no_command_hides_from_the_runner():
 
 
 COMMAND = re.compile(r"`((?:[A-Z_]+=\S+ )*(?:python|pip|lfm-np|ruff|mypy|sphinx-build) [^`]+)`")
-IN_CI = {  # commands that are steps of .ci/run, or that another test runs: where their name is to be found
-    "python -m pytest": ".ci/run",
-    "pip install": ".ci/run",
-    "ruff format . && ruff check .": ".ci/run",
-    "sphinx-build -W": ".ci/run",
-    "python tests/fuzz/guided.py": "tests/test_fuzz.py",
+IN_CI = {  # how commands start that are steps of .ci/run or run by another test, the file, and what it must hold
+    "python -m pytest": (".ci/run", "python -m pytest"),
+    "NUMBA_": (".ci/run", "python -m pytest -q -m small"),
+    "pip install": (".ci/run", "pip install"),
+    "ruff format . && ruff check .": (".ci/run", "ruff format --check .\nruff check .\n"),
+    "sphinx-build": (".ci/run", "sphinx-build -W"),
+    "python tests/fuzz/guided.py": ("tests/test_fuzz.py", '"guided.py"'),
 }
 
 
@@ -167,9 +168,9 @@ def asked_for_help(command, monkeypatch, capfd):
 
 @pytest.mark.parametrize("command", sorted(shown_commands()))
 def test_a_command_that_is_only_shown_exists(command, monkeypatch, capfd):
-    for start, where in IN_CI.items():
-        if start in command:
-            assert start.split()[-1].removeprefix("tests/fuzz/") in (ROOT / where).read_text(encoding="utf-8")
+    for start, (where, step) in IN_CI.items():
+        if command.startswith(start):
+            assert step in (ROOT / where).read_text(encoding="utf-8")
             for path in re.findall(r"\btests/\S+\.py", command):
                 assert (ROOT / path).exists(), command
             return
@@ -211,6 +212,20 @@ def test_links_within_the_repository_lead_somewhere():
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.small
+def test_the_readme_quotes_the_benchmarks():
+    """Its table of speed is that of docs/benchmarks.md, rounded."""
+    tables = []
+    for page in ("README.md", "docs/benchmarks.md"):
+        rows = [line.split("|") for line in (ROOT / page).read_text(encoding="utf-8").splitlines() if "|" in line]
+        head = next(i for i, row in enumerate(rows) if row[-2].strip() == "implicit CG")
+        tables.append([cell.strip(" *") for row in rows[head + 2 : head + 8] for cell in row[-6:-1]])
+    assert len(tables[0]) == len(tables[1]) == 30
+    for quoted, measured in zip(*tables):
+        digits = len(quoted.partition(".")[2])
+        assert abs(float(quoted) - float(measured)) <= 0.5000001 * 10**-digits, (quoted, measured)
 
 
 @pytest.mark.small

@@ -144,7 +144,7 @@ def movielens_split(name: str, split: str) -> Split:
 
     References
     ----------
-    X. He et al.: Neural Collaborative Filtering. WWW 2017, section 4.1.
+    Xiangnan He et al.: Neural Collaborative Filtering. WWW 2017, section 4.1.
     W. Krichene, S. Rendle: On Sampled Metrics for Item Recommendation. KDD 2020.
     """
     check.check_choice("name", name, tuple(_SPLITS))
