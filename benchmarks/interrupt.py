@@ -73,7 +73,8 @@ def main() -> None:
     given = parser.parse_args()
     X = matrix(given.rows, given.columns, given.cells)
     print(f"{X.shape[0]:,} × {X.shape[1]:,}, {X.nnz:,} cells, {given.factors} factors, {given.threads} threads")
-    print("| fit | median s | longest s | its moment s | ended by | threads left |\n| --- | ---: | ---: | ---: | --- | ---: |")
+    print("| fit | median s | longest s | its moment s | ended by | threads left |")
+    print("| --- | ---: | ---: | ---: | --- | ---: |")
     for name in given.fits:
         fit, options = FITS[name], {"factors": given.factors, "num_threads": given.threads}
         fit(X[:200], **options)  # compiles
@@ -83,7 +84,8 @@ def main() -> None:
         seconds = [trial[0] for trial in found]
         worst, endings = max(found), Counter(trial[1] for trial in found)
         ended = ", ".join(f"{count} {ending}" for ending, count in endings.items())
-        row = f"{np.median(seconds):.2f} | {worst[0]:.2f} | {worst[2]:.2f} | {ended} | {threading.active_count() - before}"
+        left = threading.active_count() - before
+        row = f"{np.median(seconds):.2f} | {worst[0]:.2f} | {worst[2]:.2f} | {ended} | {left}"
         print(f"| {name} | {row} |", flush=True)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import enum
-import functools
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from lfm_np import fold_in, persistence, queries, ranking
 from lfm_np import validation as check
 from lfm_np.half_sweep import Fixed
 from lfm_np.item_index import build_index
+from lfm_np.kept import kept
 from lfm_np.kernels.scores import Model
 from lfm_np.kernels.topk import Index
 
@@ -117,21 +117,21 @@ class Factors:
 
     # Made on first use and kept, which is safe because nothing of a result changes.
 
-    @functools.cached_property
+    @kept
     def _model(self) -> Model:
         return ranking.make_model(
             self.user_factors, self.item_factors, self.user_bias, self.item_bias, self.global_bias
         )
 
-    @functools.cached_property
+    @kept
     def _index(self) -> Index:
         return build_index(self._model, np.arange(len(self.item_factors)))
 
-    @functools.cached_property
+    @kept
     def _similarity(self) -> dict[tuple[str, str], tuple[Model, Index]]:
         return {}
 
-    @functools.cached_property
+    @kept
     def _prepared(self) -> dict[tuple[str, float], Fixed]:
         return {}
 

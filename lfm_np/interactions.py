@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ import scipy.sparse as sp
 from lfm_np import reading, splits
 from lfm_np import validation as check
 from lfm_np.cells import cells_of, encode, matrix_of
+from lfm_np.kept import kept
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -129,11 +129,11 @@ class Interactions:
 
     # ---- ids ↔ rows -------------------------------------------------------------------------------------------------
 
-    @functools.cached_property
+    @kept
     def _user_index(self) -> _Index:
         return _Index.of("users", self.users)
 
-    @functools.cached_property
+    @kept
     def _item_index(self) -> _Index:
         return _Index.of("items", self.items)
 

@@ -55,28 +55,35 @@ def _expired() -> Factors:
     )
 
 
-@contextlib.contextmanager
-def sigint_noted() -> Iterator[Callable[[], bool]]:
-    """A function that tells whether Ctrl-C was pressed. A second press raises KeyboardInterrupt at once.
+class CtrlC:
+    """Called, tells whether Ctrl-C was pressed. Until ``noting``, there is nothing to return, and a press raises."""
 
-    Only in the main thread and only where Python's own handler is in place: a program with a handler of its own keeps
-    it. What Ctrl-C ends before the first sweep, when there is nothing to return, ends with KeyboardInterrupt.
-    """
-    pressed = threading.Event()
+    def __init__(self) -> None:
+        self.noting = self._pressed = False
 
-    def note(signum: int, frame: Any) -> None:
-        if pressed.is_set():
+    def __call__(self) -> bool:
+        return self._pressed
+
+    def press(self, signum: int, frame: Any) -> None:
+        """Note the first press; raise KeyboardInterrupt at the second."""
+        if self._pressed or not self.noting:
             raise KeyboardInterrupt
-        pressed.set()
+        self._pressed = True
 
+
+@contextlib.contextmanager
+def sigint_noted() -> Iterator[CtrlC]:
+    """Ctrl-C as `CtrlC` has it, in the main thread and where Python's own handler is in place.
+
+    A program with a handler of its own keeps it.
+    """
+    pressed = CtrlC()
     ours = threading.current_thread() is threading.main_thread()
     ours = ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if ours:
-        signal.signal(signal.SIGINT, note)
+        signal.signal(signal.SIGINT, pressed.press)
     try:
-        yield pressed.is_set
-    except Interrupted:
-        raise KeyboardInterrupt from None
+        yield pressed
     finally:
         if ours:
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -117,7 +124,7 @@ def run_sweeps(
     loop: Loop,
     sweep: Callable[[], dict[str, Any]],
     result: Callable[[list[dict[str, Any]], Status], Factors],
-    interrupted: Callable[[], bool],
+    interrupted: CtrlC,
     run: Run,
 ) -> tuple[list[dict[str, Any]], Status]:
     """Run up to ``loop.limit`` sweeps; returns the history and why they ended.
@@ -138,6 +145,7 @@ def run_sweeps(
     KeyboardInterrupt
         Ctrl-C was pressed and ``loop.raise_on_interrupt``.
     """
+    interrupted.noting = True
     history = run.history
     ended = Status.CONVERGED if _converged(loop, history) else None
     with _bar(loop, len(history)) as bar:

@@ -11,11 +11,11 @@ import functools
 import hashlib
 import os
 import pickle
+import queue
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ import numpy as np
 from numba.core import config
 from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
+from numba.core.compiler_lock import global_compiler_lock
 from threadpoolctl import ThreadpoolController
 
 JIT_DISABLED = bool(config.DISABLE_JIT)
@@ -187,7 +188,7 @@ def cache_folder() -> Path | None:
 # ---- threads --------------------------------------------------------------------------------------------------------
 
 _blas_lock = threading.Lock()
-_blas_users = 0
+_blas_users: list[int] = []  # the threads that want one BLAS thread, once for each time
 _blas_limits: Any = None
 
 
@@ -203,23 +204,87 @@ def single_threaded_blas() -> Iterator[None]:
     Our blocks are the parallelism: BLAS threads on top oversubscribe the cores, and their number would change the
     rounding.
     """
-    global _blas_users, _blas_limits
+    global _blas_limits
     with _blas_lock:
-        if _blas_users == 0:
+        if not _blas_users:
+            _disown_blas()
             _blas_limits = _blas().limit(limits=1, user_api="blas")
-        _blas_users += 1
+            _disown_blas()
+        _blas_users.append(threading.get_ident())
     try:
         yield
     finally:
         with _blas_lock:
-            _blas_users -= 1
-            if _blas_users == 0:
-                _blas_limits.restore_original_limits()
-                _blas_limits = None
+            _blas_users.remove(threading.get_ident())
+            _restore_blas()
+
+
+def _restore_blas() -> None:
+    global _blas_limits
+    if not _blas_users and _blas_limits is not None:
+        _disown_blas()
+        _blas_limits.restore_original_limits()
+        _disown_blas()
+        _blas_limits = None
+
+
+def _disown_blas() -> None:
+    """Let any thread set the number of BLAS threads.
+
+    From threadpoolctl 3.8 on, the first thread to set OpenBLAS's keeps the right to, and what others set is ignored:
+    of two overlapping fits, the one that ends last could not restore what the first has set.
+    """
+    for library in _blas().lib_controllers:
+        getattr(library, "clear_controlling_thread", lambda force: None)(force=True)
+
+
+def _before_fork() -> None:
+    """Fork between compilations, not within one: the child would wait for a lock of a thread that it does not have."""
+    global_compiler_lock.acquire()
+    _blas_lock.acquire()
+
+
+def _after_fork() -> None:
+    _blas_lock.release()
+    global_compiler_lock.release()
+
+
+def _after_fork_in_child() -> None:
+    """Only the thread that forked is here: what the others asked for is over."""
+    _blas_users[:] = [user for user in _blas_users if user == threading.get_ident()]
+    _restore_blas()
+    _after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
 
 
 class Interrupted(BaseException):
     """`Pool.run` ended early because ``stop()`` said so."""
+
+
+class _Task:
+    """One `Pool.run`: its blocks, handed out in order, and the first exception, which ends it."""
+
+    def __init__(self, work: Callable[[int, int], None], count: int, stop: Callable[[], bool]) -> None:
+        self._work, self._blocks, self._stop, self._lock = work, iter(range(count)), stop, threading.Lock()
+        self.error: BaseException | None = None
+        self.helped = threading.Semaphore(0)  # released once for each helper that is done
+
+    def drain(self, worker: int) -> None:
+        """Take blocks while there are any."""
+        try:
+            while self.error is None:
+                with self._lock:
+                    block = next(self._blocks, None)
+                if block is None:
+                    return
+                if self._stop():
+                    raise Interrupted
+                self._work(block, worker)
+        except BaseException as error:
+            self.error = self.error or error
 
 
 class Pool:
@@ -229,12 +294,16 @@ class Pool:
     ``num_threads`` − 1) is there to pick scratch memory. The first exception stops the hand-out and is raised in the
     caller. ``stop`` is asked before every block, and `Interrupted` raised when it returns True. Use as a context
     manager; no thread outlives it.
+
+    Not a ThreadPoolExecutor: that refuses work once the main thread has ended, though others go on, and its threads
+    keep the interpreter from exiting.
     """
 
     def __init__(self, num_threads: int, stop: Callable[[], bool] = lambda: False) -> None:
         self.num_threads = num_threads
         self._stop = stop
-        self._executor = ThreadPoolExecutor(num_threads - 1, "lfm_np") if num_threads > 1 else None
+        self._helpers: list[threading.Thread] = []
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
 
     def __enter__(self) -> Pool:
         self._blas = single_threaded_blas()
@@ -243,37 +312,51 @@ class Pool:
 
     def __exit__(self, *error: Any) -> None:
         try:
-            if self._executor:
-                self._executor.shutdown(wait=True, cancel_futures=True)
+            for _ in self._helpers:
+                self._tasks.put(None)
+            for helper in self._helpers:
+                helper.join()
         finally:
             self._blas.__exit__(None, None, None)
 
     def run(self, work: Callable[[int, int], None], count: int) -> None:
         """Call ``work(block, worker)`` for block = 0 … count − 1 and wait for all of them."""
-        blocks = iter(range(count))
-        lock = threading.Lock()
-        failed = threading.Event()
-
-        def drain(worker: int) -> None:
-            try:
-                while not failed.is_set():
-                    with lock:
-                        block = next(blocks, None)
-                    if block is None:
-                        return
-                    if self._stop():
-                        raise Interrupted
-                    work(block, worker)
-            except BaseException:
-                failed.set()
-                raise
-
-        helpers = range(1, min(self.num_threads, count)) if self._executor else ()
-        futures = [self._executor.submit(drain, worker) for worker in helpers] if self._executor else []
+        task = _Task(work, count, self._stop)
         try:
-            drain(0)  # the calling thread works too; a signal reaches it between two blocks
-        finally:
-            errors = [future.exception() for future in futures]  # waits for them
-        for error in errors:
-            if error is not None:
-                raise error
+            helpers = self._start_helpers(min(self.num_threads, count) - 1)
+            for _ in range(helpers):
+                self._tasks.put(task)
+            task.drain(0)  # the calling thread works too; a signal reaches it between two blocks
+            for _ in range(helpers):
+                task.helped.acquire()
+        except BaseException as error:  # Ctrl-C outside of a block: the helpers end after theirs
+            task.error = error
+            raise
+        found, task.error = task.error, None
+        if found is not None:
+            try:
+                raise found
+            finally:
+                del found  # its traceback holds this frame, and with it arrays
+
+    def _start_helpers(self, wanted: int) -> int:
+        """How many threads help, of those wanted. Where no more can be started, fewer do, to the same bits."""
+        if self._helpers and not self._helpers[0].is_alive():  # a fork, by a callback, has only the thread that forked
+            self._helpers, self._tasks = [], queue.SimpleQueue()
+        while len(self._helpers) < wanted:
+            place = len(self._helpers) + 1, self._tasks
+            helper = threading.Thread(target=_help, args=place, name="lfm_np", daemon=True)
+            try:
+                helper.start()
+            except RuntimeError:  # the process may have no more threads, or the interpreter is ending
+                break
+            self._helpers.append(helper)
+        return min(max(wanted, 0), len(self._helpers))
+
+
+def _help(worker: int, tasks: queue.SimpleQueue[_Task | None]) -> None:
+    """What a helper runs."""
+    while (task := tasks.get()) is not None:
+        task.drain(worker)
+        task.helped.release()
+        del task

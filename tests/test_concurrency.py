@@ -1,0 +1,216 @@
+"""Threads, processes, forks and exits around fits and recommendations: no abort, no hang, equal bits.
+
+Every scenario is a script of its own process with a time limit: what hangs or aborts fails here and not the whole run.
+"""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+SECONDS = 240  # of a scenario at most, on a loaded machine
+
+# The four calls, and a digest of what they give. Kernels come from the cache on disk.
+COMMON = """
+import concurrent.futures, copy, hashlib, multiprocessing, os, pickle, signal, sys, threading, time
+import numpy as np
+import lfm_np
+
+X = lfm_np.to_csr(lfm_np.datasets.make_interactions(400, 60, 6, random_state=0), shape=(400, 60))
+
+def als(threads, **options):
+    return lfm_np.als(X, **{"factors": 8, "iterations": 3, "random_state": 0, "num_threads": threads} | options)
+
+def sgd(threads, **options):
+    return lfm_np.sgd(X, **{"factors": 8, "epochs": 3, "random_state": 0, "num_threads": threads} | options)
+
+def digest(number):
+    "Of fits and recommendations, with a number of threads that depends on ``number``."
+    threads = number % 4 + 1
+    factors = als(threads) if number % 2 else sgd(threads)
+    ids, scores = factors.recommend(np.arange(400), N=5, seen=X, num_threads=threads)
+    arrays = factors.user_factors, factors.item_factors, ids, scores
+    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+
+def in_child(work, seconds=60):
+    "Fork; what ``work()`` returns there, or None if it hangs."
+    pid = os.fork()
+    if not pid:
+        signal.alarm(seconds)
+        try:
+            os._exit(0 if work() else 1)
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            os._exit(2)
+    status = os.waitpid(pid, 0)[1]
+    assert os.WIFEXITED(status), f"the child died of signal {os.WTERMSIG(status)}"
+    return os.WEXITSTATUS(status) == 0
+"""
+
+SCENARIOS = {
+    "eight threads, nested pools, copies": """
+        expected = [digest(0), digest(1)]
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(digest, range(16)))
+        assert found == expected * 8
+        def outer(number):
+            with concurrent.futures.ThreadPoolExecutor(2) as pool:
+                return list(pool.map(digest, range(2)))
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            assert list(pool.map(outer, range(4))) == [expected] * 4
+        inner = []
+        als(2, callback=lambda record, factors: inner.append(digest(1)))
+        assert inner == [expected[1]] * 3
+        factors = als(2)
+        factors.recommend([0])
+        expected = factors.recommend(np.arange(400), N=5).ids
+        for clone in (copy.deepcopy(factors), copy.copy(factors), pickle.loads(pickle.dumps(factors))):
+            assert (clone.recommend(np.arange(400), N=5).ids == expected).all()
+            assert not clone.user_factors.flags.writeable and clone.history == factors.history
+    """,
+    "forks before and after fits, and a daemonic pool of them": """
+        assert in_child(lambda: digest(3) and digest(2))  # nothing has run here
+        expected = [digest(0), digest(1)]
+        assert in_child(lambda: [digest(0), digest(1)] == expected)
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            assert pool.map(digest, range(6)) == expected * 3
+    """,
+    "spawn": """
+        import multiprocessing.spawn
+        expected = als(2).item_factors
+        with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+            calls = [pool.submit(lfm_np.als, X, factors=8, iterations=3, random_state=0, num_threads=n) for n in (1, 3)]
+            for call in calls:
+                assert (call.result().item_factors == expected).all()
+    """,
+    "forks during fits of other threads": """
+        expected, over = [digest(0), digest(1)], threading.Event()
+        def fits():
+            while not over.is_set():
+                assert [digest(2), digest(3)] == expected
+        threads = [threading.Thread(target=fits) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for number in range(6):
+            time.sleep(0.05)
+            assert in_child(lambda: digest(number) == expected[number % 2])
+        over.set()
+        for thread in threads:
+            thread.join()
+    """,
+    "a fork while another thread compiles and another looks at factors": """
+        from numba.core.compiler_lock import global_compiler_lock
+        from lfm_np import factors as module
+        inside, go, real = threading.Event(), threading.Event(), module.build_index
+        def compiles():
+            with global_compiler_lock:
+                inside.set()
+                time.sleep(1.0)
+        def slow(*args):
+            inside.set()
+            go.wait()
+            return real(*args)
+        model = als(1)
+        copied = copy.deepcopy(model)
+        module.build_index = slow
+        looks = threading.Thread(target=lambda: model.recommend([0]), daemon=True)
+        looks.start()
+        inside.wait()
+        module.build_index = real
+        assert in_child(lambda: len(copied.recommend([0]).ids) == 1)
+        go.set()
+        looks.join()
+        inside.clear()
+        threading.Thread(target=compiles).start()
+        inside.wait()
+        assert in_child(lambda: bool(digest(1)))  # loads and compiles kernels
+    """,
+    "the fit goes on in a fork of its callback": """
+        expected = digest(1)
+        def callback(record, factors):
+            if record["iteration"] == 1:
+                pids.append(os.fork())
+                if not pids[0]:
+                    signal.alarm(60)
+        pids = []
+        factors = als(2, callback=callback)
+        same = (factors.item_factors == als(2).item_factors).all() and digest(1) == expected
+        if not pids[0]:
+            os._exit(0 if same else 1)
+        assert same and os.waitpid(pids[0], 0)[1] == 0
+    """,
+    "settings are as before": """
+        import numba
+        from threadpoolctl import threadpool_info, threadpool_limits
+        def blas():
+            return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+        def settings():
+            state = np.random.get_state()
+            names = sorted(thread.name for thread in threading.enumerate())
+            numba_has = numba.get_num_threads(), numba.config.NUMBA_NUM_THREADS, numba.config.THREADING_LAYER
+            return state[1].tobytes(), state[2:], blas(), numba_has, np.geterr(), names, signal.getsignal(signal.SIGINT)
+        assert als(2, progress=True) and digest(0)
+        with threadpool_limits(2, user_api="blas"):
+            numba.set_num_threads(1)
+            before, inside = settings(), []
+            als(2, progress=True, callback=lambda *_: inside.append(blas()))
+            assert all(1 in found for found in inside)
+            sgd(3)
+            with concurrent.futures.ThreadPoolExecutor(4) as pool:
+                list(pool.map(digest, range(8)))
+            try:
+                als(2, callback=lambda *_: 1 / 0)
+            except ZeroDivisionError:
+                pass
+            else:
+                raise AssertionError("the callback's error is lost")
+            assert settings() == before
+
+            # Two fits overlap, and what began first ends first, in a thread that lives on; a fork within sees no limit.
+            inside, go = [threading.Event(), threading.Event()], [threading.Event(), threading.Event()]
+            def wait(number):
+                als(2, iterations=1, callback=lambda *_: inside[number].set() or go[number].wait())
+            with concurrent.futures.ThreadPoolExecutor(2) as pool:
+                fits = []
+                for number in range(2):
+                    fits.append(pool.submit(wait, number))
+                    inside[number].wait()
+                assert 1 in blas()
+                assert in_child(lambda: blas() == before[2] and digest(1) and blas() == before[2])
+                for number in range(2):
+                    go[number].set()
+                    fits[number].result()
+                assert blas() == before[2]
+            assert settings() == before
+    """,
+    "no thread can be started": """
+        expected = digest(1), digest(2)
+        def refuse(self):
+            raise RuntimeError("can't start new thread")
+        threading.Thread.start = refuse
+        assert (digest(1), digest(2)) == expected
+    """,
+    "a thread fits while the main thread ends, and another fit at exit": """
+        import atexit
+        expected = digest(3)
+        def work():
+            time.sleep(0.2)
+            assert digest(3) == expected
+        threading.Thread(target=work).start()
+        atexit.register(lambda: print("done" if digest(3) == expected else "other bits", flush=True))
+    """,
+}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_scenario(name, tmp_path):
+    script = tmp_path / "script.py"  # a file, which processes that are spawned read again
+    script.write_text(
+        COMMON + "\nif __name__ == '__main__':\n" + textwrap.indent(textwrap.dedent(SCENARIOS[name]), "    ")
+    )
+    process = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=SECONDS)
+    assert process.returncode == 0, f"exit {process.returncode}\n{process.stdout}{process.stderr}"
+    assert "Traceback" not in process.stderr
+    assert process.stdout == "done\n" * ("print(" in SCENARIOS[name])
