@@ -1,4 +1,4 @@
-"""How kernels are compiled, cached on disk and run on threads. The only module with compiler options.
+"""How kernels are compiled and run on threads. The only module with compiler options.
 
 `jit` compiles a kernel: without the GIL, with the fast-math flags that keep NaN checks alive, and with a cache on disk
 that an edit to any file of ``kernels/`` invalidates. `Pool` runs a kernel over row blocks.
@@ -8,25 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import os
-import pickle
 import queue
-import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
-import llvmlite
 import numba
-import numpy as np
 from numba.core import config
-from numba.core.caching import _Cache
-from numba.core.compiler import CompileResult
 from numba.core.compiler_lock import global_compiler_lock
 from threadpoolctl import ThreadpoolController
+
+from lfm_np.kernels.cache import KernelCache
 
 JIT_DISABLED = bool(config.DISABLE_JIT)
 
@@ -49,7 +42,7 @@ def exact_jit(function: F) -> F:
 def _compile(function: F, fastmath: Any) -> F:
     dispatcher = numba.njit(nogil=True, fastmath=fastmath, error_model="numpy")(function)
     if not JIT_DISABLED:
-        dispatcher._cache = _KernelCache(function)
+        dispatcher._cache = KernelCache(function)
     return dispatcher
 
 
@@ -71,118 +64,6 @@ def jit_pointer(signature: Any, function: Callable[..., Any]) -> Any:
 def exact_inlined(function: F) -> F:
     """`inlined` without fast math."""
     return numba.njit(nogil=True, error_model="numpy", forceinline=True)(function)
-
-
-# ---- cache ----------------------------------------------------------------------------------------------------------
-
-
-class _KernelCache(_Cache):
-    """One file per compiled signature: a SHA-256 digest, then the pickled object code.
-
-    Numba's own cache looks at the file that holds the entry point only (numba #1833), so that a kernel keeps running an
-    old copy of an edited helper; here the folder's name is a hash of every kernel source, of the versions and of the
-    options. A file that is damaged, foreign or unreadable counts as absent. Only a folder that belongs to this user
-    and that nobody else may write is read from, since object code is trusted code.
-    """
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
-        self._enabled = True
-
-    @property
-    def cache_path(self) -> str:
-        return str(cache_folder() or "")
-
-    def enable(self) -> None:
-        self._enabled = True
-
-    def disable(self) -> None:
-        self._enabled = False
-
-    def flush(self) -> None:
-        folder = cache_folder()
-        for path in folder.glob(f"{self._stem()}.*") if folder else ():
-            path.unlink(missing_ok=True)
-
-    def _stem(self) -> str:
-        return f"{self._function.__module__.rsplit('.', 1)[-1]}.{self._function.__qualname__}"
-
-    def _path(self, folder: Path, sig: Any, codegen: Any) -> Path:
-        key = repr((str(sig), codegen.magic_tuple())).encode()
-        return folder / f"{self._stem()}.{hashlib.sha256(key).hexdigest()[:20]}.nbc"
-
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        folder = cache_folder() if self._enabled else None
-        if folder is None:
-            return None
-        target_context.refresh()
-        try:
-            content = self._path(folder, sig, target_context.codegen()).read_bytes()
-            digest, payload = content[:32], content[32:]
-            if hashlib.sha256(payload).digest() != digest:
-                return None
-            return CompileResult._rebuild(target_context, *pickle.loads(payload))
-        except Exception:  # whatever is wrong with a cache file, compiling again is right
-            return None
-
-    def save_overload(self, sig: Any, data: Any) -> None:
-        folder = cache_folder() if self._enabled else None
-        if folder is None or data.library.has_dynamic_globals:
-            return
-        payload = pickle.dumps(data._reduce(), protocol=pickle.HIGHEST_PROTOCOL)
-        path = self._path(folder, sig, data.codegen)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-        with contextlib.suppress(OSError):  # a full disk or a vanished folder only costs the next process a compile
-            try:
-                temporary.write_bytes(hashlib.sha256(payload).digest() + payload)
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-
-
-def _fingerprint() -> str:
-    """Hash of everything the object code depends on besides the signature and the CPU."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
-    options = (sys.version_info[:3], numba.__version__, llvmlite.__version__, np.__version__)
-    flags = (config.OPT, bool(config.BOUNDSCHECK), bool(config.DEBUGINFO_DEFAULT), config.ENABLE_AVX)
-    digest.update(repr((options, flags, config.CPU_NAME, config.CPU_FEATURES)).encode())
-    return digest.hexdigest()[:24]
-
-
-def _private_folder(path: Path) -> bool:
-    """Make ``path`` (mode 0700) and say whether it is ours alone to write."""
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        info = path.lstat()
-        ours = not hasattr(os, "getuid") or (info.st_uid == os.getuid() and not info.st_mode & 0o022)
-        return ours and path.is_dir() and not path.is_symlink() and os.access(path, os.W_OK | os.X_OK)
-    except OSError:
-        return False
-
-
-@functools.cache
-def cache_folder() -> Path | None:
-    """Folder of the compiled kernels, or None when no private folder can be made.
-
-    ``LFM_NP_CACHE_DIR`` comes first, then the user's cache folder, then the temporary folder.
-    """
-    candidates = []
-    if os.environ.get("LFM_NP_CACHE_DIR"):
-        candidates.append(Path(os.environ["LFM_NP_CACHE_DIR"]))
-    elif os.environ.get("XDG_CACHE_HOME"):
-        candidates.append(Path(os.environ["XDG_CACHE_HOME"]) / "lfm_np")
-    else:
-        with contextlib.suppress(RuntimeError):  # no HOME and no passwd entry
-            candidates.append(Path.home() / ".cache" / "lfm_np")
-    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
-    candidates.append(Path(tempfile.gettempdir()) / f"lfm_np-{user}")
-    for root in candidates:
-        folder = root / f"kernels-{_fingerprint()}"
-        if _private_folder(root) and _private_folder(folder):
-            return folder
-    return None
 
 
 # ---- threads --------------------------------------------------------------------------------------------------------

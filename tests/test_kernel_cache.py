@@ -1,0 +1,207 @@
+"""Compiled kernels on disk: what is damaged or not surely ours is compiled again, never loaded."""
+
+import hashlib
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import pytest
+
+from lfm_np.kernels import cache
+from lfm_np.kernels.jit import jit
+
+
+def _twice(x):
+    return 2 * x
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """LFM_NP_CACHE_DIR, which does not exist yet; the temporary folder is another one."""
+    monkeypatch.setenv("LFM_NP_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    cache.cache_folder.cache_clear()
+    yield tmp_path / "cache"
+    cache.cache_folder.cache_clear()
+
+
+def loaded():
+    """Call a kernel in a new dispatcher; whether it came from the cache."""
+    found = []
+
+    class Spy(cache.KernelCache):
+        def load_overload(self, *args):
+            found.append(super().load_overload(*args))
+            return found[-1]
+
+    kernel = jit(_twice)
+    kernel._cache = Spy(_twice)
+    assert kernel(21.0) == 42.0
+    return found[-1] is not None
+
+
+def file_of(folder):
+    (path,) = folder.glob("*/*")
+    return path
+
+
+class Poison:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+def sealed(payload):
+    return hashlib.sha256(payload).digest() + payload
+
+
+def test_a_kernel_is_compiled_once_into_a_private_file(root):
+    assert not loaded()
+    assert loaded()
+    modes = [path.stat().st_mode & 0o777 for path in (root, file_of(root).parent, file_of(root))]
+    assert modes == [0o700, 0o700, 0o600]
+
+
+DAMAGES = {
+    "empty": lambda content: b"",
+    "within the digest": lambda content: content[:20],
+    "truncated": lambda content: content[:-1],
+    "digest flipped": lambda content: bytes([content[0] ^ 1]) + content[1:],
+    "bit flipped": lambda content: content[:1000] + bytes([content[1000] ^ 64]) + content[1001:],
+    "longer": lambda content: content + b"\0",
+    "another pickle": lambda content: sealed(pickle.dumps({"library": None})),
+    "no pickle": lambda content: sealed(b"text"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_compiled_again_and_replaced(root, damage):
+    assert not loaded()
+    path = file_of(root)
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    assert not loaded()
+    assert loaded()
+    assert file_of(root) == path
+
+
+def test_of_another_version_is_of_another_folder(root, monkeypatch):
+    assert not loaded()
+    monkeypatch.setattr(cache.numba, "__version__", "0.0")
+    cache.cache_folder.cache_clear()
+    assert not loaded()
+    assert len(list(root.iterdir())) == 2
+
+
+def test_every_kernel_source_and_version_is_in_the_name(tmp_path, monkeypatch):
+    names = {cache._fingerprint()}
+    for module, name in ((cache.numba, "__version__"), (cache.llvmlite, "__version__"), (cache.config, "CPU_NAME")):
+        monkeypatch.setattr(module, name, "other")
+        names.add(cache._fingerprint())
+    for path in sorted(Path(cache.__file__).parent.glob("*.py")):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(cache, "__file__", str(tmp_path / "cache.py"))
+    assert cache._fingerprint() in names
+    with open(tmp_path / "simd.py", "a") as file:
+        file.write("\n")
+    assert cache._fingerprint() not in names
+
+
+@pytest.mark.parametrize(
+    "opened", ["nothing", "file", "folder", "group", "root", "owner"], ids=lambda name: f"{name} is open"
+)
+def test_code_in_a_file_runs_only_if_nobody_else_could_write_it(root, tmp_path, monkeypatch, opened):
+    assert not loaded()
+    path, marker = file_of(root), tmp_path / "poisoned"
+    path.write_bytes(sealed(pickle.dumps(Poison(marker))))
+    cache.cache_folder.cache_clear()
+    if opened == "owner":
+        user = os.geteuid() + 1
+        monkeypatch.setattr(cache.os, "geteuid", lambda: user)
+    elif opened != "nothing":
+        place = {"file": path, "folder": path.parent, "group": path.parent, "root": root}[opened]
+        place.chmod(0o770 if opened == "group" else 0o777)
+    if opened in ("nothing", "file"):
+        assert not loaded()
+    else:
+        with pytest.warns(RuntimeWarning, match=r"not kept in .*(belongs to user \d+|lets others write); set LFM"):
+            assert not loaded()
+    assert marker.exists() == (opened == "nothing")  # the poison works, where it would be our own
+
+
+def test_a_folder_that_others_may_read_is_closed(root):
+    assert not loaded()
+    folder = file_of(root).parent
+    root.chmod(0o755)
+    folder.chmod(0o755)
+    cache.cache_folder.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert loaded()
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def _a_file(root):
+    root.write_bytes(b"")
+
+
+def _below_a_file(root):
+    root.write_bytes(b"")
+    os.environ["LFM_NP_CACHE_DIR"] = str(root / "below")
+
+
+def _a_link(root):
+    (root.parent / "elsewhere").mkdir()
+    root.symlink_to(root.parent / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [(_a_file, "is not a folder"), (_below_a_file, "cannot be written"), (_a_link, "is a symbolic link")],
+)
+def test_what_cannot_be_used_is_passed_over_with_a_warning(root, make, reason):
+    make(root)
+    with pytest.warns(RuntimeWarning, match=reason):
+        assert not loaded()
+    assert loaded()  # from the temporary folder
+    assert cache.cache_folder().parent.parent == root.parent
+
+
+def test_without_any_folder_every_process_compiles(monkeypatch):
+    def none():
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.delenv("LFM_NP_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", os.devnull)
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    cache.cache_folder.cache_clear()
+    assert not loaded()
+    assert cache.cache_folder() is None
+    cache.cache_folder.cache_clear()
+
+
+def test_processes_that_compile_at_once(root):
+    script = "import numpy as np; from lfm_np.kernels.jit import jit\n@jit\ndef twice(x):\n    return 2 * x\n"
+    script += "assert twice(21.0) == 42.0"
+    processes = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(3)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
+    assert file_of(root).suffix == ".nbc"  # one, and nothing temporary
+    content = file_of(root).read_bytes()
+    assert hashlib.sha256(content[32:]).digest() == content[:32]
+
+
+def test_a_full_disk_costs_a_compile(root, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache.os, "replace", full)
+    assert not loaded()
+    assert list(root.glob("*/*")) == []
+    assert not loaded()
