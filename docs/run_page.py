@@ -2,7 +2,8 @@
 
 python docs/run_page.py docs/tutorial.md        # in a temporary folder; what it installs, it installs
 
-Blocks fenced as ``python`` share one namespace a page, blocks fenced as ``sh`` one folder. Lines before a block may say
+Blocks fenced as ``python`` share one namespace a page, blocks fenced as ``sh`` one folder. Those fenced as ``console``
+hold commands after ``$ `` and what each must print, where ``…`` stands for anything. Lines before a block may say
 
     <!-- not run: REASON -->        it is only shown
     <!-- needs: NAME, NAME -->      packages, or data, that it takes besides those of the page
@@ -17,11 +18,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 
 _BLOCK = re.compile(r"^(?:<!-- ([^\n]*) -->\n+)?```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_MARK = "<end-of-output>"
 
 
 class Block(NamedTuple):
@@ -35,7 +37,7 @@ class Block(NamedTuple):
 
     @property
     def runs(self) -> bool:
-        return self.language in ("python", "sh") and not self.note.startswith("not run: ")
+        return self.language in ("python", "sh", "console") and not self.note.startswith("not run: ")
 
     @property
     def needs(self) -> list[str]:
@@ -77,11 +79,27 @@ def run_block(block: Block, page: Path, folder: Path, namespace: dict[str, objec
         finally:
             os.chdir(before)
         return
+    if block.language == "console":
+        return check_session(block, page, folder)
+    if status := shell(f"set -euo pipefail\n{block.code}", folder).returncode:
+        raise RuntimeError(f"{page}, line {block.line}: exit status {status}")
+
+
+def shell(code: str, folder: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run commands with this Python's programs first on the path."""
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
-    command = ["bash", "-euo", "pipefail", "-c", block.code]
-    found = subprocess.run(command, cwd=folder, env=os.environ | {"PATH": path})
-    if found.returncode:
-        raise RuntimeError(f"{page}, line {block.line}: exit status {found.returncode}")
+    return subprocess.run(["bash", "-c", code], cwd=folder, env=os.environ | {"PATH": path}, text=True, **options)
+
+
+def check_session(block: Block, page: Path, folder: Path) -> None:
+    """Run the commands of a block in one shell; each must print what stands below it."""
+    steps = [step.partition("\n") for step in re.split(r"^\$ ", block.code, flags=re.MULTILINE)[1:]]
+    code = "".join(f"{command}\nstatus=$?; printf '{_MARK}'; (exit $status)\n" for command, _, _ in steps)
+    printed = shell(code, folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout.split(_MARK)
+    for (command, _, wanted), found in zip(steps, printed[:-1], strict=True):
+        pattern = ".*".join(map(re.escape, wanted.split("…")))
+        if not re.fullmatch(pattern, found, re.DOTALL):
+            raise RuntimeError(f"{page}, line {block.line}: $ {command}\nprints\n{found}\nnot\n{wanted}")
 
 
 def main() -> None:

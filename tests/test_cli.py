@@ -17,7 +17,7 @@ from optional import require
 import lfm_np
 from lfm_np import cli, evaluation, recommendations
 
-COMMANDS = ["fit", "recommend", "similar", "evaluate", "report", "info", "crosscheck", "demo"]
+COMMANDS = ["fit", "recommend", "similar", "evaluate", "update", "report", "info", "crosscheck", "demo"]
 
 
 @pytest.fixture(autouse=True)
@@ -175,6 +175,55 @@ def test_evaluate_leaves_out_whom_the_model_does_not_know(folder, tmp_path, caps
         outputs.append(capsys.readouterr())
     assert outputs[0].out == outputs[1].out
     assert "more.csv: 2 of" in outputs[1].err
+
+
+@pytest.mark.parametrize("timestamp", [True, False])
+def test_update_takes_further_events_in(folder, tmp_path, capsys, timestamp):
+    """As a model of all events whose items, and whose other users, stay as they were."""
+    columns = COLUMNS if timestamp else COLUMNS[:4]
+    old, new = tmp_path / "m.safetensors", tmp_path / "new.safetensors"
+    assert run("fit", folder / "events.csv", *columns, *SMALL, "-o", old) == 0
+    (tmp_path / "more.csv").write_text(
+        "who,what,when\nu003,101,900\nnewt,120,901\nu003,120,902\nada,101,903\nx,7,904\n"
+    )
+    events = (folder / "events.csv").read_text().splitlines()[1:]
+    both = ["who,what,when", *(",".join(np.array(line.split(","))[[0, 1, 3]]) for line in events)]
+    (tmp_path / "both.csv").write_text("\n".join(both) + "\nu003,101,900\nnewt,120,901\nu003,120,902\nada,101,903\n")
+    capsys.readouterr()
+    assert run("update", old, tmp_path / "more.csv", "-o", new) == 0
+    assert "1 of 5 interactions are of unknown items" in (said := capsys.readouterr().err)
+    assert "2 users added, 1 solved again" in said
+
+    whole = lfm_np.Interactions.from_csv(tmp_path / "both.csv", user="who", item="what", timestamp="when")
+    before, after = lfm_np.Factors.load(old), lfm_np.Factors.load(new)
+    with np.load(tmp_path / "new.interactions.npz") as file:
+        users, times = file["users"], file["timestamps"] if timestamp else None
+    assert users[-2:].tolist() == ["ada", "newt"]
+    place = whole.rows_of(users)
+    np.testing.assert_array_equal(
+        sp.load_npz(tmp_path / "new.interactions.npz").toarray(), whole.matrix[place].toarray()
+    )
+    assert times is None or set(times) == set(whole.timestamps)
+    np.testing.assert_array_equal(after.item_factors, before.item_factors)
+    changed = [*np.flatnonzero(users == "u003"), 300, 301]
+    kept = np.delete(np.arange(300), changed[0])
+    np.testing.assert_array_equal(after.user_factors[kept], before.user_factors[kept])
+    folded = before.fold_in_users(whole.matrix[place[changed]]).user_factors
+    np.testing.assert_array_equal(after.user_factors[changed], folded)
+    assert run("recommend", new, "--user", "newt", "-n", "3") == 0
+    assert "120" not in {row["what"] for row in rows(capsys)}
+
+
+def test_fit_goes_on_from_a_checkpoint(folder, tmp_path):
+    kept = ("--checkpoint", tmp_path / "fit.checkpoint", "--solver", "cg")
+    fit = ("fit", folder / "events.csv", *COLUMNS, *SMALL)
+    assert run(*fit, *kept, "--iterations", "2", "-o", tmp_path / "m.safetensors") == 0
+    assert run(*fit, *kept, "--iterations", "5", "-o", tmp_path / "m.safetensors") == 0
+    found = lfm_np.Factors.load(tmp_path / "m.safetensors")
+    expected = lfm_np.als(data_of(folder), factors=8, iterations=5, alpha=10.0, random_state=0, solver="cg")
+    np.testing.assert_array_equal(found.user_factors, expected.user_factors)
+    assert found.params["solver"] == "cg"
+    assert run(*fit, *kept, "--iterations", "5", "--factors", "4", "-o", tmp_path / "m.safetensors") == 2
 
 
 def test_report(folder, tmp_path):
@@ -335,6 +384,7 @@ def mistakes(folder):
     (bad / "other.safetensors").write_bytes(model.read_bytes())
     (bad / "other.interactions.npz").write_bytes((folder / "m.interactions.npz").read_bytes() + b" ")
     (bad / "text.npz").write_text("hello")
+    (text := bad / "text.checkpoint").write_text("hello")
     (bad / "text.parquet").write_text("hello")
     (bad / "empty.csv").write_text("")
     (bad / "nan.csv").write_text("who,what,stars\na,1,nan\nb,2,3\n")
@@ -365,6 +415,10 @@ def mistakes(folder):
         ((*fit, "--weighting", "heavy"), "hu-koren"),
         ((*fit, "--method", "svd"), "--method must be als or sgd"),
         ((*fit, "--method", "sgd", "--alpha", "2"), "--alpha is no option of --method sgd"),
+        ((*fit, "--method", "sgd", "--solver", "cg"), "--solver is no option of --method sgd"),
+        ((*fit, "--checkpoint", text), "not a whole and valid checkpoint"),
+        (("update", model, events, "-o", "m.pkl"), ".safetensors"),
+        (("update", model, folder / "none.csv", "-o", bad / "m.safetensors"), "none.csv: No such file"),
         ((*fit, "--method", "sgd", "--loss", "L2"), "--loss must be one of BPR"),
         ((*fit, "--hold-out", folder / "x.json"), ".csv, .parquet"),
         ((*fit, "--hold-out", folder / "x.csv", "--by", "moon"), "'random', 'last', 'time'"),

@@ -79,7 +79,17 @@ def check_tuning(found, said, folder):
     assert totals[0] == pytest.approx(totals[1])
 
 
+def check_command_line(found, said, folder):
+    """Every command has its example."""
+    import lfm_np.cli.app
+
+    text = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"lfm-np (\w+)", "".join(re.findall(r"^(?:\$ |lfm-np).*", text, re.MULTILINE))))
+    assert shown == {command.callback.__name__ for command in lfm_np.cli.app.app.registered_commands}
+
+
 CHECKS = {
+    "docs/command_line.md": check_command_line,
     "docs/tuning.md": check_tuning,
     "README.md": check_readme,
     "docs/data.md": check_data,
@@ -89,13 +99,22 @@ CHECKS = {
 }
 
 
+def script(tmp_path_factory):
+    """A folder with the script ``lfm-np``, for where the package is not installed."""
+    folder = tmp_path_factory.mktemp("bin")
+    (folder / "lfm-np").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m lfm_np "$@"\n')
+    (folder / "lfm-np").chmod(0o755)
+    return folder
+
+
 @pytest.mark.parametrize("page", [str(page.relative_to(ROOT)) for page in PAGES])
-def test_the_blocks_of_the_page_run(page, tmp_path, monkeypatch, capfd):
+def test_the_blocks_of_the_page_run(page, tmp_path, tmp_path_factory, monkeypatch, capfd):
     for block in run_page.blocks(ROOT / page):
         for name in block.needs:
             require(name)
     monkeypatch.setattr(grouplens, "_download", no_download)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))))
+    monkeypatch.setenv("PATH", os.pathsep.join((os.environ["PATH"], str(script(tmp_path_factory)))))
     found = run_page.run(ROOT / page, tmp_path)
     CHECKS.get(page, lambda *_: None)(found, capfd.readouterr().out, tmp_path)
 
@@ -117,7 +136,7 @@ def test_no_command_hides_from_the_runner():
         assert not re.search(r"^ {4}(\$ |python |pip |lfm-np )", text, re.MULTILINE), f"{page}: fence commands as sh"
         for block in run_page.blocks(page):
             where = f"{page.name}, line {block.line}"
-            assert block.language in ("python", "sh", "text") or block.language.startswith("{"), where
+            assert block.language in ("python", "sh", "console", "text") or block.language.startswith("{"), where
             assert not block.note.startswith("not run") or re.match(r"not run: \w.{10}", block.note), where
             assert block.language != "text" or not re.match(r"(\$ |python |pip |lfm-np )", block.code), where
             shown += [where] * block.note.startswith("not run")
@@ -195,6 +214,9 @@ def test_a_block_that_fails_is_an_error(tmp_path):
         run_page.run(page, tmp_path)
     page.write_text("<!-- not run: it would fail -->\n\n```sh\nfalse\n```\n\n```python\ny = 2\n```\n")
     assert run_page.run(page, tmp_path)["y"] == 2
+    page.write_text("```console\n$ echo one two; false\none …\n$ echo $?\n1\n$ echo three\nfour\n```\n")
+    with pytest.raises(RuntimeError, match=r"page.md, line 2: \$ echo three\nprints\nthree\n\nnot\nfour\n"):
+        run_page.run(page, tmp_path)
 
 
 @pytest.mark.small

@@ -75,6 +75,7 @@ for command in (
     using.recommend,
     using.similar,
     using.evaluate,
+    using.update,
     using.report,
     checking.info,
     checking.crosscheck,

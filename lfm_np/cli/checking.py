@@ -72,10 +72,10 @@ def _data(source: str, columns: Columns) -> dict[str, Any]:
     data = read(source, columns)
     X, (m, n) = data.matrix, data.shape
     facts: dict[str, Any] = {"users": m, "items": n, "interactions": X.nnz, "of all cells": X.nnz / max(m * n, 1)}
-    per = {"user": np.diff(X.indptr), "item": np.bincount(X.indices, minlength=n)}
+    per = {"a user": np.diff(X.indptr), "an item": np.bincount(X.indices, minlength=n)}
     for name, counts in per.items():
         if len(counts):
-            facts[f"interactions of a {name}: least, median, most"] = tuple(
+            facts[f"interactions of {name}: least, median, most"] = tuple(
                 int(count) for count in np.quantile(counts, (0, 0.5, 1), method="lower")
             )
     known = X.data[~np.isnan(X.data)]

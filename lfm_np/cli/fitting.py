@@ -72,6 +72,10 @@ def fit(
         str, typer.Option(help="Hold out at random, each user's last, or by time.", rich_help_panel=FILES)
     ] = "random",
     fraction: Annotated[float, typer.Option(help="Share to hold out.", rich_help_panel=FILES)] = 0.2,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Keep the state of the fit here after every sweep, or go on from it.", rich_help_panel=FILES),
+    ] = None,
     method: Annotated[str, _of_model("als or sgd.")] = "als",
     factors: Annotated[int, _of_model("k, the number of latent dimensions.")] = 64,
     regularization: Annotated[float, _of_model("λ.")] = 0.01,
@@ -82,6 +86,7 @@ def fit(
     weighting: Annotated[str | None, _of_model("als: hu-koren, ials, confidence or ratings.")] = None,
     unobserved_weight: Annotated[float | None, _of_model("als: weight of what is not there.")] = None,
     regularization_exponent: Annotated[float | None, _of_model("als: 1 scales λ with a row's size.")] = None,
+    solver: Annotated[str | None, _of_model("als: exact (auto), cg or subspace, for many factors.")] = None,
     loss: Annotated[str | None, _of_model("sgd: BPR, WARP, Logistic, SampledSoftmax, Squared, …")] = None,
     negatives: Annotated[int | None, _of_model("sgd: drawn negatives of an interaction.")] = None,
     learning_rate: Annotated[float | None, _of_model("sgd: length of a step.")] = None,
@@ -94,7 +99,8 @@ def fit(
 ) -> None:
     """Factor interactions and write the model, and beside it the interactions with their ids.
 
-    Ctrl-C ends the fit early, writes the model of the last complete sweep, and leaves with status 130.
+    Ctrl-C ends the fit early, writes the model of the last complete sweep, and leaves with status 130. With
+    --checkpoint the same command goes on where the last one ended, to the same model as without a break.
 
     Examples:
 
@@ -103,6 +109,8 @@ def fit(
     `lfm-np fit events.csv --timestamp time --hold-out test.csv --by last --factors 128 -o events.safetensors`
 
     `lfm-np fit movielens:1m --method sgd --loss WARP --learning-rate 0.01`
+
+    `lfm-np fit plays.parquet --factors 256 --solver subspace --checkpoint plays.checkpoint`
     """
     columns = Columns(
         user or "user", item or "item", value, timestamp, threshold, duplicates, nulls, delimiter,
@@ -113,7 +121,7 @@ def fit(
     given = {
         "alpha": alpha, "weighting": weighting, "unobserved_weight": unobserved_weight, "negatives": negatives,
         "regularization_exponent": regularization_exponent, "learning_rate": learning_rate, "loss": loss,
-        "biases": biases, "iterations": iterations,
+        "biases": biases, "iterations": iterations, "solver": solver, "checkpoint": checkpoint,
     }  # fmt: skip
     solve, options = _solver(method, {name: option for name, option in given.items() if option is not None})
     train = read(data, columns)

@@ -11,6 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from lfm_np.atomic import replacing
+from lfm_np.cells import cells_of, matrix_of
 from lfm_np.cli.sources import Columns, read
 from lfm_np.factors import Factors
 from lfm_np.interactions import Interactions
@@ -58,6 +59,7 @@ def load(path: Path, source: str | None = None) -> tuple[Factors, Interactions]:
     factors = Factors.load(path)
     if source is not None:
         data = read(source, columns_of(factors))
+        data = dataclasses.replace(data, users=_plain(data.users), items=_plain(data.items))
     elif beside(path).exists():
         note = (factors.params or {}).get(KEY) or {}
         if note.get("sha256") != _digest(beside(path)):
@@ -83,6 +85,28 @@ def align(data: Interactions, known: Interactions) -> tuple[sp.csr_array, int]:
     both = (rows >= 0) & (columns >= 0)
     cells = (coo.data[both], (rows[both], columns[both]))
     return sp.csr_array(cells, shape=known.shape), int(len(both) - both.sum())
+
+
+def extend(known: Interactions, more: Interactions, duplicates: str) -> tuple[Interactions, np.ndarray, int]:
+    """``known`` with the cells of ``more``, new users last; which rows these change; how many had an unknown item.
+
+    A cell of both is combined by ``duplicates``, as in `to_csr`, ``more`` being the later.
+    """
+    old, new, ids = known.matrix.tocoo(), more.matrix.tocoo(), _plain(more.users)
+    columns = known.columns_of(_plain(more.items), -1)[new.col]
+    there = columns >= 0
+    row_of = known.rows_of(ids, -1)
+    strangers = np.unique(new.row[there & (row_of[new.row] < 0)])
+    row_of[strangers] = len(known.users) + np.arange(len(strangers))
+    rows, columns = row_of[new.row[there]], columns[there]
+    times = None
+    if known.timestamps is not None and more.timestamps is not None:
+        times = np.append(known.timestamps, more.timestamps[there])
+    records = np.append(old.row, rows), np.append(old.col, columns)
+    cells = cells_of(*records, len(known.items), np.append(old.data, new.data[there]), times, duplicates)
+    users = np.append(known.users, ids[strangers])
+    whole = Interactions(matrix_of(cells, (len(users), len(known.items))), users, known.items, cells.timestamps)
+    return whole, np.unique(rows), int(len(there) - there.sum())
 
 
 def parse_ids(name: str, texts: list[str], known: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Commands that take a fitted model: recommend, similar, evaluate, report."""
+"""Commands that take a fitted model: recommend, similar, evaluate, update, report."""
 
 from __future__ import annotations
 
@@ -137,6 +137,37 @@ def _held_out(source: str, factors: Factors, known: Interactions, given: dict[st
     if unknown:
         say(f"{source}: {unknown:,} of {unknown + matrix.nnz:,} interactions are of unknown users or items, left out")
     return matrix
+
+
+def update(
+    model: Model,
+    new: Annotated[str, typer.Argument(metavar="DATA", help="Further interactions, like DATA of `fit`.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The new model file.")],
+    data: Fitted = None,
+    threads: Threads = None,
+) -> None:
+    """Take further interactions into a model of als without a refit: those who have some are solved again or added.
+
+    All items and all other users stay as they are, and items that the model does not know are left out. A pair that is
+    there already is combined as `fit --duplicates` said (with a threshold: it counts 1; a mean: of old and new).
+
+    Examples:
+
+    `lfm-np update model.safetensors today.csv -o model.safetensors`
+    """
+    tables.check_output(output, ("safetensors",))
+    factors, known = models.load(model, data)
+    columns = models.columns_of(factors)
+    more = read(new, columns._replace(min_user_interactions=1, min_item_interactions=1))
+    duplicates = (
+        "max" if columns.threshold is not None else {"count": "sum"}.get(columns.duplicates, columns.duplicates)
+    )
+    whole, rows, unknown = models.extend(known, more, duplicates)
+    if unknown:
+        say(f"{new}: {unknown:,} of {more.matrix.nnz:,} interactions are of unknown items, left out")
+    models.save(output, factors.update(whole.matrix[rows], users=rows, num_threads=threads), whole, columns)
+    added = len(whole.users) - len(known.users)
+    say(f"{output}: {added:,} users added, {len(rows) - added:,} solved again")
 
 
 def report(
