@@ -35,7 +35,10 @@ class IdEncoder:
         """Take the ids of some records, none null."""
         if pa.types.is_dictionary(ids.type):
             ids = ids.dictionary_decode()
-        encoded = (ids.storage if self._is_uuid else ids.cast(self._type)).dictionary_encode()
+        ids = ids.storage if self._is_uuid else ids.cast(self._type)
+        if pa.types.is_floating(self._type):
+            ids = pc.add(ids, pa.scalar(0.0, self._type))  # −0 is 0, and Arrow would number them apart
+        encoded = ids.dictionary_encode()
         self._pending.append(encoded)
         self._waiting += len(encoded.dictionary)
         if self._waiting > max(_MERGE, len(self._distinct)):  # each merge doubles at least, so all cost O(records)
@@ -82,6 +85,8 @@ def _sortable_type(name: str, type: pa.DataType) -> pa.DataType:
         return pa.large_string()
     if pa.types.is_binary_view(type):
         return pa.large_binary()
+    if pa.types.is_float16(type):
+        return pa.float32()
     if pa.types.is_null(type):
         return pa.string()  # an empty column, or one whose nulls are counted elsewhere
     if pa.types.is_nested(type) or isinstance(type, pa.BaseExtensionType):

@@ -57,6 +57,17 @@ def test_a_training_row_is_one_more_half_step(X, kwargs):
     assert abs(found - expected).max(initial=0) <= 1e-8 * max(1.0, abs(expected).max(initial=0))
 
 
+@pytest.mark.parametrize(("weighting", "a0", "biases"), [(*case, False) for case in CASES] + [("ratings", 0.0, True)])
+def test_training_rows_are_those_of_one_more_sweep_of_als(weighting, a0, biases):
+    """Both are the minimum over the users' factors, which is unique; the fit reports what it reached there."""
+    X = matrix()
+    factors = fit(X, weighting, a0, biases=biases, regularization_exponent=0.5)
+    more = fit(X, weighting, a0, biases=biases, regularization_exponent=0.5, init=factors, iterations=1)
+    reached = lfm_np.objective(X, factors.fold_in_users(X))
+    assert reached == pytest.approx(more.history[0]["objective_users"], rel=1e-12)
+    assert reached < lfm_np.objective(X, factors)
+
+
 def test_biases_are_folded_in_too():
     X, new = matrix(), matrix(9, 30, seed=3)
     factors = fit(X, "ratings", 0.0, biases=True)

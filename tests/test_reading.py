@@ -23,6 +23,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 IDS = {
     "int64": st.integers(-(2**63), 2**63 - 1),
     "uint8": st.integers(0, 255).map(np.uint8),
+    "float64": st.floats(allow_nan=False, allow_infinity=False),
     "string": TEXT,
     "category": TEXT,
     "uuid": st.uuids(),
@@ -118,6 +119,13 @@ def test_repeated_pairs_can_be_an_error():
 
 
 # ---- nulls, values, times -------------------------------------------------------------------------------------------
+
+
+def test_half_floats_become_floats():
+    pa = require("pyarrow")
+    table = pa.table({"user": pa.array([np.float16(1.5), np.float16(-0.0), np.float16(0.0)]), "item": [1, 2, 3]})
+    data = Interactions.from_frame(table)
+    assert (data.users.tolist(), data.users.dtype) == ([0.0, 1.5], np.float32)
 
 
 @pytest.mark.parametrize("kind", KINDS)
