@@ -174,7 +174,8 @@ def asked_for_help(command, monkeypatch, capfd):
     arguments = words[3:] if words[1] == "-m" else words[2:]
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(sys, "argv", [words[1], *arguments[:1], "--help"])
-    monkeypatch.delitem(sys.modules, words[2] if words[1] == "-m" else "", raising=False)  # runpy warns of it
+    for module in (words[2], f"{words[2]}.__main__") if words[1] == "-m" else ():
+        monkeypatch.delitem(sys.modules, module, raising=False)  # runpy warns of what another test imported
     run = partial(runpy.run_module, words[2]) if words[1] == "-m" else partial(runpy.run_path, str(ROOT / words[1]))
     with pytest.raises(SystemExit) as left:
         run(run_name="__main__")
