@@ -154,7 +154,10 @@ def fit(
     def callback(record: dict[str, Any], factors: lfm_np.Factors) -> None:
         if record["iteration"] % EVERY:
             return
-        values.append(measure(factors))
+        try:
+            values.append(measure(factors))
+        except ValueError as error:  # a model that is about to diverge: scores too large to rank
+            raise StopIteration from error
         if len(values) - 1 - np.argmax(values) >= PATIENCE:
             raise StopIteration
         if rival and len(values) >= PATIENCE:
