@@ -417,7 +417,7 @@ def mistakes(folder):
         ((*fit, "--method", "sgd", "--alpha", "2"), "--alpha is no option of --method sgd"),
         ((*fit, "--method", "sgd", "--solver", "cg"), "--solver is no option of --method sgd"),
         ((*fit, "--checkpoint", text), "not a whole and valid checkpoint"),
-        (("update", model, events, "-o", "m.pkl"), ".safetensors"),
+        (("update", model, events, "-o", "m.pkl"), "must end in one of .safetensors"),
         (("update", model, folder / "none.csv", "-o", bad / "m.safetensors"), "none.csv: No such file"),
         ((*fit, "--method", "sgd", "--loss", "L2"), "--loss must be one of BPR"),
         ((*fit, "--hold-out", folder / "x.json"), ".csv, .parquet"),
