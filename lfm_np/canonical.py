@@ -33,13 +33,20 @@ def canonical(U: np.ndarray, V: np.ndarray, num_threads: int = 1) -> tuple[np.nd
     Columns whose eigenvalues differ by a relative gap g are determined to about eps/g only; compare scores there.
     Cost: O((m + n) k² + k³).
     """
+    V, basis = canonical_items(V, num_threads)
+    with Pool(num_threads) as pool:
+        return _rotated(U, basis, pool), V
+
+
+def canonical_items(V: np.ndarray, num_threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """V in the canonical basis, and the basis: what U is to be multiplied by."""
     with single_threaded_blas():
         basis = spectrum(gram(V))[1][:, ::-1]
     with Pool(num_threads) as pool:
         V = _rotated(V, basis, pool)
-        signs = _signs(V)
-        V *= signs
-        return _rotated(U, basis * signs, pool), V
+    signs = _signs(V)
+    V *= signs
+    return V, basis * signs
 
 
 def gram(A: np.ndarray) -> np.ndarray:

@@ -91,8 +91,10 @@ class Run:
             kept = self._file[1]["entropy"] if self._file else None
             self.random_state = np.random.SeedSequence().entropy if kept is None else kept
 
-    def resume(self, state: Resumable, X: sp.csr_array, params: dict[str, Any], init: tuple[Any, ...] | None) -> None:
-        """Bring ``state`` to where the file has it, if there is one.
+    def resume(
+        self, state: Resumable, X: sp.csr_array | str, params: dict[str, Any], init: tuple[Any, ...] | None
+    ) -> None:
+        """Bring ``state`` to where the file has it, if there is one. ``X``: the matrix, or its fingerprint.
 
         Raises
         ------
@@ -102,7 +104,9 @@ class Run:
         if self._where is None:
             return
         chosen = {name: value for name, value in params.items() if name not in FREE}
-        self._asked = persistence.plain(self._asked | chosen | {"X": _fingerprint(X), "init": _hash(init or ())})
+        self._asked = persistence.plain(
+            self._asked | chosen | {"X": X if isinstance(X, str) else fingerprint(X), "init": _hash(init or ())}
+        )
         self._state, self._saved_at = state, time.monotonic()
         if self._file is not None:
             parts, model = self._file
@@ -191,7 +195,7 @@ def _check_parts(path: Any, parts: dict[str, np.ndarray], wanted: dict[str, np.n
 # ---- fingerprints ---------------------------------------------------------------------------------------------------
 
 
-def _fingerprint(X: sp.csr_array) -> str:
+def fingerprint(X: sp.csr_array) -> str:
     """Hash of a canonical matrix, the same for either index type."""
     return _hash((np.array(X.shape, np.int64), X.indptr, X.indices, X.data))
 

@@ -128,3 +128,9 @@ def check_problem(
         "dtype": dtype.name,
     }
     return Problem(csr, factors, weights, regularization, exponent, bool(biases), params)
+
+
+def same_problem(problem: Problem, X: Any) -> Problem:
+    """The same problem with other cells, which are checked."""
+    asked = dict(problem.params)
+    return check_problem(X, exponent=asked.pop("regularization_exponent"), **asked)

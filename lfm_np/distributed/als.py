@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import os
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from lfm_np.als import draw_items
-from lfm_np.checkpoint import Run
 from lfm_np.distributed import blocks
 from lfm_np.distributed.cluster import Cluster, Workers, check_client
+from lfm_np.distributed.folder import FolderRun
+from lfm_np.distributed.parquet import ShardedInteractions
 from lfm_np.distributed.sweep import Sweeps, share_bytes
 from lfm_np.factors import Factors
 from lfm_np.kernels.als_rows import aligned
@@ -22,6 +25,7 @@ from lfm_np.validation import (
     check_choice,
     check_init,
     check_int,
+    check_path,
     check_random_state,
     share_csr,
 )
@@ -30,7 +34,7 @@ SHARE_LIMIT = 256 << 20  # bytes of a shard's normal equations: more would be be
 
 
 def als(
-    X: Any,
+    source: Any,
     *,
     client: Any = None,
     shards: int | None = None,
@@ -51,7 +55,10 @@ def als(
     callback: Callback | None = None,
     progress: bool = False,
     raise_on_interrupt: bool = False,
+    checkpoint: Any = None,
     checkpoint_every: int = 5,
+    resume: str = "auto",
+    users_to: Any = None,
 ) -> Factors:
     r"""Factor a sparse matrix as `lfm_np.als` does, on the workers of a dask cluster.
 
@@ -59,20 +66,29 @@ def als(
 
     Parameters
     ----------
-    X : sparse matrix or array, shape (m, n), or Interactions
-        Cut into shards of rows, which travel to the workers once.
+    source : ShardedInteractions, or sparse matrix or array, shape (m, n), or Interactions
+        What `from_parquet` gave: the workers read the files, and the driver holds V and the result. A matrix is cut
+        into shards of rows, which travel to the workers once.
     client : distributed.Client, optional
         None takes dask's current one.
     shards : int, optional
-        Into how many ranges of about equally many cells the rows are cut; None makes one for each thread of the
-        workers. The factors are the same, bit for bit, for any number of workers, but a sum over shards rounds
+        Into how many ranges of about equally many cells the rows of a matrix are cut; None makes one for each thread of
+        the workers. The factors are the same, bit for bit, for any number of workers, but a sum over shards rounds
         differently for another number of them.
     solver : {"auto", "exact"}
     num_threads : int
         Threads of one task. A worker runs as many tasks at once as it has threads.
+    checkpoint : str or path, optional
+        A folder that the driver and all workers share. The run goes on from what is there, to the same bits as without
+        a break; a folder of another X, of other arguments or of another number of shards is refused.
     checkpoint_every : int
-        Sweeps between two copies of V that the driver takes. When workers are lost, dask computes again what they held
-        from the last copy on.
+        Sweeps between two checkpoints; without a folder, between two copies of V that the driver takes. When workers
+        are lost, dask computes again what they held from there on.
+    resume : {"auto", "never"}
+        "never" begins anew, and replaces what is in the folder.
+    users_to : str or path, optional
+        A ``.npy`` file that the driver and all workers share: the workers write the user factors there, and the result
+        has them memory-mapped. Without it they are brought to the driver.
 
     Returns
     -------
@@ -105,8 +121,9 @@ def als(
     True
     """
     client = check_client(client)
+    sharded = isinstance(source, ShardedInteractions)
     problem = check_problem(
-        X,
+        sp.csr_array((0, source.shape[1])) if sharded else source,
         factors=factors,
         regularization=regularization,
         alpha=alpha,
@@ -120,25 +137,29 @@ def als(
     check_choice("solver", solver, ("auto", "exact"))
     threads = check_int("num_threads", num_threads, 1)
     every = check_int("checkpoint_every", checkpoint_every, 1)
-    rng = check_random_state(random_state)
-    start = _start(problem, check_init(init, problem.X.shape, problem.factors, biases, problem.X.dtype), rng)
+    run = FolderRun(checkpoint, every, resume, random_state)
+    path = None if users_to is None else os.path.abspath(check_path("users_to", users_to))
+    rng = check_random_state(run.random_state)
+    shape = source.shape if sharded else problem.X.shape
+    given = check_init(init, shape, problem.factors, biases, problem.X.dtype)
     if shards is not None:
         check_int("shards", shards, 1)
+        if sharded and shards != len(source.parts):
+            raise ValueError(f"shards must be None or {len(source.parts)}, those of source, got {shards}")
 
     with sigint_noted() as interrupted:
         cluster = Cluster(client, interrupted)
         workers = cluster.workers()
         _refuse_what_cannot_fit(problem, workers)
-        cuts = _cuts(problem.X.indptr, workers.threads if shards is None else shards)
-        count = len(cuts) - 1
-        general, rows = without_cells(problem), narrow(problem.X)
-        parts = ((lo, rows[lo:hi]) for lo, hi in itertools.pairwise(cuts.tolist()))
-        tasks = [cluster.task("cells", blocks.make_shard, general, part, lo, count) for lo, part in parts]
-        state = Sweeps(cluster, general, tasks, start, threads, every)
-        params = problem.params | {"solver": "exact", "shards": count} | loop.params
+        general = without_cells(problem)
+        sources = source.sources(cluster, general) if sharded else _cut(problem, general, shards or workers.threads)
+        state = Sweeps(cluster, general, sources, _start(problem, shape, given, rng), threads, run.folder)
+        params = problem.params | {"solver": "exact", "shards": len(sources)} | loop.params
+        run.follow(state)
+        run.resume(state, state.fingerprint() if run.folder else "", params, given)
         result = partial(state.result, params=params)
-        history, status = run_sweeps(loop, state.sweep, result, interrupted, Run(None, "als", None))
-        return result(history, status)
+        history, status = run_sweeps(loop, state.sweep, result, interrupted, run)
+        return result(history, status, users_to=path)
 
 
 def without_cells(problem: Problem) -> Problem:
@@ -147,24 +168,29 @@ def without_cells(problem: Problem) -> Problem:
     return replace(problem, X=share_csr(*empty, (0, problem.X.shape[1])))
 
 
-def _start(problem: Problem, start: tuple[Any, ...] | None, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """U (m, factors + biases) and V (n, ld) to start from."""
-    (m, n), k, dtype = problem.X.shape, problem.factors, problem.X.dtype
-    U, V = np.zeros((m, k + problem.biases), dtype), aligned((n, problem.columns), dtype)
+def _start(
+    problem: Problem, shape: tuple[int, int], given: tuple[Any, ...] | None, rng: np.random.Generator
+) -> tuple[np.ndarray | None, np.ndarray]:
+    """U (m, factors + biases), None for zeros, and V (n, ld) to start from."""
+    (m, n), k, dtype = shape, problem.factors, problem.X.dtype
+    V = aligned((n, problem.columns), dtype)
     V[:] = 0
-    if start is None:
+    if given is None:
         draw_items(V[:, :k], rng)
-        return U, V
-    U[:, :k], V[:, :k] = start[:2]
+        return None, V
+    U = np.empty((m, k + problem.biases), dtype)
+    U[:, :k], V[:, :k] = given[:2]
     if problem.biases:
-        U[:, k], V[:, k] = start[2:]
+        U[:, k], V[:, k] = given[2:]
     return U, V
 
 
-def _cuts(indptr: np.ndarray, shards: int) -> np.ndarray:
-    """Where to cut the rows, so that the shards have about as many cells each; some may be empty."""
-    wanted = np.arange(1, shards) * (int(indptr[-1]) / shards)
-    return np.concatenate(([0], np.searchsorted(indptr, wanted), [len(indptr) - 1]))
+def _cut(problem: Problem, general: Problem, shards: int) -> list[tuple[Any, ...]]:
+    """What makes shards of about as many cells each; some may be empty."""
+    X = narrow(problem.X)
+    inner = np.searchsorted(X.indptr, np.arange(1, shards) * (X.nnz / shards))
+    edges = [0, *inner.tolist(), X.shape[0]]
+    return [(blocks.make_shard, general, X[lo:hi], lo, shards) for lo, hi in itertools.pairwise(edges)]
 
 
 def _refuse_what_cannot_fit(problem: Problem, workers: Workers) -> None:

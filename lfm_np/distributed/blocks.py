@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
+from lfm_np.checkpoint import fingerprint
 from lfm_np.errors import SolverError
 from lfm_np.half_sweep import (
     PIVOT_LOSS,
@@ -25,9 +26,10 @@ from lfm_np.half_sweep import (
 from lfm_np.kernels.als_primal import CANCELLED, primal_scratch
 from lfm_np.kernels.als_rows import OK, aligned
 from lfm_np.kernels.als_shares import row_shares, solve_shares
-from lfm_np.kernels.jit import Pool
+from lfm_np.kernels.jit import Pool, single_threaded_blas
 from lfm_np.problem import Problem, narrow
 from lfm_np.row_plan import Side, frozen, plan_side, primal_cost
+from lfm_np.validation import share_csr
 
 TASK_NS = 400e3  # estimated nanoseconds of the rows that a thread of a task takes at once
 _LINE = 64  # bytes
@@ -130,6 +132,11 @@ def summary_of(shard: Shard) -> Summary:
     return Summary(shard.users.rows, counts, float(data.sum(dtype=np.float64)), shard.users.rotate)
 
 
+def fingerprint_of(shard: Shard) -> str:
+    indptr, indices, data = shard.users.csr
+    return fingerprint(share_csr(data, indices, indptr, (shard.users.rows, len(shard.transpose[0]) - 1)))
+
+
 # ---- users ----------------------------------------------------------------------------------------------------------
 
 
@@ -168,8 +175,23 @@ def sums_of(users: Users) -> Users:
     return users._replace(U=users.U[:0])
 
 
-def rows_of(users: Users, width: int) -> np.ndarray:
-    return np.ascontiguousarray(users.U[:, :width])
+def same(value: Any) -> Any:
+    return value
+
+
+def rotated_rows(
+    users: Users, basis: np.ndarray, biases: bool, path: str | None, first: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """A shard's rows in another basis, in a file from row ``first`` on if there is one, and their biases if any."""
+    k = len(basis)
+    with single_threaded_blas():
+        rows = users.U[:, :k] @ basis
+    if path is not None:
+        whole = np.lib.format.open_memmap(path, "r+")
+        whole[first : first + len(rows)] = rows
+        whole.flush()
+        rows = rows[:0]
+    return rows, users.U[:, k].copy() if biases else rows[:0, 0]
 
 
 # ---- items ----------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from typing import Any, NamedTuple
 
-from lfm_np.errors import SolverError, missing_extra
+from lfm_np.errors import missing_extra
 from lfm_np.kernels.jit import Interrupted
 from lfm_np.validation import shown
 
@@ -28,6 +28,10 @@ _SETTINGS = {"distributed.admin.large-graph-warning-threshold": "1TiB"}  # what 
 
 class Lost(Exception):
     """Tasks lost their workers as often as dask allows, or their results are gone."""
+
+
+class NoWorkers(Exception):
+    """Nobody takes tasks."""
 
 
 class Workers(NamedTuple):
@@ -91,10 +95,9 @@ class Cluster:
         tasks = [task for group in groups for task in group]
         with dask.config.set(_SETTINGS):
             futures = self._client.compute(tasks, optimize_graph=False)
-        self._wait(futures, heed)
-        for future in futures:
-            if future.status != "finished":
-                self._raise(future)
+        while any(future.status != "finished" for future in futures):  # one may be lost again after it was done
+            self._wait(futures, heed)
+            self._raise_error(futures)
         rest = iter(futures)
         return [[next(rest) for _ in group] for group in groups]
 
@@ -136,15 +139,17 @@ class Cluster:
     def _look_up(self, since: float) -> None:
         """Give up after too long without workers."""
         if time.monotonic() - since > PATIENCE:
-            raise SolverError(
+            raise NoWorkers(
                 f"no worker of {self._client} took tasks for {PATIENCE:g} seconds: they are gone, or paused for want "
                 "of memory; start workers, or take fewer factors or more shards"
             )
 
-    def _raise(self, future: distributed.Future) -> None:
-        if future.status == "error":
-            error = future.exception()
-            if not isinstance(error, (KilledWorker, CancelledError)):
+    def _raise_error(self, futures: list[distributed.Future]) -> None:
+        for future in futures:
+            error = future.exception() if future.status == "error" else None
+            if isinstance(error, (KilledWorker, CancelledError)):
+                raise Lost(str(error)) from error
+            if error is not None:
                 raise error
-            raise Lost(str(error)) from error
-        raise Lost(f"{future.key} is {future.status}")
+        if any(future.status == "cancelled" for future in futures):
+            raise Lost("the scheduler forgot tasks")

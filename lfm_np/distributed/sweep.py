@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from lfm_np.canonical import canonical
-from lfm_np.distributed import blocks
-from lfm_np.distributed.cluster import RESTARTS, Cluster, Lost
+from lfm_np.canonical import canonical_items
+from lfm_np.distributed import blocks, folder
+from lfm_np.distributed.cluster import RESTARTS, Cluster, Lost, NoWorkers
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
 from lfm_np.problem import Problem
@@ -19,46 +19,66 @@ BLOCK_BYTES = 8 << 20  # of a shard's share of the normal equations of a block o
 FAN_IN = 16  # shares that one task adds
 
 
+Source = tuple[Any, ...]  # of a task: the function and its arguments
+
+
+class Kept(NamedTuple):
+    """A state that outlives the workers."""
+
+    sweeps: int
+    items: list[Source]  # of the blocks of V
+    users: list[Source]  # of the shards of U; none before the first sweep
+    penalty: float  # of the items
+
+
 class Sweeps:
     """Item factors between two sweeps, and what they can be computed from again.
 
-    The users of a sweep follow from the items before it, so the items are the state. They stay on the workers; every
-    so many sweeps the driver takes a copy, from which the graph begins anew: its length stays bounded, and so does
-    what is lost with the workers.
+    The users of a sweep follow from the items before it, so the items are the state. They stay on the workers. Every so
+    many sweeps the driver takes a copy (`copy`), or the workers write theirs to files (`write`), and the graph begins
+    anew from there: its length stays bounded, and so does what is lost with the workers.
     """
 
-    _sweeps: int  # behind the items
-    _V: list[Any]  # the blocks of items, as futures, or as tasks that the driver's copy is in
+    _shards: list[Any]  # futures; none before they are made
+    _failed: SolverError | None = None  # with which this run gave up
+    _V: list[Any]  # the blocks of items: futures, or tasks that bring back what was kept
     _users: list[Any]  # from which these items follow
-    _item_penalty: float
+    _kept: Kept
 
     def __init__(
         self,
         cluster: Cluster,
         problem: Problem,
-        shards: list[Any],
-        start: tuple[np.ndarray, np.ndarray],
+        shards: list[Source],
+        start: tuple[np.ndarray | None, np.ndarray],
         threads: int,
-        every: int,
+        folder: str | None,
     ) -> None:
-        """``start``: U (m, factors + biases) and V (n, ld). ``shards``: tasks of `make_shard`."""
-        self._cluster, self._problem, self._threads, self._every = cluster, problem, threads, every
-        tasks = [cluster.task("summary", blocks.summary_of, shard) for shard in shards]
-        planned, summaries = cluster.groups(shards, tasks)
-        summaries = cluster.gather(summaries)
-        self.rows = [summary.rows for summary in summaries]
-        self.counts = np.sum([summary.counts for summary in summaries], axis=0)
-        total = sum(summary.total for summary in summaries)
-        self.mean = total / self.counts.sum() if problem.biases and self.counts.sum() else 0.0
-        self._rotate = 2 * sum(summary.rotates for summary in summaries) > len(summaries)
-        again = [cluster.task("shard", blocks.plan_again, problem, shard, self._rotate) for shard in planned]
-        (self._shards,) = cluster.groups(again)
-        self._lam = problem.row_regularization(self.counts, sum(self.rows))
-        self._ranges = item_ranges(len(self.counts), problem)
+        """``start``: U (m, factors + biases), or None for zeros, and V (n, ld). ``shards``: what makes each `Shard`."""
+        self._folder, self._shards = folder or "", []
+        self._cluster, self._problem, self._threads, self._sources = cluster, problem, threads, shards
         self._start, V = start
+        self._ranges = item_ranges(len(V), problem)
+        self._go_back(Kept(0, [(np.asarray, V[lo:hi]) for lo, hi in self._ranges], [], 0.0))
+        self._surviving(self._prepare)
         penalty = float(np.einsum("i,if,if->", self._lam, V, V, dtype=np.float64))
-        self._keep(0, [V[lo:hi] for lo, hi in self._ranges], penalty)
-        self._go_back()
+        self._kept, self._item_penalty = self._kept._replace(penalty=penalty), penalty
+
+    def _prepare(self) -> None:
+        """Make the shards, and what is to be known of all together."""
+        if self._shards:
+            return
+        cluster, problem = self._cluster, self._problem
+        made = [cluster.task("cells", *source) for source in self._sources]
+        made, summaries = cluster.groups(made, [cluster.task("summary", blocks.summary_of, shard) for shard in made])
+        summaries = cluster.gather(summaries)
+        counts, rows = np.sum([part.counts for part in summaries], axis=0), [part.rows for part in summaries]
+        total = sum(summary.total for summary in summaries)
+        self.mean = total / counts.sum() if problem.biases and counts.sum() else 0.0
+        self._lam, self._rows = problem.row_regularization(counts, sum(rows)), rows
+        self._rotate = 2 * sum(summary.rotates for summary in summaries) > len(summaries)
+        planned = [cluster.task("shard", blocks.plan_again, problem, shard, self._rotate) for shard in made]
+        (self._shards,) = cluster.groups(planned)
 
     # ---- sweeps -----------------------------------------------------------------------------------------------------
 
@@ -67,20 +87,26 @@ class Sweeps:
         return self._surviving(self._sweep)
 
     def _surviving(self, action: Callable[[], Any]) -> Any:
-        """What ``action`` returns. If workers keep dying under it, begin again where the driver has the items."""
+        """What ``action`` returns. If workers keep dying under it, begin again from what was kept."""
         sweeps = self._sweeps
         for restart in itertools.count():
             try:
+                self._prepare()
                 while self._sweeps < sweeps:
                     self._sweep()
                 return action()
+            except NoWorkers as error:
+                self._failed = SolverError(str(error))
             except Lost as error:
-                if restart == RESTARTS:
-                    raise SolverError(
-                        f"workers were lost with the same tasks {restart + 1} times over ({error}); look at their "
-                        "logs: most often memory runs out, so take fewer factors or more shards"
-                    ) from error
-                self._go_back()
+                self._failed = SolverError(
+                    f"workers were lost with the same tasks {restart + 1} times over ({error}); look at their logs: "
+                    "most often memory runs out, so take fewer factors or more shards"
+                )
+                if restart < RESTARTS:
+                    self._failed, self._shards = None, []
+                    self._go_back(self._kept)
+            if self._failed:
+                raise self._failed
 
     def _sweep(self) -> dict[str, Any]:
         cluster, problem, threads = self._cluster, self._problem, self._threads
@@ -97,9 +123,6 @@ class Sweeps:
         items, found_values = self._solved_again(users, sums, items, found_values)
         record = self._record(cluster.gather(sums), found_values)
         (factors,) = cluster.groups([cluster.task("factors", blocks.factors_of, part) for part in items])
-        if (self._sweeps + 1) % self._every == 0:
-            self._keep(self._sweeps + 1, cluster.gather(factors), _penalty(found_values))
-            factors = self._held()
         self._V, self._users, self._item_penalty = factors, users, _penalty(found_values)
         self._sweeps += 1
         return record
@@ -154,28 +177,90 @@ class Sweeps:
             raise SolverError("the objective overflows; lower alpha, or scale the values")
         return {"objective_users": sum(part.loss for part in users) + self._item_penalty, "objective": objective}
 
-    # ---- where the driver has the items -----------------------------------------------------------------------------
+    # ---- what outlives the workers ----------------------------------------------------------------------------------
 
-    def _keep(self, sweeps: int, V: list[np.ndarray], penalty: float) -> None:
-        self._kept = sweeps, V, penalty
+    def copy(self) -> None:
+        """Let the driver keep the items."""
 
-    def _held(self) -> list[Any]:
-        """What the driver keeps, as tasks without a past."""
-        return [self._cluster.task("items_again", np.asarray, block) for block in self._kept[1]]
+        def items() -> list[np.ndarray]:
+            return self._cluster.gather(self._cluster.groups(self._V, heed=False)[0])
 
-    def _go_back(self) -> None:
-        self._sweeps, _, self._item_penalty = self._kept
-        self._V, self._users = self._held(), []
+        kept = [(np.asarray, block) for block in self._surviving(items)]
+        self._kept = Kept(self._sweeps, kept, [(blocks.same, users) for users in self._users], self._item_penalty)
+        self._V = self._tasks("items_again", kept)
+
+    def write(self) -> None:
+        """Let the workers write the users and items to files, and have them read again from there."""
+
+        def written() -> None:
+            width, pairs = self._problem.factors + self._problem.biases, zip(self._paths(), [*self._users, *self._V])
+            tasks = self._tasks("write", [(folder.write, path, part, width) for path, part in pairs])
+            self._cluster.groups(tasks, heed=False)
+
+        self._surviving(written)
+        self.restore(self.parts(), self._sweeps)
+
+    def _paths(self) -> list[str]:
+        """Of the files of the shards of users, then of the blocks of items, after the present sweep."""
+        counts = {"users": len(self._sources), "items": len(self._ranges)}
+        return [
+            folder.place(self._folder, self._sweeps, noun, number)
+            for noun, count in counts.items()
+            for number in range(count)
+        ]
+
+    def fingerprint(self) -> str:
+        """Of the whole matrix, as it is cut."""
+        return " ".join(self._cluster.gather(self._cluster.groups(self._each("fingerprint", blocks.fingerprint_of))[0]))
+
+    def _each(self, name: str, function: Callable[[blocks.Shard], Any]) -> list[Any]:
+        return [self._cluster.task(name, function, shard) for shard in self._shards]
+
+    def parts(self) -> dict[str, np.ndarray]:
+        """What `checkpoint` keeps of the state besides the files."""
+        return {"item_penalty": np.array([self._item_penalty])}
+
+    def restore(self, parts: dict[str, np.ndarray], sweeps: int) -> None:
+        """Go on from the files of that sweep."""
+        self._sweeps, problem = sweeps, self._problem
+        width, dtype = problem.factors + problem.biases, problem.X.dtype
+        sizes = [*self._rows, *(hi - lo for lo, hi in self._ranges)]
+        reads = [(path, (size, problem.columns), width, dtype) for path, size in zip(self._paths(), sizes)]
+        users, items = reads[: len(self._rows)], reads[len(self._rows) :]
+        self._go_back(
+            Kept(
+                sweeps,
+                [(folder.read, *asked) for asked in items],
+                [(folder.read_users, *asked) for asked in users],
+                float(parts["item_penalty"][0]),
+            )
+        )
+
+    def _tasks(self, name: str, sources: list[Source]) -> list[Any]:
+        return [self._cluster.task(name, *source) for source in sources]
+
+    def _go_back(self, kept: Kept) -> None:
+        self._kept = kept
+        self._sweeps, self._item_penalty = kept.sweeps, kept.penalty
+        self._V, self._users = self._tasks("items_again", kept.items), self._tasks("users_again", kept.users)
 
     # ---- the result -------------------------------------------------------------------------------------------------
 
-    def result(self, history: list[dict[str, Any]], status: Status, params: dict[str, Any]) -> Factors:
-        U, V = self._surviving(self._gathered)
-        k, biases = self._problem.factors, self._problem.biases
-        factors = canonical(np.ascontiguousarray(U[:, :k]), np.ascontiguousarray(V[:, :k]), self._threads)
+    def result(
+        self, history: list[dict[str, Any]], status: Status, params: dict[str, Any], users_to: str | None = None
+    ) -> Factors:
+        """What there is, in the canonical basis; the user factors are brought here, or written to a file."""
+        if self._failed:
+            raise self._failed
+        problem, cluster = self._problem, self._cluster
+        k, biases = problem.factors, problem.biases
+        V = np.concatenate(self._surviving(lambda: cluster.gather(cluster.groups(self._V, heed=False)[0])))
+        items, basis = canonical_items(np.ascontiguousarray(V[:, :k]), self._threads)
+        users, user_bias = self._surviving(lambda: self._rotated_users(basis.astype(V.dtype), users_to))
         return Factors(
-            *factors,
-            user_bias=U[:, k].copy() if biases else None,
+            users,
+            items,
+            user_bias=user_bias if biases else None,
             item_bias=V[:, k].copy() if biases else None,
             global_bias=self.mean if biases else None,
             history=history,
@@ -183,13 +268,23 @@ class Sweeps:
             params=params,
         )
 
-    def _gathered(self) -> tuple[np.ndarray, np.ndarray]:
-        cluster, problem = self._cluster, self._problem
-        width = problem.factors + problem.biases
-        tasks = [cluster.task("rows", blocks.rows_of, part, width) for part in self._users]
-        users, items = cluster.groups(tasks, self._V, heed=False)
-        V = np.concatenate(cluster.gather(items))
-        return np.concatenate(cluster.gather(users)) if users else self._start, V
+    def _rotated_users(self, basis: np.ndarray, path: str | None) -> tuple[np.ndarray, np.ndarray]:
+        """U times the basis, in a file with ``path``, and the biases."""
+        cluster, k, biases = self._cluster, self._problem.factors, self._problem.biases
+        if not self._users:
+            rows = np.zeros((sum(self._rows), k + 1), basis.dtype) if self._start is None else self._start
+            return rows[:, :k] @ basis, rows[:, -1].copy()
+        if path:
+            np.lib.format.open_memmap(path, "w+", basis.dtype, (sum(self._rows), k))
+        shared = cluster.task("basis", np.asarray, basis)
+        firsts = itertools.accumulate(self._rows, initial=0)
+        tasks = [
+            cluster.task("rows", blocks.rotated_rows, part, shared, biases, path, first)
+            for part, first in zip(self._users, firsts)
+        ]
+        parts = cluster.gather(cluster.groups(tasks, heed=False)[0])
+        users = np.load(path, mmap_mode="r") if path else np.concatenate([part[0] for part in parts])
+        return users, np.concatenate([part[1] for part in parts])
 
 
 def _penalty(items: list[blocks.Items]) -> float:
