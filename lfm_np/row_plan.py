@@ -21,7 +21,7 @@ from lfm_np.kernels.simd import LANES, WIDTH
 DUAL_ROW, DUAL_CELL, DUAL_SQUARE, DUAL_GRAM, DUAL_CUBE = 58.0, 0.32, 0.44, 0.0090, 0.0058
 PRIMAL_CELL, PRIMAL_GRAM, PRIMAL_SQUARE, PRIMAL_CUBE = 0.41, 0.0080, 0.47, 0.0027
 GRAM_ROW, ROTATE_ROW = 0.014, 0.032
-CG_ROW, CG_CELL, CG_FACTOR, CG_PRODUCT = 300.0, 6.0, 6.0, 0.09
+CG_CELL, CG_FACTOR, CG_PRODUCT = 2.3, 0.71, 0.097
 SUBSPACE_CELL, SUBSPACE_PRODUCT = 12.0, 0.12
 
 LONGEST_DUAL = 1.0  # cells of a row that takes the dual system, in units of k
@@ -56,7 +56,7 @@ def primal_cost(n: np.ndarray, ld: int) -> np.ndarray:
 def cg_cost(n: np.ndarray, ld: int) -> np.ndarray:
     """Estimated ns of CG_STEPS steps of a row of ``n`` cells: a gradient with its diagonal, then a product a step."""
     passes = CG_STEPS + 1.5
-    return CG_ROW + passes * (n * (CG_CELL + CG_PRODUCT * ld) + CG_FACTOR * ld)
+    return passes * (n * (CG_CELL + CG_PRODUCT * ld) + CG_FACTOR * ld)
 
 
 def subspace_cost(n: np.ndarray, ld: int) -> np.ndarray:

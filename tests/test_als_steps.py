@@ -102,7 +102,7 @@ def test_steps_converge_to_where_exact_sweeps_do(stepped, solver, cut, k):
 def test_a_step_beyond_the_exact_rows_costs_less_than_solving_them():
     """Without patching: short rows are solved, long rows take the step, and both reach the exact objective."""
     rng = np.random.default_rng(0)
-    dense = rng.random((300, 200)) < np.linspace(0.01, 0.95, 300)[:, None]
+    dense = rng.random((300, 200)) < np.linspace(0.1, 0.97, 300)[:, None] ** 2
     X = sp.csr_array(dense.astype(float))
     exact = fit(X, factors=128, solver="exact", iterations=5, regularization=5.0, random_state=0)
     for solver in SOLVERS:
@@ -111,6 +111,20 @@ def test_a_step_beyond_the_exact_rows_costs_less_than_solving_them():
         assert rows["dual"] > 20
         assert rows["stepped"] > 20
         assert found.history[-1]["objective"] == pytest.approx(exact.history[-1]["objective"], rel=5e-3)
+
+
+@pytest.mark.parametrize("solver", ["exact", "cg"])
+def test_many_factors(solver):
+    """k = 2048, beyond either size: the objective is that of the factors, and the exact one is that of the oracle."""
+    X = matrix(6, 7, seed=3)
+    init = start(X, 2048)
+    with row_plan.every_row_steps(width=64):
+        found = fit(X, factors=2048, init=init, solver=solver, iterations=1, unobserved_weight=0.5)
+    assert lfm_np.objective(X, found) == pytest.approx(values(found)[-1], rel=1e-10)
+    if solver == "exact":
+        U, V, history = oracle.als(X, init[1], "hu-koren", 1.0, 0.5, 0.1, 0.0, 1)
+        np.testing.assert_allclose(scores(found), U @ V.T, rtol=0, atol=1e-8)
+        np.testing.assert_allclose(values(found), np.ravel(history), rtol=1e-9)
 
 
 # ---- identities -----------------------------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ def test_steps_equal_numba_in_float64(backend, solver, model):
 @pytest.mark.parametrize("solver", STEPS)
 def test_the_same_rows_take_a_step(backend, solver):
     """Short rows are solved and long ones take a step, on both sides; the last block overlaps the one before."""
-    dense = np.random.default_rng(0).random((300, 200)) < np.linspace(0.01, 0.95, 300)[:, None]
+    dense = np.random.default_rng(0).random((300, 200)) < np.linspace(0.1, 0.97, 300)[:, None] ** 2
     here, there = both(backend, sp.csr_array(dense.astype(float)), solver=solver, factors=101, regularization=5.0)
     assert there.params["solver"] == here.params["solver"] == solver
     for side in ("user_rows", "item_rows"):
