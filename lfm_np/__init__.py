@@ -16,6 +16,7 @@ from lfm_np.memory import estimate_memory
 from lfm_np.objective import objective
 from lfm_np.recommendations import recommend_frame, recommend_parquet
 from lfm_np.sgd import sgd
+from lfm_np.stored import StoredMatrix
 
 __all__ = [
     "Checkpoint",
@@ -23,6 +24,7 @@ __all__ = [
     "Interactions",
     "SolverError",
     "Status",
+    "StoredMatrix",
     "__version__",
     "als",
     "build_dict",

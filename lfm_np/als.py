@@ -19,6 +19,9 @@ from lfm_np.kernels.jit import Pool
 from lfm_np.memory import refuse_what_cannot_fit
 from lfm_np.problem import Problem, check_problem, narrow
 from lfm_np.row_plan import STEP_COSTS, Side, frozen, plan_side
+from lfm_np.stored import StoredMatrix
+from lfm_np.stored.files import fixed_mean
+from lfm_np.stored.sides import StoredSide, stored_sides
 from lfm_np.sweeps import Callback, check_loop, run_sweeps, sigint_noted
 from lfm_np.validation import (
     check_choice,
@@ -63,10 +66,10 @@ def als(
 
     Parameters
     ----------
-    X : sparse matrix or array, shape (m, n), or Interactions
-        Any scipy format. Canonical CSR of the working dtype is used where it lies; anything else is copied, and X is
-        never changed. Duplicates are summed and stored zeros count as absent; with ``weighting="ratings"`` a zero is a
-        value and duplicates are refused.
+    X : sparse matrix or array, shape (m, n), Interactions or StoredMatrix
+        Any scipy format, or a matrix on disk. Canonical CSR of the working dtype is used where it lies; anything else
+        is copied, and X is never changed. Duplicates are summed and stored zeros count as absent; with
+        ``weighting="ratings"`` a zero is a value and duplicates are refused.
     factors : int
         k, the number of latent dimensions.
     regularization : float
@@ -181,6 +184,7 @@ def als(
         weighting=weighting,
         biases=biases,
         dtype=dtype,
+        stored=True,
     )
     loop = check_loop("iterations", iterations, tolerance, "objective", callback, progress, raise_on_interrupt)
     check_choice("solver", solver, SOLVERS)
@@ -188,12 +192,11 @@ def als(
     threads = check_num_threads(num_threads)
     rng = check_random_state(run.random_state)
     start = check_init(init, problem.X.shape, problem.factors, biases, problem.X.dtype)
-    refuse_what_cannot_fit("als", problem.X, factors=problem.factors, biases=problem.biases, num_threads=threads)
 
     with sigint_noted() as interrupted, Pool(threads, interrupted) as pool:
         state = _State(problem, start, rng, pool, solver)
         params = problem.params | {"solver": solver} | loop.params | state.choices
-        run.resume(state, problem.X, params, start)
+        run.resume(state, getattr(problem.X, "fingerprint", problem.X), params, start)
 
         result = partial(state.result, params=params)
         history, status = run_sweeps(loop, state.sweep, result, interrupted, run)
@@ -225,12 +228,18 @@ class _State:
         self, problem: Problem, start: tuple[Any, ...] | None, rng: np.random.Generator, pool: Pool, solver: str
     ) -> None:
         self._problem, self._pool = problem, pool
-        X, dtype, ld = narrow(problem.X), problem.X.dtype, problem.columns
-        self._users = _side(problem, X, X.shape[1], solver)
-        self._items = replace(_side(problem, narrow(X.T.tocsr()), X.shape[0], solver), noun="column")
-        self._mean = float(X.data.mean(dtype=np.float64)) if problem.biases and X.nnz else 0.0
-        self._U, self._next_U = (aligned((X.shape[0], ld), dtype) for _ in range(2))
-        self._V, self._next_V = (aligned((X.shape[1], ld), dtype) for _ in range(2))
+        X = problem.X
+        self._users: Side | StoredSide
+        self._items: Side | StoredSide
+        if isinstance(X, StoredMatrix):
+            (self._users, self._items), mean = stored_sides(problem, solver, pool.num_threads), X.mean
+            self._empty = X.factor_matrix
+        else:
+            (self._users, self._items), mean = _sides(problem, solver, pool.num_threads), fixed_mean(X.data)
+            self._empty = aligned
+        self._mean = mean if problem.biases else 0.0
+        self._U, self._next_U = (self._empty((X.shape[0], problem.columns), X.dtype) for _ in range(2))
+        self._V, self._next_V = (self._empty((X.shape[1], problem.columns), X.dtype) for _ in range(2))
         self._U[:], self._V[:] = 0, 0
         self._fill_start(start, rng)
         self._item_penalty = float(np.dot(self._items.lam.astype(np.float64), _squared_norms(self._V)))
@@ -265,7 +274,7 @@ class _State:
         return record
 
     def _half(
-        self, side: Side, Y: np.ndarray, spare: np.ndarray, old: np.ndarray, X: np.ndarray
+        self, side: Side | StoredSide, Y: np.ndarray, spare: np.ndarray, old: np.ndarray, X: np.ndarray
     ) -> tuple[float, float]:
         """Solve X from Y, which may be brought to another basis or given a column of ones in ``spare``.
 
@@ -285,10 +294,14 @@ class _State:
             X[:] = old
             if fixed.basis is not None:
                 rotated(X, fixed.basis, X, self._pool)
-        sums = solve_rows(side, fixed, problem.weights, frozen(shift), X, self._pool)
+        loss = penalty = 0.0
+        for part in side.parts():
+            own = X[part.first : part.first + part.rows]
+            more = solve_rows(part, fixed, problem.weights, frozen(shift), own, self._pool)
+            loss, penalty = loss + more[0], penalty + more[1]
         if bias is not None:
             Y[:, k] = bias
-        return sums
+        return loss, penalty
 
     def parts(self) -> dict[str, np.ndarray]:
         """What the next sweep depends on, without the padding."""
@@ -307,7 +320,7 @@ class _State:
 
     def result(self, history: list[dict[str, Any]], status: Status, params: dict[str, Any]) -> Factors:
         k = self._problem.factors
-        U, V = canonical(self._U[:, :k], self._V[:, :k], self._pool.num_threads)
+        U, V = canonical(self._U[:, :k], self._V[:, :k], self._pool.num_threads, self._empty)
         biases = self._problem.biases
         return Factors(
             U,
@@ -319,6 +332,15 @@ class _State:
             status=status,
             params=params,
         )
+
+
+def _sides(problem: Problem, solver: str, num_threads: int) -> tuple[Side, Side]:
+    """The rows and the columns."""
+    X = problem.X
+    refuse_what_cannot_fit("als", X, factors=problem.factors, biases=problem.biases, num_threads=num_threads)
+    X = narrow(X)
+    users, items = (_side(problem, csr, csr.shape[1], solver) for csr in (X, narrow(X.T.tocsr())))
+    return users, replace(items, noun="column")
 
 
 def _side(problem: Problem, csr: sp.csr_array, others: int, solver: str) -> Side:

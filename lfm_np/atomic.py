@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO
 
 try:
@@ -64,6 +66,47 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
                 file.close()
             os.replace(temporary, target)
     _sync_folder(os.path.dirname(target))
+
+
+@contextlib.contextmanager
+def appearing(folder: Path) -> Iterator[Path]:
+    """A folder to write files to, ``folder.partial``; when the block ends without an exception, it becomes ``folder``.
+
+    What a killed writer left is removed by the next one. The files are the caller's to bring to the disk.
+    """
+    partial = folder.with_name(f"{folder.name}.partial")
+    if folder.exists():
+        raise FileExistsError(
+            errno.EEXIST, "There is such a folder or file already; remove it, or name another", str(folder)
+        )
+    if partial.exists():
+        with _locked(partial) as alone:
+            if not alone:
+                raise FileExistsError(errno.EEXIST, "Somebody may be writing here; if not, remove it", str(partial))
+            shutil.rmtree(partial)
+    partial.mkdir()
+    with _locked(partial):
+        try:
+            yield partial
+            _sync_folder(str(partial))
+            os.rename(partial, folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    _sync_folder(str(folder.parent))
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a folder, if it can be had at once."""
+    if fcntl is None:
+        yield False
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield _lock(descriptor, wait=False)
+    finally:
+        os.close(descriptor)
 
 
 def check_place(path: str | os.PathLike[str]) -> None:

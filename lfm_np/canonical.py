@@ -6,21 +6,29 @@ representative makes two results comparable number by number, and puts the stron
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from lfm_np.errors import SolverError
 from lfm_np.kernels.jit import Pool, single_threaded_blas
 
+Empty = Callable[[tuple[int, ...], Any], np.ndarray]
 ROWS = 1 << 14  # rows rotated at once
 
 
-def canonical(U: np.ndarray, V: np.ndarray, num_threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def canonical(
+    U: np.ndarray, V: np.ndarray, num_threads: int = 1, empty: Empty = np.empty
+) -> tuple[np.ndarray, np.ndarray]:
     """New arrays U·Q and V·Q in the canonical basis.
 
     Parameters
     ----------
     U, V : ndarray, shapes (m, k) and (n, k), float32 or float64
     num_threads : int
+    empty : callable
+        ``empty(shape, dtype)`` makes the new arrays.
 
     Returns
     -------
@@ -33,17 +41,17 @@ def canonical(U: np.ndarray, V: np.ndarray, num_threads: int = 1) -> tuple[np.nd
     Columns whose eigenvalues differ by a relative gap g are determined to about eps/g only; compare scores there.
     Cost: O((m + n) k² + k³).
     """
-    V, basis = canonical_items(V, num_threads)
+    V, basis = canonical_items(V, num_threads, empty)
     with Pool(num_threads) as pool:
-        return _rotated(U, basis, pool), V
+        return _rotated(U, basis, pool, empty), V
 
 
-def canonical_items(V: np.ndarray, num_threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def canonical_items(V: np.ndarray, num_threads: int = 1, empty: Empty = np.empty) -> tuple[np.ndarray, np.ndarray]:
     """V in the canonical basis, and the basis: what U is to be multiplied by."""
     with single_threaded_blas():
         basis = spectrum(gram(V))[1][:, ::-1]
     with Pool(num_threads) as pool:
-        V = _rotated(V, basis, pool)
+        V = _rotated(V, basis, pool, empty)
     signs = _signs(V)
     V *= signs
     return V, basis * signs
@@ -77,8 +85,8 @@ def _signs(V: np.ndarray) -> np.ndarray:
     return np.where(top < 0, -1, 1).astype(V.dtype)
 
 
-def _rotated(A: np.ndarray, basis: np.ndarray, pool: Pool) -> np.ndarray:
-    out = np.empty(A.shape, A.dtype)
+def _rotated(A: np.ndarray, basis: np.ndarray, pool: Pool, empty: Empty) -> np.ndarray:
+    out = empty(A.shape, A.dtype)
     basis = np.ascontiguousarray(basis, dtype=A.dtype)
 
     def work(block: int, worker: int) -> None:

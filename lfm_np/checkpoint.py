@@ -22,13 +22,13 @@ from lfm_np import persistence
 from lfm_np import validation as check
 from lfm_np._version import __version__
 from lfm_np.atomic import check_place
+from lfm_np.fingerprint import fingerprint, hash_arrays
 
 _KEYS = frozenset({"asked", "entropy", "history", "version"})
 FORMAT = persistence.Format("lfm_np.checkpoint", "1", "checkpoint", _KEYS, lambda shapes, dtypes: None)
 FREE = frozenset(  # in a result's params: what may differ from call to call, or follows from the rest
     {"iterations", "epochs", "tolerance", "seed", "user_rows", "item_rows", "blocks", "skipped_rows"}
 )
-_HASHED = 1 << 20  # numbers hashed at once
 
 
 class Checkpoint(NamedTuple):
@@ -105,7 +105,7 @@ class Run:
             return
         chosen = {name: value for name, value in params.items() if name not in FREE}
         self._asked = persistence.plain(
-            self._asked | chosen | {"X": X if isinstance(X, str) else fingerprint(X), "init": _hash(init or ())}
+            self._asked | chosen | {"X": X if isinstance(X, str) else fingerprint(X), "init": hash_arrays(init or ())}
         )
         self._state, self._saved_at = state, time.monotonic()
         if self._file is not None:
@@ -192,24 +192,7 @@ def _check_parts(path: Any, parts: dict[str, np.ndarray], wanted: dict[str, np.n
             raise persistence.invalid(path, FORMAT, ValueError(f"{name} has a non-finite value"))
 
 
-# ---- fingerprints ---------------------------------------------------------------------------------------------------
-
-
-def fingerprint(X: sp.csr_array) -> str:
-    """Hash of a canonical matrix, the same for either index type."""
-    return _hash((np.array(X.shape, np.int64), X.indptr, X.indices, X.data))
-
-
-def _hash(arrays: tuple[Any, ...]) -> str:
-    """SHA-256 of arrays; integers count as int64."""
-    digest = hashlib.sha256()
-    for array in map(np.asarray, arrays):
-        dtype = np.dtype("<i8") if array.dtype.kind in "iu" else array.dtype.newbyteorder("<")
-        digest.update(f"{dtype.str}{array.shape}".encode())
-        step = max(1, _HASHED * len(array) // max(array.size, 1))
-        for lo in range(0, len(array), step):
-            digest.update(np.ascontiguousarray(array[lo : lo + step], dtype).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
+# ---- random states --------------------------------------------------------------------------------------------------
 
 
 def _token(random_state: Any) -> int | str | None:

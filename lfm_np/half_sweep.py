@@ -5,8 +5,9 @@ Blocks write their own rows, and partial sums are added in block order: the same
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -131,8 +132,7 @@ def solve_rows(
 def _singular(side: Side, rows: np.ndarray) -> SolverError:
     return SolverError(
         f"the normal equations of {side.noun} {side.first + rows[0]} ({len(rows)} {side.noun}s in all) are singular or "
-        "overflow; "
-        "raise regularization, or lower alpha or factors"
+        "overflow; raise regularization, or lower alpha or factors"
     )
 
 
@@ -213,36 +213,48 @@ def _run_blocks(
     sums = np.zeros((len(row_blocks) + len(side.steps.blocks) + heavy_blocks + 1, 2))
     given = Given(side.csr, fixed.Y, (fixed.G, fixed.energy, side.lam), tuple(weights), shift)
 
-    def segment(part: int) -> None:
+    kept: list[tuple[Any, Any]] = [(None, None)] * pool.num_threads
+
+    def scratch(worker: int, make: Callable[..., Any], *sizes: int) -> Any:
+        """That of the worker's last block if it serves: making one takes as long as solving hundreds of short rows."""
+        if kept[worker][0] != (make, sizes):
+            kept[worker] = (make, sizes), make(*sizes, dtype)
+        return kept[worker][1]
+
+    def segment(part: int, worker: int) -> None:
         _, start, stop = cells[part]
         block = 0, np.empty(0, dtype), 0
-        scratch = als_primal.primal_scratch(ld, dtype)
-        place = start, stop, scratch, *parts, part
+        place = start, stop, scratch(worker, als_primal.primal_scratch, ld), *parts, part
         als_primal.segment_system(side.csr, fixed.Y, tuple(weights), shift, block, *place)
 
-    def rows(block: int) -> None:
+    def rows(block: int, worker: int) -> None:
         lo, hi = row_blocks[block]
         place = side.order, lo, hi, limits
         if block < len(side.primal):
-            als_primal.primal_rows(*given, *place, als_primal.primal_scratch(ld, dtype), X, status, sums[block])
+            mine = scratch(worker, als_primal.primal_scratch, ld)
+            als_primal.primal_rows(*given, *place, mine, X, status, sums[block])
         else:
             last = side.order[hi - 1]
-            scratch = als_dual.dual_scratch(int(side.csr[0][last + 1] - side.csr[0][last]) + 3, ld, dtype)
-            als_dual.dual_rows(*given, *place, scratch, X, status, sums[block])
+            longest = int(side.csr[0][last + 1] - side.csr[0][last]) + 3
+            mine = scratch(worker, als_dual.dual_scratch, -(-longest // 4) * 4, ld)
+            als_dual.dual_rows(*given, *place, mine, X, status, sums[block])
 
-    def heavy(block: int) -> None:
+    def heavy(block: int, worker: int) -> None:
         lo, hi = block * LANES, min((block + 1) * LANES, len(side.heavy.rows))
-        place = side.heavy.rows, lo, hi, limits, als_primal.primal_scratch(ld, dtype)
+        place = side.heavy.rows, lo, hi, limits, scratch(worker, als_primal.primal_scratch, ld)
         als_primal.heavy_rows(*given, *place, parts, side.heavy.first, X, status, sums[-1 - heavy_blocks + block])
 
     step_heavy(side, given, limits, X, status, sums[-1], pool)
     own = sums[len(row_blocks) :]
     jobs = [partial(segment, part) for part in range(len(cells))]
-    jobs += [partial(rows, block) for block in range(len(row_blocks))]
-    jobs += [
-        partial(step_block, side, block, given, limits, X, status, own[block])
-        for block in range(len(side.steps.blocks))
-    ]
-    pool.run(lambda job, worker: jobs[job](), len(jobs))
-    pool.run(lambda block, worker: heavy(block), heavy_blocks)
+    # Blocks of the longest rows first: one may cost much more than a block should, and nobody waits for it then.
+    jobs += [partial(rows, block) for block in reversed(range(len(side.primal)))]
+    jobs += [partial(rows, block) for block in range(len(side.primal), len(row_blocks))]
+
+    def step(block: int, worker: int) -> None:
+        step_block(side, block, given, limits, X, status, own[block])
+
+    jobs += [partial(step, block) for block in reversed(range(len(side.steps.blocks)))]
+    pool.run(lambda job, worker: jobs[job](worker), len(jobs))
+    pool.run(heavy, heavy_blocks)
     return sums

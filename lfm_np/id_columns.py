@@ -51,16 +51,26 @@ class IdEncoder:
         self._codes += [chunk.indices.to_numpy() for chunk in pending]
         self._pending, self._waiting = [], 0
 
-    def finish(self) -> tuple[np.ndarray, np.ndarray]:
-        """The distinct ids, ascending, and the place of each record's id among them (int32)."""
+    def drain(self) -> list[np.ndarray]:
+        """The numbers of the records so far, by the first occurrence of their ids, but for those that wait."""
+        codes, self._codes = self._codes, []
+        return codes
+
+    def distinct(self) -> tuple[pa.Array, np.ndarray]:
+        """At the end: the distinct ids, ascending, and the place among them of each number (int32)."""
         self._merge()
         order = pc.sort_indices(self._distinct)
         place = np.empty(len(order), np.int32)
         place[order.to_numpy()] = np.arange(len(order), dtype=np.int32)
+        ids = self._distinct.take(order)
+        return pa.ExtensionArray.from_storage(pa.uuid(), ids) if self._is_uuid else ids, place
+
+    def finish(self) -> tuple[np.ndarray, np.ndarray]:
+        """The distinct ids, ascending, and the place of each record's id among them (int32)."""
+        ids, place = self.distinct()
         codes = joined(self._codes, np.dtype(np.int32))
         np.take(place, codes, out=codes)
-        ids = self._distinct.take(order)
-        return to_numpy(pa.ExtensionArray.from_storage(pa.uuid(), ids) if self._is_uuid else ids), codes
+        return to_numpy(ids), codes
 
 
 def joined(parts: list[np.ndarray], dtype: np.dtype) -> np.ndarray:

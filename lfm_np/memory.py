@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -14,9 +14,14 @@ from lfm_np.canonical import ROWS
 from lfm_np.kernels.simd import LANES
 from lfm_np.row_plan import BLOCKS, padded
 
+if TYPE_CHECKING:
+    from lfm_np.stored.matrix import StoredMatrix
+
 _GIB = 1 << 30
 _ROW_BYTES = {"als": 48, "sgd": 24}  # the plan: lengths, costs, order, λ; offsets, counts, what is left to draw
 _INDEX, _RECORD = 4, 16  # bytes a cell: the transpose's index; a record of three int32 and a negative
+_SMALL = 1 << 20  # Python's objects, stacks of threads, what malloc keeps
+_PARTS = 2  # of a stored matrix in memory: the one that is solved and the one that is read
 _CGROUPS = (  # (limit, usage) of version 2 and of version 1
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
     (
@@ -86,6 +91,30 @@ def estimate_memory(
         training = 2 * ld * size * rows + nnz * (_RECORD + size)
         needed = max(training, (2 * ld + k) * size * rows + nnz * _RECORD + rotating)
     return needed + _ROW_BYTES[solver] * rows
+
+
+def cells_at_once(stored: StoredMatrix, *, factors: int, biases: bool, num_threads: int | None, longest: int) -> int:
+    """How many cells of a stored matrix may be in memory at a time, so that a fit takes what it may take in all.
+
+    Raises
+    ------
+    MemoryError
+        With what is needed at least, and a remedy.
+    """
+    (m, n), size = stored.shape, stored.dtype.itemsize
+    options: dict[str, Any] = {"factors": factors, "dtype": stored.dtype, "biases": biases}
+    each = _PARTS * (_INDEX + size)
+    rest = estimate_memory(m, n, stored.nnz, num_threads=num_threads, **options) + _SMALL
+    rest -= stored.nnz * (_INDEX + size)  # the transpose, of a matrix in memory
+    if stored.maps_factors:
+        rest -= 2 * size * (m + n) * padded(factors + biases)
+    if rest + longest * each > stored.memory:
+        raise MemoryError(
+            f"memory must be at least {rest + longest * each} bytes for factors={factors} and a row or column of "
+            f"{longest} cells, got {stored.memory}; give more, take fewer factors, or keep them on disk: "
+            "StoredMatrix(folder, factors_in=…)"
+        )
+    return (stored.memory - rest) // each
 
 
 def _heavy(nnz: int, ld: int) -> int:

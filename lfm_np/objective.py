@@ -74,7 +74,7 @@ def objective(
         "weighting": "hu-koren",
     }
     names = {"exponent": "regularization_exponent"}
-    values = {
+    values: dict[str, Any] = {
         name: fitted.get(names.get(name, name), default) if asked[name] is None else asked[name]
         for name, default in defaults.items()
     }

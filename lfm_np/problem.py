@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from lfm_np.row_plan import Weights, padded
+from lfm_np.stored import StoredMatrix
 from lfm_np.validation import (
     check_bool,
     check_choice,
@@ -34,7 +35,7 @@ def narrow(X: sp.csr_array) -> sp.csr_array:
 class Problem:
     """A checked matrix with its weights and regularisation."""
 
-    X: sp.csr_array
+    X: Any  # a checked csr_array; in `als` perhaps a StoredMatrix
     factors: int
     weights: Weights
     regularization: float
@@ -84,8 +85,12 @@ def check_problem(
     biases: Any,
     dtype: Any,
     shape: tuple[int | None, int | None] = (None, None),
+    stored: bool = False,
 ) -> Problem:
-    """Check what `als` is asked to minimise; see there for the meaning of the arguments."""
+    """Check what `als` is asked to minimise; see there for the meaning of the arguments.
+
+    X may be a StoredMatrix where ``stored`` says so.
+    """
     check_choice("weighting", weighting, WEIGHTINGS)
     ratings = weighting == "ratings"
     factors = check_int("factors", factors, 1)
@@ -102,19 +107,24 @@ def check_problem(
     if check_bool("biases", biases) and not ratings:
         raise ValueError(f'biases=True needs weighting="ratings", got weighting={weighting!r}')
     dtype = check_dtype("dtype", dtype)
-    csr = check_matrix(
-        "X",
-        X,
-        shape=shape,
-        zeros="keep" if ratings else "drop",
-        duplicates="refuse" if ratings else "sum",
-        negative=ratings,
-        dtype=dtype,
+    on_disk = stored and isinstance(X, StoredMatrix)
+    csr = (
+        X.checked("X", ratings, ratings, dtype)
+        if on_disk
+        else check_matrix(
+            "X",
+            X,
+            shape=shape,
+            zeros="keep" if ratings else "drop",
+            duplicates="refuse" if ratings else "sum",
+            negative=ratings,
+            dtype=dtype,
+        )
     )
     weights = model_weights(weighting, alpha, unobserved_weight)
     if unobserved_weight > float(np.finfo(dtype).max):
         raise ValueError(f"unobserved_weight overflows {dtype}, got {unobserved_weight:g}")
-    top = float(np.abs(csr.data).max(initial=0))
+    top = max(-X.lowest, X.highest) if on_disk else float(np.abs(csr.data).max(initial=0))
     if weights.t0 + weights.t1 * top > float(np.finfo(dtype).max):
         raise ValueError(f"alpha · value overflows {dtype}: alpha is {alpha:g} and the largest value {top:g}")
     params = {

@@ -89,7 +89,7 @@ def from_frame(
     (array(['ann', 'bob'], dtype=object), array([[4., 5.],
            [3., 0.]], dtype=float32))
     """
-    plan = _plan(
+    plan = plan_columns(
         "from_frame",
         {
             "user": user,
@@ -127,7 +127,7 @@ def from_parquet(cls: type[Interactions], path: str | os.PathLike[str], **column
     Other columns are not read. In memory are a few batches, per record two int32 numbers (and 8 bytes each for a value
     and a time), and while records become cells 60 to 130 bytes a record. docs/data.md has measurements.
     """
-    return _from_files(cls, path, "parquet", _plan("from_parquet", columns))
+    return _from_files(cls, path, "parquet", plan_columns("from_parquet", columns))
 
 
 def from_csv(
@@ -158,7 +158,7 @@ def from_csv(
     -------
     Interactions
     """
-    plan = _plan("from_csv", columns)
+    plan = plan_columns("from_csv", columns)
     if not isinstance(delimiter, str) or len(delimiter) != 1:
         raise ValueError(f"delimiter must be one character, got {check.shown(delimiter)}")
     pa, csv, dataset = _pyarrow("pyarrow", "pyarrow.csv", "pyarrow.dataset")
@@ -182,7 +182,7 @@ def from_csv(
 # ---- what to read ---------------------------------------------------------------------------------------------------
 
 
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
     names: dict[str, str]
     """The column of every argument that names one."""
     duplicates: str
@@ -195,7 +195,7 @@ class _Plan(NamedTuple):
         return ["user", "item"] if self.nulls == "keep" else list(self.names)
 
 
-def _plan(function: str, columns: Columns) -> _Plan:
+def plan_columns(function: str, columns: Columns) -> Plan:
     check.check_names(function, columns, Columns.__annotations__)
     asked: Mapping[str, Any] = {"user": "user", "item": "item", **columns}
     names = {name: asked[name] for name in ("user", "item", "value", "timestamp") if asked.get(name) is not None}
@@ -205,7 +205,7 @@ def _plan(function: str, columns: Columns) -> _Plan:
     least = [
         check.check_int(name, columns.get(name, 1), 1) for name in ("min_user_interactions", "min_item_interactions")
     ]
-    return _Plan(
+    return Plan(
         names,
         check.check_choice("duplicates", columns.get("duplicates", "sum"), DUPLICATES),
         check.check_choice("nulls", columns.get("nulls", "error"), ("error", "drop", "keep")),
@@ -213,7 +213,7 @@ def _plan(function: str, columns: Columns) -> _Plan:
     )
 
 
-def _check_present(plan: _Plan, available: Sequence[str]) -> list[str]:
+def _check_present(plan: Plan, available: Sequence[str]) -> list[str]:
     """The names of the columns to read, each once."""
     for argument, name in plan.names.items():
         if name not in available:
@@ -233,7 +233,7 @@ def _pyarrow(*modules: str) -> list[Any]:
         raise missing_extra("pyarrow", "io") from None
 
 
-def _arrow_table(frame: Any, plan: _Plan) -> tuple[pa.Table, str]:
+def _arrow_table(frame: Any, plan: Plan) -> tuple[pa.Table, str]:
     """The columns of the plan, and the name of the frame's library."""
     (pa,) = _pyarrow("pyarrow")
     try:
@@ -264,7 +264,12 @@ def _arrow_column(series: nw.Series[Any]) -> Any:
     return object_column(series.to_list()) if series.dtype == nw.Object else series.to_arrow()
 
 
-def _from_files(cls: type[Interactions], path: str | os.PathLike[str], format: Any, plan: _Plan) -> Interactions:
+def _from_files(cls: type[Interactions], path: str | os.PathLike[str], format: Any, plan: Plan) -> Interactions:
+    return _assemble(cls, plan, *open_files(path, format, plan), None)
+
+
+def open_files(path: str | os.PathLike[str], format: Any, plan: Plan) -> tuple[pa.Schema, Iterable[pa.RecordBatch]]:
+    """The schema of the files, and the columns of the plan in batches."""
     (dataset,) = _pyarrow("pyarrow.dataset")
     path, filesystem = os.fspath(path), None
     if "://" in path:
@@ -278,25 +283,25 @@ def _from_files(cls: type[Interactions], path: str | os.PathLike[str], format: A
     batches = source.to_batches(
         columns=columns, batch_size=BATCH, batch_readahead=READAHEAD, fragment_readahead=1, cache_metadata=False
     )
-    return _assemble(cls, plan, source.schema, batches, None)
+    return source.schema, batches
 
 
 # ---- records to cells -----------------------------------------------------------------------------------------------
 
 
 def _assemble(
-    cls: type[Interactions], plan: _Plan, schema: pa.Schema, batches: Iterable[pa.RecordBatch], backend: str | None
+    cls: type[Interactions], plan: Plan, schema: pa.Schema, batches: Iterable[pa.RecordBatch], backend: str | None
 ) -> Interactions:
     from lfm_np.id_columns import IdEncoder, joined
 
     users, items = (IdEncoder(argument, schema.field(plan.names[argument]).type) for argument in ("user", "item"))
     values: list[np.ndarray] = []
     times: list[pa.Array] = []
-    for batch in _without_nulls(plan, batches):
+    for batch in without_nulls(plan, batches):
         users.add(batch.column(plan.names["user"]))
         items.add(batch.column(plan.names["item"]))
         if "value" in plan.names:
-            values.append(_numbers("value", batch.column(plan.names["value"])))
+            values.append(numbers("value", batch.column(plan.names["value"])))
         if "timestamp" in plan.names:
             times.append(batch.column(plan.names["timestamp"]))
     user_ids, rows = users.finish()
@@ -312,7 +317,7 @@ def _assemble(
     return cls(matrix, user_ids, item_ids, cells.timestamps, backend).core(*plan.least)
 
 
-def _without_nulls(plan: _Plan, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def without_nulls(plan: Plan, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Batches without the records that have nulls; at the end ValueError if there were some and they must not be."""
     import pyarrow.compute as pc
 
@@ -331,7 +336,7 @@ def _without_nulls(plan: _Plan, batches: Iterable[pa.RecordBatch]) -> Iterator[p
         raise ValueError(f"of {records} records some have nulls: {found}. nulls='drop' leaves these records out{keep}")
 
 
-def _numbers(name: str, column: pa.Array) -> np.ndarray:
+def numbers(name: str, column: pa.Array) -> np.ndarray:
     """Float64, NaN where null."""
     import pyarrow as pa
 

@@ -29,8 +29,12 @@ LONGEST_DUAL = 1.0  # cells of a row that takes the dual system, in units of k
 CG_STEPS = 2  # conjugate gradient steps a half-sweep
 WIDTH_OF_BLOCKS = 64  # factors that a step of "subspace" solves for at once
 
-BLOCKS = 256  # at most about this many blocks: enough to balance 64 threads
+BLOCKS = 256  # a row that costs more than so large a share of all is cut into segments of it
+FINE_BLOCKS = 1024  # about so many blocks of whole rows at most: they even out what 64 threads wait for each other
+ROWS_AT_ONCE = 1 << 20  # rows looked at together where all rows of a side are
 SMALLEST_BLOCK = 400e3  # ns; handing out a block costs about 15 µs of Python
+
+EMPTY, DUAL, PRIMAL, HEAVY, STEPPED, STEPPED_HEAVY = range(-1, 5)  # kinds of rows
 
 
 class Weights(NamedTuple):
@@ -121,6 +125,10 @@ class Side:
     noun: str = "row"  # what a message calls one of them
     first: int = 0  # and the number of the first of them
 
+    def parts(self) -> Iterator[Side]:
+        """The side in parts of consecutive rows: here itself."""
+        yield self
+
     @property
     def rows(self) -> int:
         return len(self.lam)
@@ -151,6 +159,16 @@ def frozen(array: np.ndarray) -> np.ndarray:
     return view
 
 
+class Scheme(NamedTuple):
+    """What the plan of a row depends on beside the row itself: the rows of a side can then be planned in parts."""
+
+    k: int
+    solver: str
+    rotate: bool
+    diagonal: bool  # whether G is, which the dual system and the steps need
+    target: float  # ns; a row that is much heavier is cut into segments
+
+
 def plan_side(
     csr: tuple[np.ndarray, ...], lam: np.ndarray, weights: Weights, k: int, fixed_rows: int, solver: str = "exact"
 ) -> Side:
@@ -160,24 +178,67 @@ def plan_side(
     pays. A row with c < α₀ somewhere has no √D and takes the primal system; so does a row of more than k cells,
     whose dual matrix is singular but for λ_u, even where padding to a whole number of registers makes it the cheaper.
     """
-    indptr, indices, data = (frozen(array) for array in csr)
-    ld = padded(k)
-    indptr = frozen(indptr.astype(np.int64, copy=False))
-    lengths = np.diff(indptr)
-    dual_ns, primal_ns = exact_costs(indptr, data, weights, k)
-    stepped = step_pays(lengths, np.minimum(dual_ns, primal_ns), ld, solver)
-    dual = (dual_ns < primal_ns) & ~stepped
-    diagonal_is_free = weights.a0 == 0
-    saved = float((primal_ns - dual_ns)[dual].sum())
-    rotate = not diagonal_is_free and (stepped.any() or saved > ROTATE_ROW * fixed_rows * ld * ld)
-    if not (rotate or diagonal_is_free):
-        dual[:] = False
+    indptr, _, data = csr
+    negative = rows_below_weight(indptr, data, weights)
+    scheme = choose_scheme(np.diff(indptr), negative, weights, k, fixed_rows, solver)
+    return plan_rows(csr, lam, scheme, negative)
+
+
+def choose_scheme(
+    lengths: np.ndarray, negative: np.ndarray, weights: Weights, k: int, fixed_rows: int, solver: str
+) -> Scheme:
+    """The scheme of a side of rows of ``lengths`` cells, of which those marked ``negative`` have c < α₀ somewhere."""
+    saved = cheapest = primal = 0.0
+    steps, ld = False, padded(k)
+    for lo in range(0, len(lengths), ROWS_AT_ONCE):
+        rows = slice(lo, lo + ROWS_AT_ONCE)
+        kind, cost = _kinds(lengths[rows], negative[rows], Scheme(k, solver, True, True, np.inf))
+        primal_ns = primal_cost(lengths[rows], ld)
+        saved += float((primal_ns - cost)[kind == DUAL].sum())
+        cheapest, primal = cheapest + float(cost.sum()), primal + float(primal_ns.sum())
+        steps = steps or bool((kind == STEPPED).any())
+    rotate = weights.a0 != 0 and (steps or saved > ROTATE_ROW * fixed_rows * ld * ld)
+    diagonal = rotate or weights.a0 == 0
+    return Scheme(k, solver, rotate, diagonal, max(SMALLEST_BLOCK, (cheapest if diagonal else primal) / BLOCKS))
+
+
+def count_kinds(lengths: np.ndarray, negative: np.ndarray, scheme: Scheme) -> dict[str, int]:
+    """How many rows take which system or step, or are empty."""
+    count = np.zeros(6, np.int64)
+    for lo in range(0, len(lengths), ROWS_AT_ONCE):
+        rows = slice(lo, lo + ROWS_AT_ONCE)
+        count += np.bincount(_kinds(lengths[rows], negative[rows], scheme)[0] + 1, minlength=6)
+    empty, dual, *others = count.tolist()
+    return {"dual": dual, "primal": sum(others[:2]), "stepped": sum(others[2:]), "empty": empty}
+
+
+def _kinds(lengths: np.ndarray, negative: np.ndarray, scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
+    """The kind of every row, and its estimated ns."""
+    ld = padded(scheme.k)
+    dual_ns, primal_ns = _exact_costs(lengths, negative, scheme.k)
+    stepped = step_pays(lengths, np.minimum(dual_ns, primal_ns), ld, scheme.solver)
+    dual = (dual_ns < primal_ns) & ~stepped & scheme.diagonal
     cost = np.where(dual, dual_ns, primal_ns)
     if stepped.any():
-        cost[stepped] = STEP_COSTS[solver](lengths[stepped], ld)
-    target = max(SMALLEST_BLOCK, cost.sum() / BLOCKS)
-    heavy = ~dual & (cost > 1.5 * target)
-    kind = np.where(lengths == 0, -1, np.where(dual, 0, 1 + heavy + 2 * stepped)).astype(np.int8)
+        cost[stepped] = STEP_COSTS[scheme.solver](lengths[stepped], ld)
+    heavy = ~dual & (cost > 1.5 * scheme.target)
+    kind = np.where(lengths == 0, EMPTY, np.where(dual, DUAL, PRIMAL + heavy + 2 * stepped)).astype(np.int8)
+    return kind, cost
+
+
+def plan_rows(
+    csr: tuple[np.ndarray, ...],
+    lam: np.ndarray,
+    scheme: Scheme,
+    negative: np.ndarray,
+    first: int = 0,
+    noun: str = "row",
+) -> Side:
+    """The plan of a side's rows ``first``, ``first`` + 1 …, all of them or some: a row is solved to the same bits."""
+    indptr, indices, data = (frozen(array) for array in csr)
+    indptr = frozen(indptr.astype(np.int64, copy=False))
+    lengths = np.diff(indptr)
+    kind, cost = _kinds(lengths, negative, scheme)
     # The dual kernel pads to multiples of four cells: rows of one class stay in the matrix's order, which memory likes,
     # unless λ_u differs by length (its scales are computed once a run of equal λ_u).
     size = lengths if lam.size and np.ptp(lam) else -(-lengths // 4)
@@ -185,34 +246,38 @@ def plan_side(
     ends = np.cumsum(np.bincount(kind + 1, minlength=6))
     empty, *light, stepped_light, stepped_heavy = np.split(order, ends[:-1])
     exact = np.concatenate(light[:2])
+    target = min(scheme.target, max(SMALLEST_BLOCK, float(cost.sum()) / FINE_BLOCKS))
     return Side(
         csr=(indptr, indices, data),
         lam=frozen(lam),
-        k=k,
+        k=scheme.k,
         empty=empty,
         order=frozen(exact),
         dual=_cut(cost[exact], 0, len(light[0]), target),
         primal=_cut(cost[exact], len(light[0]), len(exact), target),
-        heavy=_segments(light[2], indptr, cost, target),
+        heavy=_segments(light[2], indptr, cost, scheme.target),
         steps=Steps(
-            solver,
-            subspace_width(ld),
+            scheme.solver,
+            subspace_width(padded(scheme.k)),
             frozen(stepped_light),
             _cut(cost[stepped_light], 0, len(stepped_light), target),
-            _segments(stepped_heavy, indptr, cost, target),
+            _segments(stepped_heavy, indptr, cost, scheme.target),
         ),
-        rotate=bool(rotate),
+        rotate=scheme.rotate,
+        noun=noun,
+        first=first,
     )
 
 
 def exact_costs(indptr: np.ndarray, data: np.ndarray, weights: Weights, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Estimated ns of every row by its dual (inf where there is none) and by its primal system."""
-    lengths, ld = np.diff(indptr), padded(k)
-    dual_ns = dual_cost(lengths, ld)
-    dual_ns[lengths > LONGEST_DUAL * k] = np.inf
-    if data.size and weights.d0 + weights.d1 * min(0.0, float(data.min())) < 0:
-        dual_ns[rows_with_negative(weights.d0 + weights.d1 * data, indptr)] = np.inf
-    return dual_ns, primal_cost(lengths, ld)
+    return _exact_costs(np.diff(indptr), rows_below_weight(indptr, data, weights), k)
+
+
+def _exact_costs(lengths: np.ndarray, negative: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    dual_ns = dual_cost(lengths, padded(k))
+    dual_ns[negative | (lengths > LONGEST_DUAL * k)] = np.inf
+    return dual_ns, primal_cost(lengths, padded(k))
 
 
 def step_pays(lengths: np.ndarray, exact_ns: np.ndarray, ld: int, solver: str) -> np.ndarray:
@@ -230,6 +295,13 @@ def _segments(rows: np.ndarray, indptr: np.ndarray, cost: np.ndarray, target: fl
         cuts = (indptr[row] + np.arange(count + 1) * (indptr[row + 1] - indptr[row]) // count).tolist()
         cells += [(place, a, b) for a, b in itertools.pairwise(cuts)]
     return Segments(frozen(rows), frozen(np.concatenate(([0], np.cumsum(pieces)))), cells)
+
+
+def rows_below_weight(indptr: np.ndarray, data: np.ndarray, weights: Weights) -> np.ndarray:
+    """Which rows have c < α₀ somewhere."""
+    if data.size and weights.d0 + weights.d1 * min(0.0, float(data.min())) < 0:
+        return rows_with_negative(weights.d0 + weights.d1 * data, indptr)
+    return np.zeros(len(indptr) - 1, np.bool_)
 
 
 def rows_with_negative(values: np.ndarray, indptr: np.ndarray) -> np.ndarray:

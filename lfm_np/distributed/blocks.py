@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from lfm_np.checkpoint import fingerprint
 from lfm_np.errors import SolverError
+from lfm_np.fingerprint import fingerprint
 from lfm_np.half_sweep import (
     PIVOT_LOSS,
     Fixed,

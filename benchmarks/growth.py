@@ -1,0 +1,138 @@
+"""How seconds and memory of a sweep of `als` grow with m, n, cells and k, beside what the models say.
+
+``python -m benchmarks.growth`` changes one of them at a time over two decades, each fit in a process of its own, and
+prints measured and predicted values with the exponents fitted to them; ``--plot FOLDER`` draws both. Seconds are CPU
+time on one thread (best of some sweeps), predicted by the cost model that plans the rows (`lfm_np.row_plan`); memory is
+the peak of the resident set beyond that before the fit, predicted by `lfm_np.estimate_memory`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+import lfm_np
+from benchmarks.report import exponent
+from benchmarks.schedule import zipf_matrix
+from lfm_np import row_plan
+
+MIDDLE = {"m": 100_000, "n": 3_000, "cells": 1_000_000, "k": 64}
+SIZES = {
+    "m": (10_000, 32_000, 100_000, 320_000, 1_000_000),
+    "n": (300, 1_000, 3_000, 10_000, 30_000),
+    "cells": (100_000, 320_000, 1_000_000, 3_200_000, 10_000_000),
+    "k": (8, 24, 80, 256, 800),
+}
+SWEEPS = 3
+VALUES = "seconds", "seconds_model", "bytes", "bytes_model"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--axes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--plot", type=Path, help="a folder")
+    parser.add_argument("--here", type=json.loads, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.here:
+        print(json.dumps(measured(**options.here)))
+        return
+    for axis in options.axes:
+        rows = [run(MIDDLE | {axis: size}) for size in SIZES[axis]]
+        print(table(axis, rows), flush=True)
+        if options.plot:
+            plot(axis, rows, options.plot / f"growth_{axis}.png")
+
+
+def run(sizes: dict[str, int]) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.growth", "--here", json.dumps(sizes)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def measured(m: int, n: int, cells: int, k: int) -> dict[str, Any]:
+    """One fit, and what the models say of it."""
+    X, seconds = zipf_matrix(m, n, cells), []
+    fit(zipf_matrix(2000, 300, 20_000), k, lambda record, factors: None)  # compiles
+    gc.collect()
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    started = [time.thread_time()]
+
+    def note(record: dict[str, Any], factors: Any) -> None:
+        seconds.append(time.thread_time() - started[0])
+        started[0] = time.thread_time()
+
+    fit(X, k, note)
+    return {
+        "m": m,
+        "n": n,
+        "cells": X.nnz,
+        "k": k,
+        "seconds": min(seconds[1:]),
+        "seconds_model": modelled(X, k),
+        "bytes": resident("VmHWM") - before,
+        "bytes_model": lfm_np.estimate_memory(m, n, X.nnz, factors=k, num_threads=1),
+    }
+
+
+def fit(X: sp.csr_array, k: int, callback: Any) -> None:
+    asked = {"alpha": 10.0, "regularization": 0.1, "num_threads": 1, "random_state": 0}
+    lfm_np.als(X, factors=k, iterations=SWEEPS, callback=callback, **asked)
+
+
+def resident(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
+def modelled(X: sp.csr_array, k: int) -> float:
+    """Seconds of a sweep by the constants of `row_plan`."""
+    ld, weights, total = -(-k // 16) * 16, row_plan.Weights(0.0, 10.0, 1.0, 10.0, 1.0), 0.0
+    for side in (X, X.T.tocsr()):
+        lengths, others = np.diff(side.indptr), side.shape[1]
+        fine = np.zeros(len(lengths), np.bool_)
+        scheme = row_plan.choose_scheme(lengths, fine, weights, k, others, "exact")
+        cost = row_plan.primal_cost(lengths, ld)
+        if scheme.rotate:
+            cost = np.minimum(cost, row_plan.dual_cost(lengths, ld))
+        fixed = row_plan.GRAM_ROW + row_plan.ROTATE_ROW * scheme.rotate
+        total += float(cost[lengths > 0].sum()) + fixed * others * ld * ld
+    return total * 1e-9
+
+
+def table(axis: str, rows: list[dict[str, Any]]) -> str:
+    sizes = [row[axis] for row in rows]
+    lines = [f"| {axis} | seconds | model | MiB | model |", "| --- | --- | --- | --- | --- |"]
+    for row in rows:
+        shown = f"{row['seconds']:.3g} | {row['seconds_model']:.3g} | {row['bytes'] / 2**20:.0f}"
+        lines.append(f"| {row[axis]:,} | {shown} | {row['bytes_model'] / 2**20:.0f} |")
+    for name, chosen in (("exponent, all", slice(None)), ("exponent, last step", slice(-2, None))):
+        fits = [exponent(sizes[chosen], [row[value] for row in rows[chosen]]) for value in VALUES]
+        lines.append(f"| {name} | " + " | ".join(f"{fitted:.2f}" for fitted in fits) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(axis: str, rows: list[dict[str, Any]], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for axes, value, unit in zip(figure.subplots(1, 2), ("seconds", "bytes"), ("CPU seconds a sweep", "bytes")):
+        for name, style, label in ((value, "o-", "measured"), (f"{value}_model", "--", "predicted")):
+            sizes, values = [row[axis] for row in rows], [row[name] for row in rows]
+            axes.plot(sizes, values, style, markersize=3, label=f"{label}: exponent {exponent(sizes, values):.2f}")
+        axes.set(xlabel=axis, ylabel=unit, xscale="log", yscale="log")
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()

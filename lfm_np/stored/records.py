@@ -1,0 +1,123 @@
+"""From Parquet to the rows of a stored matrix: records are numbered, brought to their rows' buckets, and grouped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lfm_np import validation as check
+from lfm_np.cells import cells_of, matrix_of
+from lfm_np.kernels.jit import Pool
+from lfm_np.reading import BATCH, Plan, numbers, open_files, without_nulls
+from lfm_np.stored.buckets import Buckets, cell_bytes, counted
+from lfm_np.stored.files import NumberFile, Writer, file_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_GROUPING = 160  # bytes a record while a bucket's records become cells
+_VALUE = np.dtype(np.float64)  # of a record: sums and means are accumulated in it
+
+
+def write_records(
+    path: str | os.PathLike[str], plan: Plan, zeros: str, folder: Path, scratch: Path, memory: int, num_threads: int
+) -> tuple[int, int]:
+    """Write the rows, and the ids of rows and columns; returns the shape. The records are read once."""
+    users, items, values = _number(path, plan, folder, scratch)
+    shape = len(users[1]), len(items[1])
+    indptr = counted((users[1][piece] for piece in users[0].pieces()), shape[0])
+    with (
+        Pool(num_threads) as pool,
+        Buckets(scratch, indptr, memory // _GROUPING, _VALUE, pool) as buckets,
+    ):
+        for lo in range(0, values.length, step := memory // (2 * cell_bytes(_VALUE))):
+            hi = min(lo + step, values.length)
+            codes = [place[file.read(lo, hi)] for file, place in (users, items)]
+            buckets.add(*codes, values.read(lo, hi))
+        _group(buckets, shape, plan.duplicates, zeros, folder)
+    return shape
+
+
+Numbered = tuple[NumberFile, np.ndarray]  # numbers by first occurrence, and the place of each
+
+
+def _number(
+    path: str | os.PathLike[str], plan: Plan, folder: Path, scratch: Path
+) -> tuple[Numbered, Numbered, NumberFile]:
+    """Records as numbers in files, with what brings the numbers to the order of the ids."""
+    from lfm_np.id_columns import IdEncoder
+
+    schema, batches = open_files(path, "parquet", plan)
+    names = "user", "item"
+    encoders = {name: IdEncoder(name, schema.field(plan.names[name]).type) for name in names}
+    with contextlib.ExitStack() as stack:
+        files = {name: stack.enter_context(Writer(file_of(scratch, "records", name), np.int32)) for name in names}
+        values = stack.enter_context(Writer(file_of(scratch, "records", "value"), _VALUE))
+        for batch in without_nulls(plan, batches):
+            for part in (batch.slice(lo, BATCH) for lo in range(0, len(batch), BATCH)):
+                values.append(_values(plan, part))
+                for name in names:
+                    encoders[name].add(part.column(plan.names[name]))
+                    _append(files[name], encoders[name].drain())
+        numbered = []
+        for name in names:
+            ids, place = encoders[name].distinct()
+            _append(files[name], encoders[name].drain())
+            _write_ids(folder / f"{name}s.parquet", ids)
+            numbered.append((files[name].finished(), place))
+        return numbered[0], numbered[1], values.finished()
+
+
+def _append(file: Writer, parts: list[np.ndarray]) -> None:
+    for part in parts:
+        file.append(part)
+
+
+def _values(plan: Plan, batch: pa.RecordBatch) -> np.ndarray:
+    if "value" not in plan.names:
+        return np.ones(len(batch))
+    return check.check_values("value", numbers("value", batch.column(plan.names["value"])), len(batch))
+
+
+def _write_ids(path: Path, ids: pa.Array) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"id": ids}), path)
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def read_ids(path: Path) -> np.ndarray | None:
+    """The ids of a stored matrix, as `Interactions` has them; None where it has none."""
+    if not path.exists():
+        return None
+    import pyarrow.parquet as pq
+
+    from lfm_np.id_columns import to_numpy
+
+    return to_numpy(pq.read_table(path)["id"].combine_chunks())
+
+
+def _group(buckets: Buckets, shape: tuple[int, ...], duplicates: str, zeros: str, folder: Path) -> None:
+    """Records to cells, bucket after bucket, which are runs of rows."""
+    lengths = np.zeros(shape[0] + 1, np.int64)
+    with (
+        Writer(file_of(folder, "rows", "indptr"), np.int64) as indptr,
+        Writer(file_of(folder, "rows", "indices"), np.int32) as indices,
+        Writer(file_of(folder, "rows", "data"), np.float32) as data,
+    ):
+        for bucket, (lo, hi) in enumerate(buckets.runs):
+            major, minor, values = buckets.take(bucket)
+            major -= lo
+            part = matrix_of(cells_of(major, minor, shape[1], values, None, duplicates), (hi - lo, shape[1]))
+            if zeros == "drop":
+                part.eliminate_zeros()
+            lengths[lo + 1 : hi + 1] = np.diff(part.indptr)
+            indices.append(part.indices)
+            data.append(part.data)
+        indptr.append(np.cumsum(lengths))

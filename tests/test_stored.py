@@ -1,0 +1,393 @@
+"""Matrices on disk: the same factors as in memory, bit for bit, in a given amount of memory, or a refusal by name."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optional import require
+from strategies import csr_matrices
+
+import lfm_np
+from lfm_np import StoredMatrix, row_plan
+from lfm_np.kernels.jit import JIT_DISABLED
+from lfm_np.stored import buckets, files, matrix, records, sides
+
+ORDERS = ("rows", "columns")
+FILES = [f"{order}.{part}.npy" for order in ORDERS for part in ("indptr", "indices", "data")]
+
+
+def make(m=300, n=60, seed=0, values=(0.5, 1.0, 3.0)):
+    """Rows of 0 to 12 cells, a row of all, a column of nearly all, an empty column."""
+    rng = np.random.default_rng(seed)
+    dense = np.where(rng.random((m, n)) < rng.random((m, 1)) * 0.2, rng.choice(values, (m, n)), 0)
+    dense[5], dense[: m - 9, 3], dense[:, 7], dense[m - 3] = 1, 2, 0, 0
+    return sp.csr_array(dense.astype(np.float32))
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Parts of a few rows, blocks of few, and rows long enough for segments."""
+    monkeypatch.setattr(sides, "cells_at_once", lambda *args, **options: 320)
+    monkeypatch.setattr(row_plan, "SMALLEST_BLOCK", 2e4)
+
+
+def as_csr(folder, order, shape):
+    indptr, indices, data = (np.load(folder / f"{order}.{part}.npy") for part in ("indptr", "indices", "data"))
+    return sp.csr_array((data, indices, indptr), shape=shape)
+
+
+def assert_same(a, b):
+    for name in ("user_factors", "item_factors", "user_bias", "item_bias"):
+        one, other = getattr(a, name), getattr(b, name)
+        assert (one is None) == (other is None)
+        np.testing.assert_array_equal(one, other)
+    for mine, theirs in zip(a.history, b.history, strict=True):
+        for name in ("objective_users", "objective"):  # sums of all rows' losses, in another order
+            assert mine[name] == pytest.approx(theirs[name], rel=2 * sum(a.shape) * np.finfo(np.float64).eps)
+
+
+# ---- fits -----------------------------------------------------------------------------------------------------------
+
+FITS = [
+    {},
+    {"unobserved_weight": 0.0, "num_threads": 2},
+    {"dtype": "float64", "num_threads": 3},
+    {"weighting": "confidence", "alpha": 0.5, "num_threads": 7},  # c < α₀
+    {"weighting": "ratings", "biases": True, "regularization_exponent": 1.0, "num_threads": 2},
+    {"weighting": "ials", "solver": "cg", "factors": 64, "num_threads": 2},
+    {"weighting": "ials", "solver": "subspace", "factors": 96, "num_threads": 3},
+    {"regularization": 1e-9, "alpha": 1e4},  # rows that are solved again in float64
+]
+
+
+@pytest.mark.parametrize("asked", FITS, ids=str)
+def test_a_fit_has_the_bits_of_one_in_memory(asked, tmp_path, small_parts):
+    X = make()
+    asked = {"factors": 20, "iterations": 3, "random_state": 0, "num_threads": 1} | asked
+    stored = StoredMatrix.from_matrix(X, tmp_path / "x", dtype=asked.get("dtype", "float32"))
+    whole, parts = lfm_np.als(X, **asked), lfm_np.als(stored, **asked)
+    assert_same(whole, parts)
+    assert parts.params["user_rows"]["blocks"] > 5
+    for side in ("user_rows", "item_rows"):
+        blocks = {"blocks": 0}
+        assert parts.params[side] | blocks == whole.params[side] | blocks
+
+
+@pytest.mark.small
+def test_factors_on_disk_have_the_same_bits_and_leave_no_file(tmp_path, small_parts):
+    X = make(40, 30)
+    StoredMatrix.from_matrix(X, tmp_path / "x")
+    asked = {"factors": 3, "iterations": 2, "random_state": 0, "num_threads": 2}
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    factors = lfm_np.als(StoredMatrix(tmp_path / "x", factors_in=disk), **asked)
+    assert isinstance(factors.user_factors.base.base, np.memmap)
+    assert not list(disk.iterdir())
+    assert_same(factors, lfm_np.als(X, **asked))
+
+
+def test_a_checkpoint_serves_the_matrix_in_memory_and_on_disk(tmp_path, small_parts):
+    X, path = make(), tmp_path / "checkpoint"
+    stored = StoredMatrix.from_matrix(X, tmp_path / "x")
+    asked = {"factors": 5, "random_state": 0, "checkpoint": path}
+    seen = []
+
+    def stop(record, factors):
+        seen.append(factors.item_factors.copy())
+        if record["iteration"] == 2:
+            raise StopIteration
+
+    assert lfm_np.als(stored, callback=stop, **asked).status == "stopped"
+    assert len(seen) == 2
+    assert len(lfm_np.als(X, iterations=3, **asked).history) == 3
+    resumed = lfm_np.als(stored, iterations=5, **asked)
+    assert_same(resumed, lfm_np.als(X, factors=5, random_state=0, iterations=5))
+    other = StoredMatrix.from_matrix(2 * X, tmp_path / "other")
+    with pytest.raises(ValueError, match="X is another matrix"):
+        lfm_np.als(other, iterations=6, **asked)
+
+
+def test_a_singular_row_is_named_by_its_number_in_the_whole(tmp_path, small_parts, monkeypatch):
+    X = make().tolil()
+    X[299] = 0
+    X[299, 1] = 1.0
+    asked = {"factors": 4, "regularization": 0.0, "unobserved_weight": 0.0, "iterations": 1, "random_state": 0}
+    with pytest.raises(lfm_np.SolverError) as in_memory:
+        lfm_np.als(X, **asked)
+    stored = StoredMatrix.from_matrix(X, tmp_path / "x")
+    monkeypatch.setattr(sides, "cells_at_once", lambda *args, **options: 1 << 20)
+    with pytest.raises(lfm_np.SolverError) as on_disk:
+        lfm_np.als(stored, **asked)
+    assert str(on_disk.value) == str(in_memory.value)
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------------
+
+FIT = """
+    import gc, sys
+    import numpy as np
+    import lfm_np
+
+    def resident(name):  # VmRSS, or its peak VmHWM: pages of files that are mapped count too
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
+
+    folder, warm, budget = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    options = {"factors": 8, "iterations": 1, "random_state": 0, "num_threads": 2}
+    lfm_np.als(lfm_np.StoredMatrix(warm), **options)  # compiles, imports, starts threads once
+    gc.collect()
+    base = resident("VmRSS")
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak starts here
+    stored = lfm_np.StoredMatrix(folder, memory=budget)
+    lfm_np.als(stored, **options)
+    print(resident("VmHWM") - base)
+"""
+
+
+def wide_rows(m, n, each):
+    """Every row has ``each`` cells of value 1, at steps of 1 or 2."""
+    indices = np.random.default_rng(0).integers(1, 3, (m, each), dtype=np.int32)
+    indices = np.cumsum(indices, axis=1, out=indices).reshape(-1)
+    return sp.csr_array((np.ones(m * each, np.float32), indices, np.arange(0, m * each + 1, each)), shape=(m, n))
+
+
+@pytest.mark.skipif(JIT_DISABLED or not Path("/proc/self/clear_refs").exists(), reason="compiled code on Linux")
+def test_the_resident_memory_stays_within_a_tenth_of_the_matrix(tmp_path):
+    X = wide_rows(12_000, 2_500, 1_250)
+    budget = X.nnz * 8 // 10
+    StoredMatrix.from_matrix(X, tmp_path / "x")
+    StoredMatrix.from_matrix(wide_rows(1000, 2500, 1250), tmp_path / "warm")
+    command = [sys.executable, "-c", textwrap.dedent(FIT), tmp_path / "x", tmp_path / "warm", str(budget)]
+    peak = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert 0 < peak < budget
+
+
+@pytest.mark.small
+def test_too_little_memory_is_refused_with_what_is_needed_and_a_remedy(tmp_path, monkeypatch):
+    StoredMatrix.from_matrix(make(), tmp_path / "x")
+    little = StoredMatrix(tmp_path / "x", memory=1 << 20)
+    with pytest.raises(MemoryError, match=r"memory must be at least (\d+) bytes.*factors_in") as error:
+        lfm_np.als(little, factors=600)
+    needed = int(str(error.value).split()[5])
+    on_disk = StoredMatrix(tmp_path / "x", memory=1 << 20, factors_in=tmp_path)
+    with pytest.raises(MemoryError) as error:
+        lfm_np.als(on_disk, factors=600)
+    assert needed - int(str(error.value).split()[5]) == 2 * 4 * 608 * 360
+    with pytest.raises(MemoryError, match=r"a column of 292 cells, got 100"):
+        buckets.transpose(little.rows, tmp_path, tmp_path, 100, 1)
+
+
+# ---- building -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.small
+@settings(max_examples=15)
+@given(csr_matrices(), st.sampled_from([1, 3, 1000]), st.integers(1, 3), st.sampled_from(["float32", "float64"]))
+def test_both_orders_are_the_matrix(X, piece, threads, dtype):
+    longest = int(max(np.diff(X.indptr).max(initial=0), np.diff(X.tocsc().indptr).max(initial=0), 1))
+    before, folder = buckets._PIECE, Path("stored-by-a-test")
+    buckets._PIECE = piece
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        stored = StoredMatrix.from_matrix(X, folder, dtype=dtype, memory=1 << 20, num_threads=threads)
+        assert (stored.shape, stored.nnz, stored.users) == (X.shape, X.nnz, None)
+        assert stored.dtype == dtype
+        for order, wanted in (("rows", X), ("columns", X.T.tocsr())):
+            for memory in (longest * 60, 1 << 20):  # many buckets, and one
+                if order == "columns":
+                    for path in folder.glob("columns.*"):
+                        path.unlink()
+                    buckets.transpose(stored.rows, folder, _emptied(folder / "scratch"), memory, threads)
+                found = as_csr(folder, order, wanted.shape)
+                np.testing.assert_array_equal(found.indptr, wanted.indptr)
+                np.testing.assert_array_equal(found.indices, wanted.indices)
+                np.testing.assert_array_equal(found.data, wanted.data.astype(dtype))
+    finally:
+        buckets._PIECE = before
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _emptied(folder):
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["string", "int64"])
+@pytest.mark.parametrize("duplicates", ["sum", "last", "mean", "max", "count"])
+def test_parquet_gives_what_interactions_give(kind, duplicates, tmp_path, monkeypatch):
+    pa, pq = require("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    from lfm_np import id_columns
+
+    monkeypatch.setattr(records, "_GROUPING", (1 << 20) // 50)  # buckets of 50 records
+    monkeypatch.setattr(id_columns, "_MERGE", 40)
+    rng = np.random.default_rng(1)
+    source = tmp_path / "records"
+    source.mkdir()
+    for number in range(3):
+        users, items = rng.integers(0, 90, 400), rng.integers(0, 40, 400)
+        table = pa.table(
+            {
+                "user": pa.array([f"ü{user}" for user in users] if kind == "string" else users),
+                "item": pa.array(items).cast(pa.string() if kind == "string" else pa.int64()),
+                "stars": rng.integers(0, 5, 400).astype(float),
+            }
+        )
+        pq.write_table(table, source / f"{number}.parquet", row_group_size=70)
+    asked = {"value": "stars", "duplicates": duplicates}
+    data = lfm_np.Interactions.from_parquet(source, **asked)
+    for zeros in ("keep", "drop"):
+        stored = StoredMatrix.from_parquet(
+            source, tmp_path / zeros, zeros=zeros, memory=1 << 20, num_threads=2, **asked
+        )
+        wanted = data.matrix.copy()
+        if zeros == "drop":
+            wanted.eliminate_zeros()
+        np.testing.assert_array_equal(stored.users, data.users)
+        np.testing.assert_array_equal(stored.items, data.items)
+        for order, matrix_ in (("rows", wanted), ("columns", wanted.T.tocsr())):
+            found = as_csr(tmp_path / zeros, order, matrix_.shape)
+            np.testing.assert_array_equal(found.toarray(), matrix_.toarray())
+            assert (found.nnz, found.has_canonical_format) == (wanted.nnz, True)
+    with pytest.raises(TypeError, match="from_parquet has no argument timestamp"):
+        StoredMatrix.from_parquet(source, tmp_path / "no", timestamp="stars")
+    with pytest.raises(ValueError, match="occurs more than once"):
+        StoredMatrix.from_parquet(source, tmp_path / "no", duplicates="error")
+    with pytest.raises(ValueError, match="value='nothing' is no column"):
+        StoredMatrix.from_parquet(source, tmp_path / "no", value="nothing")
+    assert sorted(os.listdir(tmp_path)) == ["drop", "keep", "records"]
+
+
+@pytest.mark.small
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=repr)
+def test_a_build_that_ends_early_leaves_nothing(error, tmp_path, monkeypatch):
+    def broken(*args):
+        raise error
+
+    monkeypatch.setattr(matrix, "transpose", broken)
+    with pytest.raises(type(error)):
+        StoredMatrix.from_matrix(make(20, 10), tmp_path / "x")
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="has no signals")
+def test_a_killed_build_leaves_no_store_and_the_next_removes_the_rest(tmp_path):
+    script = f"""
+        import os, signal, numpy as np, lfm_np, scipy.sparse as sp
+        from lfm_np.stored import matrix
+        matrix.transpose = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+        lfm_np.StoredMatrix.from_matrix(sp.eye_array(9, format="csr"), {str(tmp_path / "x")!r})
+    """
+    assert subprocess.run([sys.executable, "-c", textwrap.dedent(script)]).returncode == -signal.SIGKILL
+    assert os.listdir(tmp_path) == ["x.partial"]
+    with pytest.raises(ValueError, match=r"x is not a whole and valid stored matrix: it has no manifest.json"):
+        StoredMatrix(tmp_path / "x")
+    StoredMatrix.from_matrix(make(20, 10), tmp_path / "x")
+    assert os.listdir(tmp_path) == ["x"]
+    with pytest.raises(FileExistsError, match="remove it, or name another"):
+        StoredMatrix.from_matrix(make(20, 10), tmp_path / "x")
+
+
+# ---- refusals -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stored") / "x"
+    StoredMatrix.from_matrix(make(40, 30), folder)
+    return folder
+
+
+@pytest.mark.small
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["missing", "truncated", "longer", "header", "first", "middle", "last"])
+def test_damage_is_refused_by_name(name, damage, good, tmp_path):
+    path = shutil.copytree(good, tmp_path / "x") / name
+    content = bytearray(path.read_bytes())
+    if damage == "missing":
+        path.unlink()
+    else:
+        place = {"header": 20, "first": files.OFFSET, "middle": (files.OFFSET + len(content)) // 2, "last": -1}
+        if damage in place:
+            content[place[damage]] ^= 1
+        path.write_bytes(content[:-3] if damage == "truncated" else bytes(content) + b"0" * (damage == "longer"))
+    with pytest.raises(ValueError, match=rf"x is not a whole and valid stored matrix: .*{name.split('.')[0]}"):
+        StoredMatrix(tmp_path / "x")
+
+
+@pytest.mark.small
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "other"}, {"version": 2}, {"shape": [40]}, {"shape": [40, 31]}, {"shape": [10**30, 30]}, {"nnz": -1},
+        {"dtype": "int8"}, {"dtype": None}, {"rows": None}, {"columns": {}}, {"nnz": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_another_manifest_is_refused(change, good, tmp_path):
+    path = shutil.copytree(good, tmp_path / "x") / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match="x is not a whole and valid stored matrix"):
+        StoredMatrix(tmp_path / "x")
+
+
+@pytest.mark.small
+@pytest.mark.parametrize("content", ["", "[]", "3", "{", "null", "{}"])
+def test_a_manifest_that_is_none_is_refused(content, good, tmp_path):
+    path = shutil.copytree(good, tmp_path / "x") / "manifest.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match="x is not a whole and valid stored matrix"):
+        StoredMatrix(tmp_path / "x")
+
+
+@pytest.mark.small
+def test_indices_that_change_during_a_fit_never_reach_a_kernel(good, tmp_path):
+    folder = shutil.copytree(good, tmp_path / "x")
+    stored = StoredMatrix(folder)
+    with open(folder / "columns.indices.npy", "r+b") as file:
+        file.seek(files.OFFSET)
+        file.write(b"\xff\xff\xff\x7f")
+    with pytest.raises(ValueError, match=r"columns.indices.npy has changed: it has indices beyond 39"):
+        lfm_np.als(stored, factors=2)
+
+
+@pytest.mark.small
+def test_values_and_arguments_that_do_not_fit_are_refused(good, tmp_path):
+    with pytest.raises(ValueError, match=r"dtype must be float32, that of the stored matrix X, got float64"):
+        lfm_np.als(StoredMatrix(good), dtype="float64")
+    X = make(20, 10)
+    X.data[0] = -1
+    negative = StoredMatrix.from_matrix(X, tmp_path / "negative")
+    with pytest.raises(ValueError, match=r'X has a negative value, -1; only weighting="ratings"'):
+        lfm_np.als(negative)
+    X.data[0] = 0
+    zeros = StoredMatrix.from_matrix(X, tmp_path / "zeros", zeros="keep")
+    with pytest.raises(ValueError, match=r'stored with zeros="keep"'):
+        lfm_np.als(zeros)
+    asked = {"factors": 2, "weighting": "ratings", "random_state": 0}
+    assert_same(lfm_np.als(zeros, **asked), lfm_np.als(X, **asked))
+    X.data[0] = np.nan
+    for bad, message in ((X, "non-finite"), (3, "must be a scipy.sparse matrix")):
+        with pytest.raises((ValueError, TypeError), match=message):
+            StoredMatrix.from_matrix(bad, tmp_path / "no")
+    for option, message in (
+        ({"memory": 5}, r"memory must be an integer ≥ 1048576, got 5"),
+        ({"memory": 1e9}, r"memory must be an integer"),
+        ({"factors_in": tmp_path / "absent"}, r"factors_in must be a folder that exists, got .*absent"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            StoredMatrix(good, **option)
+    with pytest.raises(TypeError, match=r"X must be a scipy.sparse matrix or Interactions, got StoredMatrix"):
+        lfm_np.sgd(StoredMatrix(good))
+    assert repr(StoredMatrix(good)).startswith("StoredMatrix(40 × 30, ")
