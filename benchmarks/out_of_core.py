@@ -65,12 +65,12 @@ def _resident(name: str) -> int:
 
 
 def _write(options: argparse.Namespace) -> None:
-    """Users and items by Zipf's law, in no order: a tenth as many users as cells, a hundredth as many items."""
+    """Users and items by Zipf's law, in no order: 500 records a user and 5,000 an item in the mean."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     total, rng = int(options.cells), np.random.default_rng(0)
-    users, items = max(10, total // 100), max(10, total // 1000)
+    users, items = max(10, total // 500), max(10, total // 5000)
     schema = pa.schema({"user": pa.string(), "item": pa.string()})
     with pq.ParquetWriter(options.folder / "records.parquet", schema) as writer:
         for lo in range(0, total, GROUP):

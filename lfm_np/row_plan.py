@@ -254,7 +254,7 @@ def plan_rows(
         empty=empty,
         order=frozen(exact),
         dual=_cut(cost[exact], 0, len(light[0]), target),
-        primal=_cut(cost[exact], len(light[0]), len(exact), target),
+        primal=_cut_primal(cost[exact], len(light[0]), target, scheme.target),
         heavy=_segments(light[2], indptr, cost, scheme.target),
         steps=Steps(
             scheme.solver,
@@ -310,12 +310,22 @@ def rows_with_negative(values: np.ndarray, indptr: np.ndarray) -> np.ndarray:
     return count[indptr[1:]] > count[indptr[:-1]]
 
 
-def _cut(cost: np.ndarray, start: int, stop: int, target: float) -> list[tuple[int, int]]:
-    """Blocks of whole groups of LANES rows, each of about ``target`` cost."""
+def _cut_primal(cost: np.ndarray, start: int, fine: float, coarse: float) -> list[tuple[int, int]]:
+    """Blocks of rows from ``start`` on, whose cost ascends.
+
+    Eight systems are solved at the price of one. Whole groups of eight are cut as ``fine`` says, and rows of which
+    eight cost more by ``coarse``, beside which the price of a group that is not full is small.
+    """
+    split = start + int(np.searchsorted(cost[start:], fine / LANES)) // LANES * LANES
+    return _cut(cost, start, split, fine) + _cut(cost, split, len(cost), coarse, group=1)
+
+
+def _cut(cost: np.ndarray, start: int, stop: int, target: float, group: int = LANES) -> list[tuple[int, int]]:
+    """Blocks of whole groups of rows, each of about ``target`` cost."""
     if start == stop:
         return []
     total = np.cumsum(cost[start:stop])
     wanted = np.arange(1, max(1, round(total[-1] / target))) * (total[-1] / max(1, round(total[-1] / target)))
-    inner = start + np.searchsorted(total, wanted) // LANES * LANES
+    inner = start + np.searchsorted(total, wanted) // group * group
     edges = np.unique(np.concatenate(([start], inner, [stop])))
     return list(itertools.pairwise(edges.tolist()))
