@@ -9,6 +9,7 @@ the peak of the resident set beyond that before the fit, predicted by `lfm_np.es
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import json
 import subprocess
@@ -62,6 +63,7 @@ def measured(m: int, n: int, cells: int, k: int) -> dict[str, Any]:
     X, seconds = zipf_matrix(m, n, cells), []
     fit(zipf_matrix(2000, 300, 20_000), k, lambda record, factors: None)  # compiles
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # so that what is free does not hide what the fit takes
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     started = [time.thread_time()]

@@ -254,7 +254,7 @@ def plan_rows(
         empty=empty,
         order=frozen(exact),
         dual=_cut(cost[exact], 0, len(light[0]), target),
-        primal=_cut_primal(cost[exact], len(light[0]), target, scheme.target),
+        primal=_cut_primal(cost[exact], len(light[0]), target, min(scheme.target, max(target, 4 * SMALLEST_BLOCK))),
         heavy=_segments(light[2], indptr, cost, scheme.target),
         steps=Steps(
             scheme.solver,
