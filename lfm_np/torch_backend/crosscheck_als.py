@@ -31,6 +31,7 @@ WIDEST = 0.1  # a column is compared by itself where rounding may turn it by les
 LISTED = 10  # N of the top-N lists
 USERS = 2000  # users whose scores and lists are compared
 STEP_FACTORS, STEP_WIDTH = 40, 32  # of the steps: two blocks, which overlap
+STEP_PASSES = 3  # over the cells: a gradient and two products of "cg", scores and two blocks of "subspace"
 STEP_SWEEPS = 2  # the second starts from the first one's factors
 
 
@@ -65,9 +66,11 @@ def als_rows(
         if start and weighting != "ratings":  # whose shared part is 0 in any basis
             V = start[1] if sweep == 1 else seen[0][sweep - 2].item_factors
             turn = max(turn, 1 / _least_gap(V), 1 / _least_gap(here.user_factors))
-        error = SLACK * 2 * sweep * float(np.finfo(dtype).eps) * (kappa + turn)
+        rounds = 2 * sweep * (STEP_PASSES if steps else 1)
+        error = SLACK * rounds * float(np.finfo(dtype).eps) * (kappa + turn)
         factor = f"(κ + 1/g) = {kappa + turn:.1e}" if turn else f"κ = {kappa:.1e}"
-        why = f"{SLACK} · {2 * sweep} half-sweeps · eps · {factor}"
+        passes = f" · {STEP_PASSES} passes" if steps else ""
+        why = f"{SLACK} · {2 * sweep} half-sweeps{passes} · eps · {factor}"
         yield from _sweep_rows(part, sweep, here, there, error, why)
     if not steps:
         yield from _list_rows(X, part, seen[0][-1], seen[1][-1], error, weighting)
