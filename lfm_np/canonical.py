@@ -87,7 +87,8 @@ def _signs(V: np.ndarray) -> np.ndarray:
 
 def _rotated(A: np.ndarray, basis: np.ndarray, pool: Pool, empty: Empty) -> np.ndarray:
     out = empty(A.shape, A.dtype)
-    basis = np.ascontiguousarray(basis, dtype=A.dtype)
+    with np.errstate(under="ignore"):
+        basis = np.ascontiguousarray(basis, dtype=A.dtype)
 
     def work(block: int, worker: int) -> None:
         rows = slice(block * ROWS, (block + 1) * ROWS)

@@ -55,7 +55,8 @@ def gram_matrix(Y: np.ndarray, pool: Pool) -> np.ndarray:
 
 def rotated(Y: np.ndarray, Q: np.ndarray, out: np.ndarray, pool: Pool) -> np.ndarray:
     """Write YQ to ``out`` (which may be Y) by blocks of rows."""
-    Q = Q.astype(Y.dtype)
+    with np.errstate(under="ignore"):
+        Q = Q.astype(Y.dtype)
     step = max(1, int(row_plan.SMALLEST_BLOCK / (row_plan.ROTATE_ROW * Q.size)))
 
     def work(block: int, worker: int) -> None:
@@ -82,7 +83,7 @@ def prepare_fixed(rotate: bool, Y: np.ndarray, out: np.ndarray, weights: Weights
         G = np.diag(np.concatenate((values, np.zeros(ld - factors))))
         floor = factors * np.finfo(Y.dtype).eps * values[-1] - values[0] if Y.dtype == np.float32 else -np.inf
     G[range(factors, ld), range(factors, ld)] = 1
-    with np.errstate(over="ignore"):  # rows that would need what overflows are solved again in float64
+    with np.errstate(over="ignore", under="ignore"):  # rows that would need what overflows are solved again in float64
         G = G.astype(Y.dtype)
     return Fixed(frozen(Y), frozen(G), frozen(G.diagonal().copy()), floor, Q)
 
@@ -118,11 +119,12 @@ def solve_rows(
                 )
                 loss, penalty = loss + more_loss, penalty + more_penalty
             for row in np.flatnonzero(status).tolist():
-                more_loss, more_penalty = _solve_by_eigenvalues(part, exact, weights, own_shift, row, solution[row])
+                with np.errstate(all="ignore"):
+                    more_loss, more_penalty = _solve_by_eigenvalues(part, exact, weights, own_shift, row, solution[row])
                 if not np.isfinite(more_loss):
                     raise _singular(side, rows[status != 0])
                 loss, penalty = loss + more_loss, penalty + more_penalty
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore", under="ignore"):
                 X[rows] = solution
             if not np.isfinite(X[rows]).all():
                 raise _singular(side, rows[~np.isfinite(X[rows]).all(axis=1)])

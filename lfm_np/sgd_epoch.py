@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -93,19 +92,10 @@ class Trainer:
         self.done = 0  # whole epochs
         self.kept = sgd_cells.Model(*(array.copy() for array in self.model))
 
-    def _run(self, work: Callable[[int, int], None], count: int) -> None:
-        """``pool.run`` for kernels that also run as plain Python, where NumPy reports what wraps around or diverges."""
-
-        def quiet(block: int, worker: int) -> None:
-            with np.errstate(all="ignore"):
-                work(block, worker)
-
-        self.pool.run(quiet, count)
-
     def _over_users(self, work: Any) -> None:
         """work(block, first row, last row) for every block of users."""
         users = self.grid.users
-        self._run(lambda g, worker: work(g, users[g], users[g + 1]), self.grid.tasks)
+        self.pool.run(lambda g, worker: work(g, users[g], users[g + 1]), self.grid.tasks)
 
     def _free_masses(self) -> np.ndarray:
         """Mass that each row has not stored; 1 without a sampler, when there is nothing to draw."""
@@ -134,7 +124,7 @@ class Trainer:
             def fill(b: int, worker: int, W=W, mask=mask, stream=stream, rows=rows) -> None:  # type: ignore[no-untyped-def]
                 sgd_draws.fill_uniform(stream, b * rows, min(len(W), (b + 1) * rows), k, bound, mask, W)
 
-            self._run(fill, -(-len(W) // rows))
+            self.pool.run(fill, -(-len(W) // rows))
 
     def _take(self, start: tuple[np.ndarray, ...]) -> None:
         U, V, user_bias, item_bias = start
@@ -204,7 +194,7 @@ class Trainer:
                 where = self.seed, number, turn, shift, *slots
                 sgd_cells.train_cells(where, starts, *data, *steps, scratch[worker], point, ranked, losses)
 
-            self._run(train, parts)
+            self.pool.run(train, parts)
         return float(losses.sum())
 
     def _sort(self, number: int, block_of: np.ndarray) -> np.ndarray:
@@ -259,7 +249,7 @@ class Trainer:
         def look(b: int, worker: int) -> None:
             finite[b] = sgd_draws.all_finite(pieces[b][0])
 
-        self._run(look, len(pieces))
+        self.pool.run(look, len(pieces))
         if finite.all():  # copied here and not in the pool, which Ctrl-C may leave halfway
             for source, target in pieces:
                 np.copyto(target, source)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import numba
+import numpy as np
 from numba.core import config
 from numba.core.compiler_lock import global_compiler_lock
 from threadpoolctl import ThreadpoolController
@@ -154,7 +155,15 @@ class _Task:
         self.helped = threading.Semaphore(0)  # released once for each helper that is done
 
     def drain(self, worker: int) -> None:
-        """Take blocks while there are any."""
+        """Take blocks while there are any.
+
+        What NumPy is set to say of overflow and underflow holds in the calling thread only, and so not here: what comes
+        out is checked to be finite.
+        """
+        with np.errstate(all="ignore"):
+            self._take(worker)
+
+    def _take(self, worker: int) -> None:
         try:
             while self.error is None:
                 with self._lock:

@@ -64,7 +64,7 @@ def check_matrix(
     csr = wrap_csr(name, X)
     csr = _canonical(name, csr, zeros, duplicates)
     _check_values(name, csr, negative, unknown)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         data = csr.data.astype(dtype, copy=False)
     if data is not csr.data:
         if np.dtype(dtype) == np.float32 and np.isinf(data).any():

@@ -10,6 +10,8 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from .case import Case, Outcome, judge
 
 MEMORY = 3 << 30  # bytes of address space a case may add
@@ -47,6 +49,7 @@ def _start(work: Callable[[], Outcome], lenient: bool) -> tuple[int, int]:
         _limit()
         if not lenient:
             warnings.simplefilter("error")
+            np.seterr(all="raise")
         outcome = work()
         os.write(write, "\n".join(outcome).encode()[:4000])
     except MemoryError:
