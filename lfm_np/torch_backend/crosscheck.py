@@ -75,7 +75,7 @@ def crosscheck(
     is more than 0.1 the column is left to the scores. Lists may differ where scores tie within the tolerance. A step of
     "cg" or "subspace" depends on the basis in which it is taken, the eigenvectors of the other side's Gram matrix.
     Rounding turns two of them by eps/g, which changes the step's diagonal, or its blocks, by as much: 1/g of the
-    smallest gap is added to κ, and each of the three passes over the cells rounds. Those runs start from a V whose
+    smallest gap is added to 3κ, since each of three passes over the cells rounds. Those runs start from a V whose
     eigenvalues are apart and a random U, and every row takes a step.
 
     A matrix of equal values, which biases alone explain, gets values 1 to 5 for "ratings".

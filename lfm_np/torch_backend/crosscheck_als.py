@@ -62,15 +62,13 @@ def als_rows(
     part = f"als {weighting} {dtype.name}" + (f" {solver}" if steps else "")
     turn = 0.0
     for sweep, (here, there) in enumerate(zip(*seen), 1):
-        kappa = _condition(X, here, model)
+        kappa = (STEP_PASSES if steps else 1) * _condition(X, here, model)
         if start and weighting != "ratings":  # whose shared part is 0 in any basis
             V = start[1] if sweep == 1 else seen[0][sweep - 2].item_factors
             turn = max(turn, 1 / _least_gap(V), 1 / _least_gap(here.user_factors))
-        rounds = 2 * sweep * (STEP_PASSES if steps else 1)
-        error = SLACK * rounds * float(np.finfo(dtype).eps) * (kappa + turn)
-        factor = f"(κ + 1/g) = {kappa + turn:.1e}" if turn else f"κ = {kappa:.1e}"
-        passes = f" · {STEP_PASSES} passes" if steps else ""
-        why = f"{SLACK} · {2 * sweep} half-sweeps{passes} · eps · {factor}"
+        error = SLACK * 2 * sweep * float(np.finfo(dtype).eps) * (kappa + turn)
+        factor = f"({STEP_PASSES}κ + 1/g) = {kappa + turn:.1e}" if steps else f"κ = {kappa:.1e}"
+        why = f"{SLACK} · {2 * sweep} half-sweeps · eps · {factor}"
         yield from _sweep_rows(part, sweep, here, there, error, why)
     if not steps:
         yield from _list_rows(X, part, seen[0][-1], seen[1][-1], error, weighting)
