@@ -163,10 +163,14 @@ def main():
         print(
             f"| {k} | {n} | {dual:.0f} | {primal:.0f} | {models[0]:.0f} | {models[1]:.0f} | {chosen} | {regret:.0%} |"
         )
-    print("\n| k | cells | cg ns | model | subspace ns | model |\n" + "| --- " * 6 + "|")
-    for k, n, *measured in step_table():
+    print("\n| k | cells | exact | ns | cg ns | model | subspace ns | model |\n" + "| --- " * 8 + "|")
+    for k, n, exact, exact_ns, *measured in step_table():
         models = [float(cost(np.array(n), k)) for cost in row_plan.STEP_COSTS.values()]
-        print(f"| {k} | {n} | " + " | ".join(f"{ns:.0f} | {model:.0f}" for ns, model in zip(measured, models)) + " |")
+        print(
+            f"| {k} | {n} | {exact} | {exact_ns:.0f} | "
+            + " | ".join(f"{ns:.0f} | {model:.0f}" for ns, model in zip(measured, models))
+            + " |"
+        )
     if asked.fit:
         fit(table)
 
