@@ -14,6 +14,7 @@ import scipy.sparse as sp
 from lfm_np import splits
 from lfm_np import validation as check
 
+LARGEST = np.iinfo(np.int32).max  # cells of a matrix whose offsets take 32 bits
 DUPLICATES = ("sum", "last", "mean", "max", "count", "error")
 
 
@@ -188,7 +189,7 @@ def matrix_of(cells: Cells, shape: tuple[int, int]) -> sp.csr_array:
         data = cells.values.astype(np.float32)
     if np.isinf(data).any():
         raise ValueError("values of repeated pairs add up to more than float32 can hold")
-    offsets = np.int32 if len(data) <= np.iinfo(np.int32).max else np.int64
+    offsets = np.int32 if len(data) <= LARGEST else np.int64
     indptr = np.zeros(shape[0] + 1, offsets)
     np.cumsum(np.bincount(cells.rows, minlength=shape[0]), out=indptr[1:])
     return sp.csr_array((data, cells.columns.astype(offsets), indptr), shape=shape)

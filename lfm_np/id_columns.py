@@ -91,14 +91,14 @@ def _sortable_type(name: str, type: pa.DataType) -> pa.DataType:
         type = type.value_type
     if isinstance(type, pa.UuidType):
         return type.storage_type
-    if pa.types.is_string_view(type):
-        return pa.large_string()
-    if pa.types.is_binary_view(type):
+    if pa.types.is_string(type) or pa.types.is_string_view(type):
+        return pa.large_string()  # with 64-bit offsets: sixty million distinct UUIDs are 2 GiB of text
+    if pa.types.is_binary(type) or pa.types.is_binary_view(type):
         return pa.large_binary()
     if pa.types.is_float16(type):
         return pa.float32()
     if pa.types.is_null(type):
-        return pa.string()  # an empty column, or one whose nulls are counted elsewhere
+        return pa.large_string()  # an empty column, or one whose nulls are counted elsewhere
     if pa.types.is_nested(type) or isinstance(type, pa.BaseExtensionType):
         raise TypeError(
             f"{name} must hold integers, strings, UUIDs, dates or other ids of one sortable kind, got {type}"

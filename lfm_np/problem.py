@@ -25,8 +25,8 @@ WEIGHTINGS = ("hu-koren", "ials", "confidence", "ratings")
 
 
 def narrow(X: sp.csr_array) -> sp.csr_array:
-    """X with int32 column indices where they fit: half the memory, and one kind of kernel to compile."""
-    if X.shape[1] > np.iinfo(np.int32).max or X.indices.dtype == np.int32:
+    """X with int32 column indices: half the memory, and one kind of kernel to compile."""
+    if X.indices.dtype == np.int32:
         return X
     return share_csr(X.data, X.indices.astype(np.int32), X.indptr, X.shape)
 

@@ -36,7 +36,7 @@ def make_model(
     constant = np.zeros(len(U)) if user_bias is None else user_bias.astype(np.float64)
     constant = (constant + (global_bias or 0.0)).astype(U.dtype)
     bias = np.zeros(len(V), V.dtype) if item_bias is None else item_bias
-    largest = [float(np.abs(a).max(initial=0.0)) for a in (U, V, constant, bias)]
+    largest = [max(float(a.max(initial=0.0)), -float(a.min(initial=0.0))) for a in (U, V, constant, bias)]
     reach = U.shape[1] * largest[0] * largest[1] + largest[2] + largest[3]
     if not reach < float(np.finfo(U.dtype).max) / 4:
         raise ValueError(f"scores of these factors can be as large as {reach:.1e}, beyond the range of {U.dtype}")

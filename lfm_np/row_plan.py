@@ -112,7 +112,7 @@ class Steps(NamedTuple):
 class Side:
     """The rows of one side, their regularisation and the plan of their half-sweep."""
 
-    csr: tuple[np.ndarray, np.ndarray, np.ndarray]  # indptr int64, indices int32 (or int64), data; read-only
+    csr: tuple[np.ndarray, np.ndarray, np.ndarray]  # indptr int64, indices int32, data; read-only
     lam: np.ndarray  # (rows,) λ_u
     k: int  # factors, the bias included
     empty: np.ndarray  # rows without cells: the zero vector
@@ -242,7 +242,7 @@ def plan_rows(
     # The dual kernel pads to multiples of four cells: rows of one class stay in the matrix's order, which memory likes,
     # unless λ_u differs by length (its scales are computed once a run of equal λ_u).
     size = lengths if lam.size and np.ptp(lam) else -(-lengths // 4)
-    order = np.lexsort((size, kind)).astype(np.int32 if len(lengths) < 2**31 else np.int64)
+    order = np.lexsort((size, kind)).astype(np.int32)
     ends = np.cumsum(np.bincount(kind + 1, minlength=6))
     empty, *light, stepped_light, stepped_heavy = np.split(order, ends[:-1])
     exact = np.concatenate(light[:2])

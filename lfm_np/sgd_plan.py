@@ -16,7 +16,6 @@ from lfm_np.sgd_grid import Grid
 KINDS = {"pointwise": sgd_cells.POINTWISE, "pairwise": sgd_cells.PAIRWISE, "list": sgd_cells.LIST}
 SCHEDULES = ("constant", "inverse", "adagrad")
 PARTS = ("user", "item", "negative", "bias")
-MOST_ROWS = 2**31 - 1  # records hold rows and items as int32
 
 
 class Plan(NamedTuple):
@@ -159,7 +158,7 @@ def takes_any_value(loss: Any) -> bool:
 
 def _check_matrix(X: Any, loss: Any, dtype: np.dtype) -> sp.csr_array:
     ratings = takes_any_value(loss)
-    csr = validation.check_matrix(
+    return validation.check_matrix(
         "X",
         X,
         zeros="keep" if ratings else "drop",
@@ -167,9 +166,6 @@ def _check_matrix(X: Any, loss: Any, dtype: np.dtype) -> sp.csr_array:
         negative=ratings,
         dtype=dtype,
     )
-    if max(csr.shape) > MOST_ROWS:
-        raise ValueError(f"X must have at most {MOST_ROWS} rows and columns, got shape {csr.shape}")
-    return csr
 
 
 def _best_constant(pointer: Any, read: protocol.Protocol, data: np.ndarray, negatives: int) -> float:

@@ -35,7 +35,8 @@ def step_block(
     steps, ld = side.steps, X.shape[1]
     lo, hi = steps.blocks[block]
     arguments = *given, steps.order, lo, hi, limits
-    longest = int(np.diff(given.csr[0])[steps.order[lo:hi]].max())
+    indptr, rows = given.csr[0], steps.order[lo:hi]
+    longest = int((indptr[rows + 1] - indptr[rows]).max())
     if steps.solver == "cg":
         scratch = als_cg.cg_scratch(longest, ld, X.dtype)
         als_cg.cg_rows(*arguments, row_plan.CG_STEPS, scratch, X, status, sums)

@@ -83,6 +83,18 @@ def test_ids_of_every_type_survive_the_round_trip(kind, type, drawn):
     assert data.frame_backend == kind
 
 
+@pytest.mark.parametrize("kind", ["string", "binary", "string_view", "binary_view", "null"])
+def test_distinct_text_has_64_bit_offsets(kind):
+    """Else the distinct ids of a column could not be more than 2 GiB of text (sixty million UUIDs)."""
+    pa = require("pyarrow")
+    from lfm_np.id_columns import IdEncoder
+
+    encoder = IdEncoder("user", getattr(pa, kind)())
+    encoder.add(pa.array([] if kind == "null" else ["b", "a", "b"], getattr(pa, kind)()))
+    assert encoder._type in (pa.large_string(), pa.large_binary())
+    assert encoder.finish()[1].tolist() == ([] if kind == "null" else [1, 0, 1])
+
+
 def test_unused_categories_get_no_row():
     pd = require("pandas")
     frame = pd.DataFrame({"user": pd.Categorical(["b", "a"], ["c", "b", "a"]), "item": [1, 1]})

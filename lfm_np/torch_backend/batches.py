@@ -20,7 +20,7 @@ PADDING = 1.25  # the longest row of a batch has at most this many times the cel
 class Cells(NamedTuple):
     """Padded cells of R rows; where ``inside`` is 0 there is none, and the column is some other one."""
 
-    columns: torch.Tensor  # (R, width) int32, or int64 where that is too small
+    columns: torch.Tensor  # (R, width) int32
     values: torch.Tensor  # (R, width)
     inside: torch.Tensor  # (R, width) bool
 
@@ -79,6 +79,5 @@ def make_batches(csr: sp.csr_array, rows: np.ndarray, row_bytes: tuple[int, int]
 def _batch(csr: sp.csr_array, rows: np.ndarray, lengths: np.ndarray, pieces: int, device: Device) -> Batch:
     own = lengths[rows]
     places = csr.indptr[rows].astype(np.int64)[:, None] + np.minimum(np.arange(own[-1]), own[:, None] - 1)
-    index = np.int32 if csr.shape[1] < 2**31 else np.int64
-    columns, values = csr.indices[places].astype(index, copy=False), csr.data[places]
+    columns, values = csr.indices[places].astype(np.int32, copy=False), csr.data[places]
     return Batch(device.tensor(rows), device.tensor(own), device.tensor(columns), device.tensor(values), pieces)

@@ -9,6 +9,8 @@ import scipy.sparse as sp
 
 from lfm_np.validation.scalars import shown
 
+MOST_ROWS = 2**31 - 2  # rows and columns are numbered by int32; of cells there may be any number
+
 
 def check_matrix(
     name: str,
@@ -61,6 +63,8 @@ def check_matrix(
         have = X.shape[0] if axis == "rows" else X.shape[1]
         if want is not None and have != want:
             raise ValueError(f"{name} must have {want} {axis}, got {have} (shape {X.shape})")
+    if max(X.shape) > MOST_ROWS:
+        raise ValueError(f"{name} must have at most {MOST_ROWS} rows and columns, got shape {X.shape}")
     csr = wrap_csr(name, X)
     csr = _canonical(name, csr, zeros, duplicates)
     _check_values(name, csr, negative, unknown)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lfm_np.validation.matrices import MOST_ROWS
 from lfm_np.validation.scalars import as_array, shown
 
 _AT_ONCE = 1 << 20  # numbers looked at together
@@ -40,6 +41,8 @@ def check_factors(user_factors: Any, item_factors: Any) -> tuple[np.ndarray, np.
         raise ValueError(
             f"user_factors and item_factors must have the same number of columns, got shapes {U.shape} and {V.shape}"
         )
+    if max(len(U), len(V)) > MOST_ROWS:
+        raise ValueError(f"factors must have at most {MOST_ROWS} rows, got shapes {U.shape} and {V.shape}")
     return U, V
 
 
