@@ -2,8 +2,8 @@
 
     python -m benchmarks.large_index [--cells 100000000] [--copies 22] [--factors 16]
 
-X is ``copies`` copies of one random matrix of ``cells`` cells below one another. Users of the first and of the last copy
-must then get the same factors and the same items, and the users' half-sweep ``copies`` times the loss of the part.
+X is ``copies`` copies of one random matrix of ``cells`` cells below one another. Users of the first and of the last
+copy must then get the same factors and the same items, and the users' half-sweep ``copies`` times the part's loss.
 """
 
 from __future__ import annotations

@@ -124,7 +124,8 @@ def check_problem(
     weights = model_weights(weighting, alpha, unobserved_weight)
     if unobserved_weight > float(np.finfo(dtype).max):
         raise ValueError(f"unobserved_weight overflows {dtype}, got {unobserved_weight:g}")
-    top = max(-X.lowest, X.highest) if on_disk else float(np.abs(csr.data).max(initial=0))
+    # Only ratings may be negative, and they are not multiplied.
+    top = X.highest if on_disk else float(csr.data.max(initial=0))
     if weights.t0 + weights.t1 * top > float(np.finfo(dtype).max):
         raise ValueError(f"alpha · value overflows {dtype}: alpha is {alpha:g} and the largest value {top:g}")
     params = {

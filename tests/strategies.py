@@ -2,9 +2,18 @@
 
 import numpy as np
 import scipy.sparse as sp
+from hypothesis import settings
 from hypothesis import strategies as st
 
 DUPLICATES = ("sum", "last", "mean", "max", "count")
+
+
+def examples(count):
+    """Settings for a property that CI tries ``count`` times and ``--hypothesis-profile=thorough`` 100,000 times."""
+    return settings(max_examples=max(count, settings.default.max_examples))
+
+
+many = examples(2000)
 
 
 @st.composite
@@ -41,3 +50,29 @@ def als_settings(draw, smallest=1e-8, largest=1e8):
         "regularization_exponent": draw(st.sampled_from([0.0, 0.5, 1.0])),
         "factors": draw(st.sampled_from([1, 3, 16, 17])),
     }
+
+
+@st.composite
+def raw_csr(draw, rows=5, columns=5):
+    """Any csr_array: both index types, rows unsorted, cells twice, zeros, strange values, and sometimes corrupt."""
+    m, n = draw(st.integers(0, rows)), draw(st.integers(1, columns))
+    lengths = draw(st.lists(st.integers(0, 4), min_size=m, max_size=m))
+    stored = sum(lengths)
+    good = st.lists(st.integers(0, n - 1), min_size=stored, max_size=stored)
+    ascending = st.tuples(*(st.sets(st.integers(0, n - 1), min_size=min(s, n), max_size=min(s, n)) for s in lengths))
+    indices = draw(good | ascending.map(lambda sets: [j for row in sets for j in sorted(row)]))
+    lengths = lengths if len(indices) == stored else [min(s, n) for s in lengths]
+    value = st.sampled_from([1.0, 0.5, 3.0] * 3 + [0.0, -0.0, -1.0, np.nan, np.inf, -np.inf, 1e-45, 3e38])
+    kind = draw(st.sampled_from([np.float32, np.float32, np.float64, np.int64]))
+    data = draw(
+        st.lists(value if kind != np.int64 else st.integers(-1, 3), min_size=len(indices), max_size=len(indices))
+    )
+    index = draw(st.sampled_from([np.int32, np.int64]))
+    X = sp.csr_array((m, n), dtype=kind)
+    X.data, X.indices = np.array(data, kind), np.array(indices, index)
+    X.indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(index)
+    broken = draw(st.sampled_from([None] * 6 + ["indices", "indptr"]))
+    array = getattr(X, broken) if broken else []
+    if len(array):
+        array[draw(st.integers(0, len(array) - 1))] = draw(st.sampled_from([-1, n, 7, 100, 2**31 - 1]))
+    return X

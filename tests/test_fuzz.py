@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fuzz import mutations, targets
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from optional import require
+from strategies import many
 
 from lfm_np import persistence
 
-many = settings(max_examples=max(2000, settings.default.max_examples))
 GUIDED = Path(__file__).parent / "fuzz" / "guided.py"
 
 

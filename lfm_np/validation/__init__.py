@@ -5,9 +5,9 @@ what was given and what is allowed. The caller's arrays are never changed: a mat
 new dtype is copied.
 """
 
-from lfm_np.validation.matrices import check_matrix, share_csr
+from lfm_np.validation.matrices import check_matrix, read_only, share_csr
 from lfm_np.validation.models import check_bias, check_dense, check_dict, check_factors, check_init, check_records
-from lfm_np.validation.rankings import check_negatives, check_row, check_seen, read_only
+from lfm_np.validation.rankings import check_negatives, check_row, check_seen
 from lfm_np.validation.records import (
     check_column,
     check_id,

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from lfm_np.kernels.structure import survey
 from lfm_np.validation.scalars import shown
 
 MOST_ROWS = 2**31 - 2  # rows and columns are numbered by int32; of cells there may be any number
+_PIECE = 4096  # cells of which indices and values fit in the first-level cache
 
 
 def check_matrix(
@@ -65,9 +67,11 @@ def check_matrix(
             raise ValueError(f"{name} must have {want} {axis}, got {have} (shape {X.shape})")
     if max(X.shape) > MOST_ROWS:
         raise ValueError(f"{name} must have at most {MOST_ROWS} rows and columns, got shape {X.shape}")
-    csr = wrap_csr(name, X)
-    csr = _canonical(name, csr, zeros, duplicates)
-    _check_values(name, csr, negative, unknown)
+    if is_plain(X):
+        csr = share_csr(X.data, X.indices, X.indptr, X.shape)
+    else:
+        csr = _canonical(name, wrap_csr(name, X), zeros, duplicates)
+        _check_values(name, csr, negative, unknown)
     with np.errstate(over="ignore", under="ignore"):
         data = csr.data.astype(dtype, copy=False)
     if data is not csr.data:
@@ -84,6 +88,44 @@ def share_csr(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: 
     return csr
 
 
+def is_plain(X: Any) -> bool:
+    """Whether X is canonical CSR with positive finite floats, found in one pass, so that no other check can object."""
+    if X.format != "csr" or not all(_is_plain_array(part) for part in (X.data, X.indices, X.indptr)):
+        return False
+    (data, indices, indptr), (m, n) = (X.data, X.indices, X.indptr), X.shape
+    if data.dtype.kind != "f" or data.dtype.itemsize < 4 or indices.dtype.kind != "i" or indptr.dtype.kind != "i":
+        return False
+    if len(indptr) != m + 1 or indptr[0] != 0 or not np.all(indptr[1:] >= indptr[:-1]):
+        return False
+    if not 0 < len(data) == len(indices) == indptr[-1]:
+        return False
+    bits = data.view(np.int32 if data.itemsize == 4 else np.int64)
+    infinity = np.array(np.inf, data.dtype).view(bits.dtype)
+    indptr, indices, bits = read_only(indptr.astype(np.int64, copy=False), indices, bits)
+    ascend, low, high, least, most = survey(indptr, indices, bits, _PIECE)
+    return bool(ascend and low >= 0 and high < n and least > 0 and most < infinity)
+
+
+def _is_plain_array(array: Any) -> bool:
+    """Whether kernels may look at it as it is: NumPy's own class, one dimension, no gaps, the machine's byte order."""
+    return (
+        type(array) is np.ndarray
+        and array.ndim == 1
+        and array.flags.c_contiguous
+        and array.flags.aligned
+        and array.dtype.isnative
+        and array.itemsize in (4, 8)
+    )
+
+
+def read_only(*arrays: np.ndarray) -> Any:  # a tuple as long as the arguments, which mypy cannot say
+    """C-contiguous views that cannot be written: kernels are compiled for these only."""
+    views = tuple(np.ascontiguousarray(array).view() for array in arrays)
+    for view in views:
+        view.flags.writeable = False
+    return views
+
+
 def wrap_csr(name: str, X: Any) -> sp.csr_array:
     """The structure checked in full on an object that shares X's arrays."""
     try:
@@ -96,6 +138,8 @@ def wrap_csr(name: str, X: Any) -> sp.csr_array:
         csr = share_csr(
             _plain_floats(data), check_index("indices", csr.indices), check_index("indptr", csr.indptr), csr.shape
         )
+        if np.any(csr.indptr[1:] < csr.indptr[:-1]):  # SciPy looks only where the last one is positive
+            raise ValueError("indptr must never fall")
         if len(csr.data) < csr.indptr[-1] or len(csr.indices) < csr.indptr[-1]:
             raise ValueError("indptr points past the end of indices and data")
         checked = share_csr(csr.data, csr.indices, csr.indptr, csr.shape)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from lfm_np.validation.matrices import check_index, owned_csr, share_csr, wrap_csr
+from lfm_np.validation.matrices import check_index, is_plain, owned_csr, read_only, share_csr, wrap_csr
 from lfm_np.validation.scalars import as_array, shown
 
 
@@ -25,6 +25,8 @@ def check_seen(
     rows = users
     if X.format == "csr" and 8 * len(users) < shape[0]:
         X, rows = _take_rows(name, X, users)
+    if is_plain(X):
+        return read_only(rows, X.indptr.astype(np.int64, copy=False), X.indices.astype(np.int32, copy=False))
     csr = wrap_csr(name, X)
     drop = not keep_zeros and not np.all(csr.data)
     if drop or not share_csr(csr.data, csr.indices, csr.indptr, csr.shape).has_sorted_indices:
@@ -70,14 +72,6 @@ def _take_rows(name: str, X: Any, rows: np.ndarray) -> tuple[sp.csr_array, np.nd
     starts = np.concatenate([[0], np.cumsum(lengths)])
     cells = np.repeat(indptr[taken] - starts[:-1], lengths) + np.arange(starts[-1])
     return share_csr(data[cells], indices[cells], starts, (len(taken), X.shape[1])), place.astype(np.int64)
-
-
-def read_only(*arrays: np.ndarray) -> Any:  # a tuple as long as the arguments, which mypy cannot say
-    """C-contiguous views that cannot be written: kernels are compiled for these only."""
-    views = tuple(np.ascontiguousarray(array).view() for array in arrays)
-    for view in views:
-        view.flags.writeable = False
-    return views
 
 
 def check_negatives(negatives: Any, shape: tuple[int, int]) -> np.ndarray:

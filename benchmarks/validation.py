@@ -1,0 +1,73 @@
+"""What checking a matrix costs, as a share of one sweep.
+
+    python -m benchmarks.validation [DATA …] [--factors 16 64] [--threads 2]
+
+DATA: names of `benchmarks.datasets`, the three planted workloads by default. Timed are all that `als` and `sgd` check
+of X and its values, and, in the same process, their sweeps; the least of several, since other work only adds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import scipy.sparse as sp
+
+import lfm_np
+from benchmarks import datasets
+from lfm_np.problem import check_problem
+from lfm_np.validation import check_matrix
+
+REPEATS, SWEEPS = 25, 4
+DEFAULTS: dict[str, Any] = {
+    "regularization": 0.1,
+    "alpha": 1.0,
+    "unobserved_weight": 1.0,
+    "exponent": 0.0,
+    "weighting": "hu-koren",
+    "biases": False,
+    "dtype": "float32",
+}
+
+
+def milliseconds(run: Callable[[], Any]) -> float:
+    """Least time of a call."""
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        run()
+        times.append(1000 * (time.perf_counter() - start))
+    return min(times)
+
+
+def sweep(fit: Callable[..., lfm_np.Factors], X: sp.csr_array, k: int, threads: int) -> float:
+    """Least time of a sweep of ``fit``."""
+    count = {"epochs" if fit is lfm_np.sgd else "iterations": SWEEPS}
+    history = fit(X, factors=k, num_threads=threads, random_state=0, **count).history
+    return 1000 * min(record["seconds"] for record in history)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("data", nargs="*", default=list(datasets.WORKLOADS))
+    parser.add_argument("--factors", type=int, nargs="+", default=[16, 64])
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args(arguments)
+    print("| data, k | checks of als, ms | its sweep, ms | share | checks of sgd, ms | its epoch, ms | share |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for name in options.data:
+        X = datasets.load(name).train
+        for k in options.factors:
+            checks = milliseconds(lambda X=X, k=k: check_problem(X, factors=k, **DEFAULTS))
+            matrix = milliseconds(lambda X=X: check_matrix("X", X))
+            cells = [f"{name}, {k}"]
+            for cost, fit in ((checks, lfm_np.als), (matrix, lfm_np.sgd)):
+                whole = sweep(fit, X, k, options.threads)
+                cells += [f"{cost:.1f}", f"{whole:.0f}", f"{cost / whole:.1%}"]
+            print("| " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
