@@ -31,7 +31,7 @@ def expected(cells, zeros, duplicates, negative):
     """{cell: value}, or None where the matrix must be refused."""
     if cells is None or (duplicates == "refuse" and any(len(found) > 1 for found in cells.values())):
         return None
-    sums = {cell: float(np.sum(found)) for cell, found in cells.items()}
+    sums = {cell: sum(found) for cell, found in cells.items()}
     sums = {cell: value for cell, value in sums.items() if value != 0 or zeros == "keep"}
     bad = any(not abs(v) <= LARGEST or (v < 0 and not negative) for v in sums.values())
     return None if bad else sums
