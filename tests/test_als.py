@@ -9,10 +9,10 @@ import numpy as np
 import oracles_als as oracle
 import pytest
 import scipy.sparse as sp
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from optional import require
-from strategies import als_settings, csr_matrices
+from strategies import als_settings, csr_matrices, examples
 from threadpoolctl import threadpool_limits
 
 import lfm_np
@@ -173,7 +173,7 @@ LONGER_THAN_K = sp.csr_array([[0.25, 0.25], [0.25, 0.5], [0.25, 0.0]])  # solved
 WEAK = {"weighting": "hu-koren", "regularization": 1e-6, "alpha": 40.0, "unobserved_weight": 0.0}
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(csr_matrices(rows=25, columns=25), als_settings())
 @example(LONGER_THAN_K, {**WEAK, "regularization_exponent": 0.0, "factors": 1})
 def test_objective_never_rises_and_nothing_is_nan(X, kwargs):
@@ -188,7 +188,7 @@ def test_objective_never_rises_and_nothing_is_nan(X, kwargs):
     assert lfm_np.objective(X, factors) == pytest.approx(values[-1], rel=1e-8, abs=1e-10 * scale)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(csr_matrices(rows=25, columns=25, least=1), als_settings(smallest=1e-3, largest=1e3))
 def test_float32_objective_never_rises(X, kwargs):
     factors = lfm_np.als(X, iterations=4, random_state=0, num_threads=1, **kwargs)
@@ -265,7 +265,7 @@ def test_segments_of_heavy_rows_add_up(monkeypatch):
     assert cut.history[-1]["objective"] == pytest.approx(plain.history[-1]["objective"], rel=1e-12)
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(csr_matrices(), st.sampled_from([16, 32, 64]), st.sampled_from([0.0, 0.5]), st.booleans(), st.data())
 def test_a_plan_holds_every_row_and_cell_once(X, ld, a0, equal, data):
     lam = np.full(X.shape[0], 0.1) if equal else np.arange(X.shape[0], dtype=float)

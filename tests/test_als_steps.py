@@ -6,8 +6,8 @@ import numpy as np
 import oracles_als as oracle
 import pytest
 import scipy.sparse as sp
-from hypothesis import given, settings
-from strategies import als_settings, csr_matrices
+from hypothesis import given
+from strategies import als_settings, csr_matrices, examples
 from test_als import WEIGHTINGS, fit, matrix, scores, start
 
 import lfm_np
@@ -135,7 +135,7 @@ def test_many_factors(solver):
 def test_objective_never_rises_and_is_the_objective(stepped, solver, cut):
     stepped(width=16, cut=cut)
 
-    @settings(max_examples=30)
+    @examples(30)
     @given(csr_matrices(rows=25, columns=25), als_settings())
     def check(X, kwargs):
         found = fit(X, iterations=4, random_state=0, solver=solver, **kwargs)

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from strategies import examples
 
 import lfm_np
 from lfm_np.datasets import make_interactions, make_interactions_train_test, planted
@@ -141,7 +142,7 @@ def test_planted_has_the_shape_of_real_data():
 
 
 @pytest.mark.small
-@settings(max_examples=30)
+@examples(30)
 @given(m=st.integers(1, 40), n=st.integers(4, 30), data=st.data(), seed=st.integers(0, 2**40))
 def test_planted_is_valid_at_any_size(m, n, data, seed):
     cells = data.draw(st.integers(m, max(m, m * n // 4)))

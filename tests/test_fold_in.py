@@ -4,9 +4,9 @@ import numpy as np
 import oracles_als as oracle
 import pytest
 import scipy.sparse as sp
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from strategies import als_settings, csr_matrices
+from strategies import als_settings, csr_matrices, examples
 
 import lfm_np
 
@@ -44,7 +44,7 @@ def test_users_and_items_equal_dense_normal_equations(weighting, a0, exponent):
     np.testing.assert_array_equal(folded.user_factors, factors.user_factors)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(csr_matrices(rows=15, columns=15), als_settings(smallest=1e-2, largest=1e2))
 def test_a_training_row_is_one_more_half_step(X, kwargs):
     factors = lfm_np.als(X, iterations=2, dtype=np.float64, random_state=0, num_threads=1, **kwargs)
@@ -165,7 +165,7 @@ def test_a_contribution_is_what_the_score_loses_with_the_target():
         assert factors.explain(5, 2, other).score == pytest.approx(explanation.score - contribution, abs=1e-9)
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(st.integers(1, 6))
 def test_batches_equal_single_rows(r):
     X = matrix()

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optional import require
 from oracles_sgd import record_loss
+from strategies import examples
 
 import lfm_np
 from lfm_np import losses
@@ -53,6 +54,7 @@ def test_check_passes(loss):
 
 @pytest.mark.small
 @pytest.mark.parametrize("loss", ALL, **names)
+@examples(250)  # of each of nine losses
 @given(data=st.data())
 def test_values_and_slopes_are_the_textbook_formulas(loss, data):
     kind = protocol.read(loss).kind

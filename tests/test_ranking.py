@@ -4,8 +4,9 @@ import numpy as np
 import oracles_ranking as oracles
 import pytest
 import scipy.sparse as sp
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from strategies import examples
 from strategies_ranking import factor_models
 
 from lfm_np import Factors, Interactions, ranking, sgd
@@ -30,7 +31,7 @@ def assert_same(result, expected):
 # ---- scores ---------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(model=factor_models())
 def test_scores_are_within_rounding_of_the_exact_sum(model):
     U, V, biases = model
@@ -91,7 +92,7 @@ def forbidden_sets(factors, users, seen, items, exclude):
     return [everybody | set(np.flatnonzero(dense[u]).tolist()) for u in users]
 
 
-@settings(deadline=None, max_examples=300)
+@examples(300)
 @given(problem=problems(), threads=st.integers(1, 3))
 def test_recommend_equals_brute_force(problem, threads):
     factors, users, N, seen, items, exclude = problem
@@ -102,7 +103,7 @@ def test_recommend_equals_brute_force(problem, threads):
         assert_same(result, brute_force(factors, users, N, forbidden))
 
 
-@settings(deadline=None, max_examples=300)
+@examples(300)
 @given(problem=problems(), directions=st.integers(1, 20))
 def test_sketches_change_nothing(problem, directions):
     factors, users, N, _, _, _ = problem
@@ -115,7 +116,7 @@ def test_sketches_change_nothing(problem, directions):
         assert_same(result, brute_force(factors, users, N, [set()] * len(users)))
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(model=factor_models(items=200), directions=st.integers(0, 20))
 def test_bounds_are_bounds(model, directions):
     """No score as computed is above its sketch product or above the bound of its cell; the margin is for rounding."""
@@ -288,7 +289,7 @@ def test_scores_beyond_the_dtype_are_refused():
 # ---- similar --------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(model=factor_models())
 def test_similar_items_are_the_nearest_by_cosine(model):
     U, V, biases = model

@@ -8,10 +8,10 @@ import uuid
 import numpy as np
 import oracles_data as oracle
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from optional import require
-from strategies import DUPLICATES, records
+from strategies import DUPLICATES, examples, records
 
 import lfm_np
 from lfm_np import Interactions
@@ -69,7 +69,7 @@ def named_cells(data):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("type", IDS)
-@settings(max_examples=20)
+@examples(20)
 @given(st.data())
 def test_ids_of_every_type_survive_the_round_trip(kind, type, drawn):
     ids = drawn.draw(st.lists(IDS[type], min_size=1, max_size=12))

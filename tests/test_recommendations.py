@@ -5,9 +5,10 @@ import uuid
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from optional import require
+from strategies import examples
 from test_reading import IDS, KINDS, make_frame
 
 import lfm_np
@@ -56,7 +57,7 @@ def test_rows_are_those_of_recommend(rows, monkeypatch):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("type", IDS)
-@settings(max_examples=5)
+@examples(5)
 @given(st.data())
 def test_the_frame_is_of_the_kind_that_came_in_with_the_same_ids(kind, type, drawn):
     ids = drawn.draw(st.lists(IDS[type], min_size=1, max_size=8, unique=True))

@@ -1,12 +1,15 @@
-"""check_matrix against a reading of the same arrays in plain Python."""
+"""Matrices against a reading of the same arrays in plain Python; any mixture of good and bad parameters."""
 
 import itertools
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from hypothesis import given
+from hypothesis import strategies as st
 from strategies import many, raw_csr
 
+from lfm_np.problem import WEIGHTINGS, check_problem
 from lfm_np.validation import check_matrix
 from lfm_np.validation.matrices import is_plain
 
@@ -64,3 +67,45 @@ def nothing_against(X, cells):
     plain = bool(stored) and X.dtype.kind == "f" and all(0 < v < np.inf for v in stored)
     plain = plain and all(len(found) == 1 for found in cells.values()) and list(cells) == sorted(cells)
     return plain and len(stored) == len(X.data)
+
+
+# ---- parameters -----------------------------------------------------------------------------------------------------
+
+JUNK = ("3", None, float("nan"), float("inf"), -1, [1], 1j, object(), np.array([1.0, 2.0]), {}, b"1")
+SIZES = (0, 0.5, 2, 1e8, np.float32(0.1), np.float64(3), np.int8(4)), (*JUNK, True)
+PARAMETERS = {  # name -> (good values, bad values)
+    "factors": ((1, 3, 16, np.int8(4), np.uint64(7)), (*JUNK, 0, 2.5, True)),
+    "regularization": SIZES,
+    "alpha": SIZES,
+    "unobserved_weight": (SIZES[0] + (None,), tuple(value for value in SIZES[1] if value is not None)),
+    "exponent": SIZES,
+    "weighting": (WEIGHTINGS[:3], (*JUNK, "IALS", "hu-koren ", ("ials",))),
+    "biases": ((False, np.False_), (*JUNK, 0, "False")),
+    "dtype": (("float32", np.float64, np.dtype(np.float32)), ("float16", np.int32, "f99", 3, [1], "object")),
+}
+
+
+@st.composite
+def parameters(draw):
+    """Arguments of `check_problem`, most of them good, and the names of those that are bad."""
+    values, bad = {}, set()
+    for name, (good, junk) in PARAMETERS.items():
+        wrong = draw(st.integers(0, 7)) == 0
+        values[name] = draw(st.sampled_from(junk if wrong else good))
+        bad |= {name} if wrong else set()
+    return values, bad
+
+
+@many
+@given(parameters())
+def test_parameters(drawn):
+    """Good ones pass; else the message names one of the bad ones."""
+    values, bad = drawn
+    X = sp.csr_array(np.eye(3, dtype=np.float32))
+    if not bad:
+        assert check_problem(X, **values).params["factors"] == values["factors"]
+        return
+    with pytest.raises((TypeError, ValueError)) as caught:
+        check_problem(X, **values)
+    names = {"exponent": "regularization_exponent"}
+    assert any(names.get(name, name) in str(caught.value) for name in bad)
