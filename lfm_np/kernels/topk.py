@@ -279,8 +279,8 @@ def sparse_cell(model, index, search, live, first, last, hits, pairs):
 
 
 @jit
-def start_search(model, index, users, scores, ids):
-    """Norms, sketches and empty heaps for a block of users."""
+def start_search(model, index, forbidden, users, scores, ids):
+    """Norms, sketches, forbidden items and empty heaps for a block of users."""
     count = len(users)
     dtype = model.user_factors.dtype
     everyone = np.empty(count + 1, np.int64)
@@ -307,14 +307,14 @@ def start_search(model, index, users, scores, ids):
     )
     search.threshold[count] = np.inf
     search.cut[count] = np.inf
+    mark_forbidden(index, forbidden, search.bits)
     return search
 
 
 @jit
 def best_items(model, index, forbidden, users, scores, ids):
     """The N best allowed items of each user of a block, best first, into ``scores`` and ``ids``, shape (count, N)."""
-    search = start_search(model, index, users, scores, ids)
-    mark_forbidden(index, forbidden, search.bits)
+    search = start_search(model, index, forbidden, users, scores, ids)
     end = (len(index.order) + PANEL - 1) // PANEL
     live = len(users)
     room = (live + TILE) * CELL * PANEL
@@ -323,14 +323,18 @@ def best_items(model, index, forbidden, users, scores, ids):
     size = (model.item_factors.shape[1] + 1) * PANEL
     panels = np.empty(CELL * size, scores.dtype)
     starts = np.empty(LANES, np.int64)
-    wait = 0  # cells to score densely before the sketches are tried again, and how long the next wait is
-    next_wait = 0
+    wait = next_wait = 0  # cells to score densely before the sketches are tried again
+    trust = next_trust = 0  # cells until the bounds are tried again: on flat factors they end nobody's search
     for cell in range(len(index.bounds)):
-        live = still_live(index, search, live, cell)
-        if live == 0:
-            break
-        first = cell * CELL
-        last = min(first + CELL, end)
+        trust -= 1
+        if trust < 0:
+            before = live
+            live = still_live(index, search, live, cell)
+            if live == 0:
+                break
+            next_trust = min(2 * next_trust + 1, 7) if live == before else 0
+            trust = next_trust
+        first, last = cell * CELL, min((cell + 1) * CELL, end)
         if wait == 0 and index.directions.shape[1] > 0:
             count = sparse_cell(model, index, search, live, first, last, hits, pairs)
             if count >= 0:
