@@ -262,3 +262,11 @@ def test_the_notebook_is_executed_and_complete():
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(pictures) >= 6
+
+
+@pytest.mark.small
+def test_tests_that_a_page_names_are_there():
+    named = set(re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "docs" / "reliability.md").read_text()))
+    assert len(named) > 10
+    for file, test in named:
+        assert f"def {test}" in (ROOT / file).read_text(), (file, test)

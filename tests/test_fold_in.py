@@ -117,6 +117,10 @@ def test_update_adds_and_refreshes_rows():
     kept = np.delete(np.arange(50), 4)
     np.testing.assert_array_equal(updated.user_factors[kept], factors.user_factors[kept])
     np.testing.assert_array_equal(updated.item_factors, factors.item_factors)
+    factors.similar_users(0)  # prepares an index that the updated factors must not inherit
+    updated = factors.update(10 * rows, users=[51, 4, 50])
+    afresh = lfm_np.Factors(updated.user_factors, updated.item_factors)
+    np.testing.assert_array_equal(updated.similar_users([4, 51], N=9), afresh.similar_users([4, 51], N=9))
     columns = matrix(50, 1, seed=6)
     more = fit(X, "ratings", 0.0, biases=True).update(columns, items=[30])
     assert more.item_bias.shape == (31,)
