@@ -192,13 +192,17 @@ def _solve_by_eigenvalues(
 
 
 def minimised_by_eigenvalues(A: np.ndarray, b: np.ndarray, lam: float, x: np.ndarray) -> bool:
-    """x = A⁻¹b from the eigenvalues of A, raised to λ; False if they overflow, or if λ = 0 and one vanishes."""
+    """x = A⁻¹b from the eigenvalues of A, raised to λ; False if they overflow, or if λ = 0 and one vanishes.
+
+    What lies below the rounding of A is raised to that: b would be divided by noise.
+    """
     if not np.isfinite(A).all():
         return False
     values, basis = np.linalg.eigh(A)
-    if lam == 0 and values[0] <= len(x) * np.finfo(np.float64).eps * values[-1]:
+    rounding = len(x) * np.finfo(np.float64).eps * values[-1]
+    if lam == 0 and values[0] <= rounding:
         return False
-    x[:] = basis @ ((basis.T @ b) / np.maximum(values, lam))
+    x[:] = basis @ ((basis.T @ b) / np.maximum(values, max(lam, rounding)))
     return True
 
 

@@ -173,7 +173,7 @@ def asked_for_help(command, monkeypatch, capfd):
     assert words[0] == "python", command
     arguments = words[3:] if words[1] == "-m" else words[2:]
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(sys, "argv", [words[1], *arguments[:1], "--help"])
+    monkeypatch.setattr(sys, "argv", [words[1], *(word for word in arguments[:1] if word[0] != "-"), "--help"])
     for module in (words[2], f"{words[2]}.__main__") if words[1] == "-m" else ():
         monkeypatch.delitem(sys.modules, module, raising=False)  # runpy warns of what another test imported
     run = partial(runpy.run_module, words[2]) if words[1] == "-m" else partial(runpy.run_path, str(ROOT / words[1]))

@@ -87,7 +87,7 @@ def far(side, rows, columns):
 )
 def test_half_sweep(monkeypatch, solver, weighting, cut):
     if cut:
-        monkeypatch.setattr(row_plan, "SMALLEST_BLOCK", 3e3 if solver == "exact" else 2.0)
+        monkeypatch.setattr(row_plan, "SMALLEST_BLOCK", 3e3 if solver == "exact" else 0.5)
         monkeypatch.setattr(row_plan, "BLOCKS", 10**6)
     if solver != "exact":
         cost = row_plan.STEP_COSTS[solver]

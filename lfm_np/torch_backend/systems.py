@@ -78,14 +78,15 @@ def solve_primal(
 
 
 def by_eigenvalues(A: torch.Tensor, b: torch.Tensor, lam: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Solve A x = b with the eigenvalues of A raised to λ, which rounding may have brought them below.
+    """Solve A x = b with the eigenvalues of A raised to λ and to the rounding of A, which may have brought them below.
 
     Fails where λ = 0 and the smallest one vanishes, as in `lfm_np.half_sweep`.
     """
     finite = torch.isfinite(A).all(dim=2).all(dim=1)
     values, basis = torch.linalg.eigh(torch.where(finite[:, None, None], A, torch.eye(A.shape[1]).to(A)))
-    singular = (lam == 0) & (values[:, 0] <= A.shape[1] * torch.finfo(A.dtype).eps * values[:, -1])
-    x = basis @ ((basis.mT @ b) / torch.maximum(values, lam[:, None])[:, :, None])
+    rounding = A.shape[1] * torch.finfo(A.dtype).eps * values[:, -1]
+    singular = (lam == 0) & (values[:, 0] <= rounding)
+    x = basis @ ((basis.mT @ b) / torch.maximum(values, torch.maximum(lam, rounding)[:, None])[:, :, None])
     return x[:, :, 0], singular | ~finite
 
 
