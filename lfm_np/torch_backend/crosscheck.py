@@ -55,7 +55,8 @@ def crosscheck(
         Non-negative. By default 3,000 × 600 planted interactions.
     device : {"cpu", "cuda", "cuda:1", …, "mps", "auto"} or torch.device
     factors, sweeps : int
-        Of the ALS runs; those of "cg" and "subspace" take at least 40 factors and at most two sweeps.
+        Of the ALS runs; those of "cg" and "subspace" take at least 40 factors, at most two sweeps and
+        the first rows, as far as they hold 20,000 cells.
     random_state : int
     num_threads : int, optional
 

@@ -32,6 +32,7 @@ LISTED = 10  # N of the top-N lists
 USERS = 2000  # users whose scores and lists are compared
 STEP_FACTORS, STEP_WIDTH = 40, 32  # of the steps: two blocks, which overlap
 STEP_PASSES = 3  # over the cells: a gradient and two products of "cg", scores and two blocks of "subspace"
+STEP_CELLS = 20_000  # the first rows, as far as they hold so many
 STEP_SWEEPS = 2  # the second starts from the first one's factors
 
 
@@ -49,6 +50,7 @@ def als_rows(
     steps = solver in STEP_COSTS
     if steps:
         factors, sweeps = max(factors, STEP_FACTORS), min(sweeps, STEP_SWEEPS)
+        X = X[: max(1, int(np.searchsorted(X.indptr, STEP_CELLS)))]
     model = {"weighting": weighting, "factors": factors, "dtype": dtype, **MODELS[weighting]}
     shared = {"iterations": sweeps, "solver": solver, **model}
     shared |= {name: run[name] for name in ("num_threads", "random_state")}
@@ -157,7 +159,8 @@ def _condition(X: sp.csr_array, factors: Factors, model: dict[str, Any]) -> floa
         d = sp.csr_array((abs(d0 + d1 * csr.data), csr.indices, csr.indptr), shape=csr.shape)
         own = d @ ((Y * Y).sum(1) + problem.biases)
         low = lam if (d0 + d1 * csr.data < 0).any() else values[0] + lam
-        largest = max(largest, float(((values[-1] + lam + own) / low).max(initial=1)))
+        solved = np.diff(csr.indptr) > 0
+        largest = max(largest, float(((values[-1] + lam + own)[solved] / low[solved]).max(initial=1)))
     return largest
 
 
