@@ -122,7 +122,7 @@ ALS: dict[str, tuple[dict[str, Any], Any]] = {
     "alpha times value overflows": ({"alpha": 3e38}, raises(ValueError, "alpha", "overflow")),
     "alpha times value sums overflow": (
         {"alpha": 1e38},
-        Either(FINE, raises((RuntimeError, ValueError), "alpha", "row")),
+        Either(FINE, raises((RuntimeError, ValueError), "regularization", "row")),
     ),
     "biases without ratings": ({"biases": True}, raises(ValueError, "biases", "ratings")),
     "ratings repeated": ({"weighting": "ratings", "X": duplicated()}, raises(ValueError, "X", "more than once")),
