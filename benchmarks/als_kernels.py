@@ -21,7 +21,8 @@ from lfm_np.kernels import als_cg, als_dual, als_primal, als_subspace, tiles
 from lfm_np.kernels.als_rows import aligned
 from lfm_np.kernels.jit import jit, single_threaded_blas
 from lfm_np.kernels.simd import LANES
-from lfm_np.row_plan import Weights, frozen
+from lfm_np.row_plan import Weights
+from lfm_np.validation import frozen
 
 F = np.float32
 

@@ -18,7 +18,7 @@ from lfm_np.kernels.als_rows import aligned
 from lfm_np.kernels.jit import Pool
 from lfm_np.memory import refuse_what_cannot_fit
 from lfm_np.problem import Problem, check_problem, narrow
-from lfm_np.row_plan import STEP_COSTS, Side, frozen, plan_side
+from lfm_np.row_plan import STEP_COSTS, Side, plan_side
 from lfm_np.stored import StoredMatrix
 from lfm_np.stored.files import fixed_mean
 from lfm_np.stored.sides import StoredSide, stored_sides
@@ -28,6 +28,7 @@ from lfm_np.validation import (
     check_init,
     check_num_threads,
     check_random_state,
+    frozen,
 )
 
 

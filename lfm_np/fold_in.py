@@ -12,7 +12,7 @@ from lfm_np.half_sweep import Fixed, prepare_fixed, solve_rows
 from lfm_np.kernels.als_rows import aligned
 from lfm_np.kernels.jit import Pool
 from lfm_np.problem import Problem, check_problem, narrow
-from lfm_np.row_plan import frozen, plan_side
+from lfm_np.row_plan import plan_side
 
 if TYPE_CHECKING:
     from lfm_np.factors import Factors
@@ -244,7 +244,7 @@ def solve(problem: Problem, other: Other, fixed: Fixed, pool: Pool) -> tuple[np.
     # Rotated already, so rotation is free.
     side = plan_side(csr, lam, problem.weights, k + problem.biases, fixed_rows=0)
     out = np.empty((X.shape[0], problem.columns), X.dtype)
-    solve_rows(side, fixed, problem.weights, frozen(shifts(other, X.dtype)), out, pool)
+    solve_rows(side, fixed, problem.weights, check.frozen(shifts(other, X.dtype)), out, pool)
     if fixed.basis is not None:
         out = out @ fixed.basis.T.astype(X.dtype)
     return np.ascontiguousarray(out[:, :k]), out[:, k].copy() if problem.biases else None

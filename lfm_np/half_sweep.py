@@ -17,8 +17,9 @@ from lfm_np.errors import SolverError
 from lfm_np.kernels import als_dual, als_primal, dense
 from lfm_np.kernels.jit import Pool
 from lfm_np.kernels.simd import LANES
-from lfm_np.row_plan import Side, Weights, frozen, plan_side
+from lfm_np.row_plan import Side, Weights, plan_side
 from lfm_np.step_rows import Given, step_block, step_heavy
+from lfm_np.validation import frozen
 
 GRAM_BYTES = 8 << 20  # memory of the partial sums of a Gram matrix
 RETRY_BYTES = 32 << 20  # memory of a chunk of rows that are solved again in float64
@@ -122,19 +123,20 @@ def solve_rows(
                 with np.errstate(all="ignore"):
                     more_loss, more_penalty = _solve_by_eigenvalues(part, exact, weights, own_shift, row, solution[row])
                 if not np.isfinite(more_loss):
-                    raise _singular(side, rows[status != 0])
+                    raise singular(side.noun, side.first + rows[row], int(np.count_nonzero(status)))
                 loss, penalty = loss + more_loss, penalty + more_penalty
             with np.errstate(over="ignore", under="ignore"):
                 X[rows] = solution
-            if not np.isfinite(X[rows]).all():
-                raise _singular(side, rows[~np.isfinite(X[rows]).all(axis=1)])
+            overflown = rows[~np.isfinite(X[rows]).all(axis=1)]
+            if len(overflown):
+                raise singular(side.noun, side.first + overflown[0], len(overflown))
     return float(loss), float(penalty)
 
 
-def _singular(side: Side, rows: np.ndarray) -> SolverError:
+def singular(noun: str, row: int, count: int) -> SolverError:
     return SolverError(
-        f"the normal equations of {side.noun} {side.first + rows[0]} ({len(rows)} {side.noun}s in all) are singular or "
-        "overflow; raise regularization, or lower alpha or factors"
+        f"the normal equations of {noun} {row} ({count} {noun}s in all) are singular or overflow; "
+        "raise regularization, or lower alpha or factors"
     )
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lfm_np.kernels.simd import LANES, WIDTH
+from lfm_np.validation import frozen
 
 # Measured costs of the kernels in nanoseconds (`python -m benchmarks.als_kernels`, docs/als_performance.md).
 # Only their ratios matter: they decide which system a row takes and where blocks are cut.
@@ -152,13 +153,6 @@ def padded(k: int) -> int:
     return -(-k // WIDTH) * WIDTH
 
 
-def frozen(array: np.ndarray) -> np.ndarray:
-    """A read-only view: kernels are compiled for one kind of input array."""
-    view = np.ascontiguousarray(array).view()
-    view.flags.writeable = False
-    return view
-
-
 class Scheme(NamedTuple):
     """What the plan of a row depends on beside the row itself: the rows of a side can then be planned in parts."""
 
@@ -215,7 +209,7 @@ def count_kinds(lengths: np.ndarray, negative: np.ndarray, scheme: Scheme) -> di
 def _kinds(lengths: np.ndarray, negative: np.ndarray, scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
     """The kind of every row, and its estimated ns."""
     ld = padded(scheme.k)
-    dual_ns, primal_ns = _exact_costs(lengths, negative, scheme.k)
+    dual_ns, primal_ns = exact_costs(lengths, negative, scheme.k)
     stepped = step_pays(lengths, np.minimum(dual_ns, primal_ns), ld, scheme.solver)
     dual = (dual_ns < primal_ns) & ~stepped & scheme.diagonal
     cost = np.where(dual, dual_ns, primal_ns)
@@ -269,12 +263,8 @@ def plan_rows(
     )
 
 
-def exact_costs(indptr: np.ndarray, data: np.ndarray, weights: Weights, k: int) -> tuple[np.ndarray, np.ndarray]:
+def exact_costs(lengths: np.ndarray, negative: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Estimated ns of every row by its dual (inf where there is none) and by its primal system."""
-    return _exact_costs(np.diff(indptr), rows_below_weight(indptr, data, weights), k)
-
-
-def _exact_costs(lengths: np.ndarray, negative: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     dual_ns = dual_cost(lengths, padded(k))
     dual_ns[negative | (lengths > LONGEST_DUAL * k)] = np.inf
     return dual_ns, primal_cost(lengths, padded(k))

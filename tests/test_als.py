@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 import lfm_np
 from lfm_np import half_sweep, row_plan
+from lfm_np.validation import frozen
 
 WEIGHTINGS = ("hu-koren", "ials", "confidence", "ratings")
 
@@ -229,7 +230,7 @@ def _first_half(X, V):
     out = np.empty((X.shape[0], 16))
     with half_sweep.Pool(1) as pool:
         fixed = half_sweep.prepare_fixed(side.rotate, Y, np.empty_like(Y), weights, V.shape[1], pool)
-        half_sweep.solve_rows(side, fixed, weights, row_plan.frozen(np.empty(0)), out, pool)
+        half_sweep.solve_rows(side, fixed, weights, frozen(np.empty(0)), out, pool)
     assert (out[:, V.shape[1] :] == 0).all()
     return out[:, : V.shape[1]]
 

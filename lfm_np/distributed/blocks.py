@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from lfm_np.errors import SolverError
 from lfm_np.fingerprint import fingerprint
 from lfm_np.half_sweep import (
     PIVOT_LOSS,
@@ -21,6 +20,7 @@ from lfm_np.half_sweep import (
     gram_matrix,
     minimised_by_eigenvalues,
     prepare_fixed,
+    singular,
     solve_rows,
 )
 from lfm_np.kernels.als_primal import CANCELLED, primal_scratch
@@ -28,8 +28,8 @@ from lfm_np.kernels.als_rows import OK, aligned
 from lfm_np.kernels.als_shares import row_shares, solve_shares
 from lfm_np.kernels.jit import Pool, single_threaded_blas
 from lfm_np.problem import Problem, narrow
-from lfm_np.row_plan import Side, frozen, plan_side, primal_cost
-from lfm_np.validation import share_csr
+from lfm_np.row_plan import Side, plan_side, primal_cost
+from lfm_np.validation import frozen, share_csr
 
 TASK_NS = 400e3  # estimated nanoseconds of the rows that a thread of a task takes at once
 _LINE = 64  # bytes
@@ -265,10 +265,7 @@ def solve_items_again(
         A, b = _unpacked(share, place, problem.columns)
         A += G + lam[place] * np.eye(len(A))
         if not minimised_by_eigenvalues(A, b, lam[place], V[place]):
-            raise SolverError(
-                f"the normal equations of column {items[place]} ({np.sum(status != OK)} columns in all) are singular "
-                "or overflow; raise regularization, or lower alpha or factors"
-            )
+            raise singular("column", items[place], int(np.count_nonzero(status != OK)))
         x = V[place]
         loss[place] = share.energy[place] - b @ x - x @ (b - A @ x)
         penalty[place] = lam[place] * (x @ x)

@@ -117,8 +117,6 @@ class StoredMatrix:
         check.check_choice("zeros", zeros, ("drop", "keep"))
         twice = "sum" if zeros == "drop" else "refuse"
         csr = check.check_matrix("X", X, zeros=zeros, duplicates=twice, negative=True, dtype=dtype)
-        if max(csr.shape) > np.iinfo(np.int32).max:
-            raise ValueError(f"X must have fewer than 2³¹ rows and columns, got shape {csr.shape}")
 
         def write(place: Path, scratch: Path, memory: int) -> tuple[int, int]:
             parts = {"indptr": (csr.indptr, np.int64), "indices": (csr.indices, np.int32), "data": (csr.data, dtype)}

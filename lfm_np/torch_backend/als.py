@@ -17,7 +17,7 @@ from lfm_np.factors import Factors, Status
 from lfm_np.kernels.jit import Interrupted
 from lfm_np.memory import refuse_what_cannot_fit
 from lfm_np.problem import Problem, check_problem
-from lfm_np.row_plan import exact_costs, rows_with_negative, step_pays
+from lfm_np.row_plan import exact_costs, rows_below_weight, step_pays
 from lfm_np.sweeps import Callback, check_loop, run_sweeps, sigint_noted
 from lfm_np.torch_backend import step_rows, systems
 from lfm_np.torch_backend.batches import Batch, make_batches
@@ -175,11 +175,12 @@ def _kinds(problem: Problem, csr: sp.csr_array, lam: np.ndarray, solver: str, di
     Rows take a step where the Numba kernels' costs say so, whatever those of the device are: the result is the same.
     The n × n system is for rows that are short, with λ > 0 and every c ≥ α₀.
     """
-    lengths, k, (d0, d1, *_) = np.diff(csr.indptr), problem.factors + problem.biases, problem.weights
-    exact_ns = np.minimum(*exact_costs(csr.indptr, csr.data, problem.weights, k))
+    lengths, k = np.diff(csr.indptr), problem.factors + problem.biases
+    negative = rows_below_weight(csr.indptr, csr.data, problem.weights)
+    exact_ns = np.minimum(*exact_costs(lengths, negative, k))
     stepped = step_pays(lengths, exact_ns, problem.columns, solver)
     short = (lengths > 0) & (lengths <= DUAL_SHARE * k)
-    dual = short & (lam > 0) & ~stepped & ~rows_with_negative(d0 + d1 * csr.data, csr.indptr) & direct
+    dual = short & (lam > 0) & ~stepped & ~negative & direct
     primal = (lengths > 0) & ~dual & ~stepped
     return {"dual": dual, "primal": primal, "stepped": stepped, "empty": lengths == 0}
 

@@ -5,7 +5,7 @@ what was given and what is allowed. The caller's arrays are never changed: a mat
 new dtype is copied.
 """
 
-from lfm_np.validation.matrices import check_matrix, read_only, share_csr
+from lfm_np.validation.matrices import check_matrix, frozen, read_only, share_csr
 from lfm_np.validation.models import check_bias, check_dense, check_dict, check_factors, check_init, check_records
 from lfm_np.validation.rankings import check_negatives, check_row, check_seen
 from lfm_np.validation.records import (
@@ -69,6 +69,7 @@ __all__ = [
     "check_shape",
     "check_timestamps",
     "check_values",
+    "frozen",
     "read_only",
     "share_csr",
     "shown",

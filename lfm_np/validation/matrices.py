@@ -118,12 +118,16 @@ def _is_plain_array(array: Any) -> bool:
     )
 
 
+def frozen(array: np.ndarray) -> np.ndarray:
+    """A C-contiguous view that cannot be written: kernels are compiled for these only."""
+    view = np.ascontiguousarray(array).view()
+    view.flags.writeable = False
+    return view
+
+
 def read_only(*arrays: np.ndarray) -> Any:  # a tuple as long as the arguments, which mypy cannot say
-    """C-contiguous views that cannot be written: kernels are compiled for these only."""
-    views = tuple(np.ascontiguousarray(array).view() for array in arrays)
-    for view in views:
-        view.flags.writeable = False
-    return views
+    """Each of them `frozen`."""
+    return tuple(map(frozen, arrays))
 
 
 def wrap_csr(name: str, X: Any) -> sp.csr_array:
