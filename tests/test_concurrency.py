@@ -8,6 +8,7 @@ import sys
 import textwrap
 
 import pytest
+from optional import require
 
 SECONDS = 240  # of a scenario at most, on a loaded machine
 
@@ -84,6 +85,18 @@ SCENARIOS = {
             calls = [pool.submit(lfm_np.als, X, factors=8, iterations=3, random_state=0, num_threads=n) for n in (1, 3)]
             for call in calls:
                 assert (call.result().item_factors == expected).all()
+    """,
+    "joblib, threads and processes, and the one in the other": """
+        import joblib
+        def together(backend, call=digest):
+            return joblib.Parallel(n_jobs=2, backend=backend)(joblib.delayed(call)(number) for number in range(2))
+        def nested(number):
+            return together("threading")
+        expected = [digest(0), digest(1)]
+        assert together("threading") == expected
+        assert together("loky") == expected
+        assert together("loky", nested) == [expected] * 2
+        joblib.externals.loky.get_reusable_executor().shutdown()
     """,
     "forks during fits of other threads": """
         expected, over = [digest(0), digest(1)], threading.Event()
@@ -206,6 +219,8 @@ SCENARIOS = {
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_scenario(name, tmp_path):
+    if "import joblib" in SCENARIOS[name]:
+        require("joblib")
     script = tmp_path / "script.py"  # a file, which processes that are spawned read again
     script.write_text(
         COMMON + "\nif __name__ == '__main__':\n" + textwrap.indent(textwrap.dedent(SCENARIOS[name]), "    ")
