@@ -10,7 +10,7 @@ cell of every user whose times are known, among 99 items that the user has not, 
 the first of Surprise's folds, RMSE.
 
 Coordinate search, the same number of trials for every family: from the point of `START`, where a search by hand ended,
-a trial changes one knob of the best point so far to another value of `SPACE`, at random, none twice. A trial is
+a trial changes one knob of the best point so far to another value of `SPACE`, at random, none twice, until none is left. A trial is
 measured after every third epoch and ends after three measures no better than one before, or when it is a tenth behind
 the best trial at the same epoch. Prints one JSON line a trial, the best last.
 """
@@ -191,7 +191,9 @@ def search(
             best, rival = point, values
         show(family, values, point, seconds=round(time.perf_counter() - started, 1))
         seen.append(point)
-        point = next(other for other in neighbours(best, space, rng) if other not in seen)
+        point = next((other for other in neighbours(best, space, rng) if other not in seen), {})
+        if not point:  # no knob is left that was not tried from the best point
+            break
     print("best", end=" ")
     show(family, rival, best)
 

@@ -219,6 +219,7 @@ def _run_blocks(
     parts = np.empty((len(cells), ld, ld), dtype), np.empty((len(cells), ld), dtype), np.empty(len(cells))
     row_blocks = side.primal + side.dual
     sums = np.zeros((len(row_blocks) + len(side.steps.blocks) + heavy_blocks + 1, 2))
+    later = np.zeros(len(side.heavy.rows), np.uint8)
     given = Given(side.csr, fixed.Y, (fixed.G, fixed.energy, side.lam), tuple(weights), shift)
 
     kept: list[tuple[Any, Any]] = [(None, None)] * pool.num_threads
@@ -250,7 +251,8 @@ def _run_blocks(
     def heavy(block: int, worker: int) -> None:
         lo, hi = block * LANES, min((block + 1) * LANES, len(side.heavy.rows))
         place = side.heavy.rows, lo, hi, limits, scratch(worker, als_primal.primal_scratch, ld)
-        als_primal.heavy_rows(*given, *place, parts, side.heavy.first, X, status, sums[-1 - heavy_blocks + block])
+        own = X, status, sums[-1 - heavy_blocks + block], later
+        als_primal.heavy_rows(*given, *place, parts, side.heavy.first, *own)
 
     step_heavy(side, given, limits, X, status, sums[-1], pool)
     own = sums[len(row_blocks) :]
@@ -265,4 +267,21 @@ def _run_blocks(
     jobs += [partial(step, block) for block in reversed(range(len(side.steps.blocks)))]
     pool.run(lambda job, worker: jobs[job](worker), len(jobs))
     pool.run(heavy, heavy_blocks)
+    sums[-1, 0] += _loss_of_cells(side, fixed, weights, shift, X, later, pool)
     return sums
+
+
+def _loss_of_cells(
+    side: Side, fixed: Fixed, weights: Weights, shift: np.ndarray, X: np.ndarray, marked: np.ndarray, pool: Pool
+) -> float:
+    """Σ c(p − s)² − α₀s² over the cells of the ``marked`` heavy rows, a segment a block."""
+    cells = [segment for segment in side.heavy.cells if marked[segment[0]]]
+    losses = np.empty(len(cells))
+
+    def work(part: int, worker: int) -> None:
+        place, start, stop = cells[part]
+        row = side.heavy.rows[place]
+        losses[part] = als_primal.segment_loss(side.csr, fixed.Y, tuple(weights), shift, start, stop, X, row)
+
+    pool.run(work, len(cells))
+    return float(losses.sum())

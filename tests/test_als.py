@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 import lfm_np
 from lfm_np import half_sweep, row_plan
+from lfm_np.kernels import als_primal
 from lfm_np.validation import frozen
 
 WEIGHTINGS = ("hu-koren", "ials", "confidence", "ratings")
@@ -253,15 +254,20 @@ def test_same_bits_for_any_number_of_threads(monkeypatch, dtype, weighting):
             assert {**a, "seconds": 0} == {**b, "seconds": 0}
 
 
-def test_segments_of_heavy_rows_add_up(monkeypatch):
+@pytest.mark.parametrize("alpha", [1.0, 1e4])  # little of a heavy row's loss is left with 1e4
+def test_segments_of_heavy_rows_add_up(monkeypatch, alpha):
     X = sp.vstack((matrix(60, 50, longest=8), sp.csr_array(np.ones((3, 50))))).tocsr()
     init = start(X, 4)
-    plain = fit(X, factors=4, init=init)
+    plain = fit(X, factors=4, init=init, alpha=alpha)
     many_blocks(monkeypatch, 150.0)
     side = row_plan.plan_side((X.indptr, X.indices, X.data), np.ones(63), row_plan.Weights(1, 0, 1, 0, 0.5), 16, 50)
     assert len(side.heavy.rows)
     assert len(side.heavy.cells) > len(side.heavy.rows)
-    cut = fit(X, factors=4, init=init)
+    looked = []
+    whole = als_primal.segment_loss
+    monkeypatch.setattr(als_primal, "segment_loss", lambda *args: looked.append(args) or whole(*args))
+    cut = fit(X, factors=4, init=init, alpha=alpha)
+    assert bool(looked) == (alpha == 1e4)
     np.testing.assert_allclose(scores(cut), scores(plain), rtol=0, atol=1e-11)
     assert cut.history[-1]["objective"] == pytest.approx(plain.history[-1]["objective"], rel=1e-12)
 

@@ -197,11 +197,12 @@ def _cells_loss(csr, Y, weights, shift, start, stop, x, at):
 
 
 @inlined
-def _finish_systems(csr, Y, model, weights, shift, rows, limits, scratch, X, status, sums):
+def _finish_systems(csr, Y, model, weights, shift, rows, limits, scratch, X, status, sums, later):
     """Solve the assembled systems of up to eight rows, write the rows and add to the sums.
 
     The loss is Σ c·p² − b·x − x·(b − Ax), which costs no further pass over the cells. Where little of Σ c·p² is left
-    the difference would be rounding error, and the residuals are summed instead.
+    the difference would be rounding error, and the residuals are summed instead: here, or with ``later`` (rows,), where
+    the row is marked, by `segment_loss`.
     """
     indptr = csr[0]
     G, _, lam = model
@@ -220,7 +221,11 @@ def _finish_systems(csr, Y, model, weights, shift, rows, limits, scratch, X, sta
         loss = energy[slot] - explained(A, b, slot, X, u)
         penalty = np.float64(lam[u]) * norm
         if loss < CANCELLED * energy[slot]:
-            loss = penalty + _cells_loss(csr, Y, weights, shift, indptr[u], indptr[u + 1], X, at)
+            loss = penalty
+            if later.shape[0]:
+                later[slot] = 1
+            else:
+                loss += _cells_loss(csr, Y, weights, shift, indptr[u], indptr[u + 1], X, at)
             for i in range(ld):
                 loss += np.float64(X[u, i]) * dot(G, i * ld, X, at, ld)
         sums[0] += loss
@@ -256,7 +261,7 @@ def primal_rows(csr, Y, model, weights, shift, order, lo, hi, limits, scratch, X
                 csr, Y, weights, shift, block, indptr[u], indptr[u + 1], following, panels, targets, A, b, slot, wide
             )
         idle_slots(count, A, b)
-        _finish_systems(csr, Y, model, weights, shift, rows, limits, scratch, X, status, sums)
+        _finish_systems(csr, Y, model, weights, shift, rows, limits, scratch, X, status, sums, status[:0])
 
 
 # ---- rows too heavy for one block: segments of cells ----------------------------------------------------------------
@@ -274,8 +279,13 @@ def segment_system(csr, Y, weights, shift, block, start, stop, scratch, A, b, en
 
 
 @jit
-def heavy_rows(csr, Y, model, weights, shift, heavy, lo, hi, limits, scratch, parts, first_part, X, status, sums):
-    """Solve at most eight rows heavy[lo:hi]; row r is the sum of the parts first_part[r] … first_part[r + 1] − 1."""
+def heavy_rows(
+    csr, Y, model, weights, shift, heavy, lo, hi, limits, scratch, parts, first_part, X, status, sums, later
+):
+    """Solve at most eight rows heavy[lo:hi]; row r is the sum of the parts first_part[r] … first_part[r + 1] − 1.
+
+    ``later[r]`` is set where the loss of the row's cells is still to be added, by `segment_loss`.
+    """
     part_A, part_b, part_energy = parts
     G, _, lam = model
     _, A, b, _, energy, _, _, wide = scratch
@@ -289,4 +299,10 @@ def heavy_rows(csr, Y, model, weights, shift, heavy, lo, hi, limits, scratch, pa
             flush(part_A, part_b, part, wide)
         unflush(A, b, slot, wide)
     idle_slots(hi - lo, A, b)
-    _finish_systems(csr, Y, model, weights, shift, rows, limits, scratch, X, status, sums)
+    _finish_systems(csr, Y, model, weights, shift, rows, limits, scratch, X, status, sums, later[lo:hi])
+
+
+@jit
+def segment_loss(csr, Y, weights, shift, start, stop, X, u):
+    """Σ c(p − s)² − α₀s² over the cells start … stop − 1 of row u."""
+    return _cells_loss(csr, Y, weights, shift, start, stop, X, np.int64(u) * Y.shape[1])
