@@ -10,9 +10,9 @@ cell of every user whose times are known, among 99 items that the user has not, 
 the first of Surprise's folds, RMSE.
 
 Coordinate search, the same number of trials for every family: from the point of `START`, where a search by hand ended,
-a trial changes one knob of the best point so far to another value of `SPACE`, at random, none twice, until none is left. A trial is
-measured after every third epoch and ends after three measures no better than one before, or when it is a tenth behind
-the best trial at the same epoch. Prints one JSON line a trial, the best last.
+a trial changes one knob of the best point so far to another value of `SPACE`, at random, none twice, until none is
+left. A trial is measured after every third epoch and ends after three measures no better than one before, or when it is
+a tenth behind the best trial at the same epoch. Prints one JSON line a trial, the best last.
 """
 
 from __future__ import annotations
