@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse as sp
 
 import lfm_np
-from lfm_np import losses, sampling, sgd_epoch, sgd_grid
+from lfm_np import losses, sampling, sgd_grid
 
 LOSSES = {
     "Squared": losses.Squared(),
@@ -164,57 +164,6 @@ def test_input_formats_give_the_same_bits():
         before = [np.copy(part) for part in (other.data,)]
         assert bits(lfm_np.sgd(other, losses.BPR(weighted=True), factors=2, epochs=2, random_state=0)) == first
         np.testing.assert_array_equal(other.data, before[0])
-
-
-# ---- the grid -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.small
-@pytest.mark.parametrize("G", [1, 2, 4, 8, 16])
-def test_tasks_of_a_round_share_nothing_and_rounds_cover_all(G):
-    counts = np.random.default_rng(G).integers(0, 9, 200)
-    grid = sgd_grid.make_grid(np.arange(0, 4001, 10), counts, G)
-    blocks = grid.item_blocks
-    owners = {}
-    for p, q in itertools.product(range(blocks), repeat=2):
-        owners.setdefault(int(grid.cell_of[p, q]), set()).update((p, q))
-    seen = set()
-    for turn, shift in sgd_grid.rounds(grid, np.uint64(5)):
-        tasks = [(turn * G + slot, (slot + shift) % G) for slot in range(G)]
-        items = [block for pair, _ in tasks for block in owners[pair]]
-        assert len(items) == len(set(items))
-        assert len({user for _, user in tasks}) == G
-        seen.update(tasks)
-    assert seen == set(itertools.product(range(grid.pairs), range(G)))
-
-
-@pytest.mark.small
-def test_item_blocks_are_balanced_random_and_new():
-    counts = np.sort(np.random.default_rng(0).zipf(1.5, 103))[::-1]
-    grid = sgd_grid.make_grid(np.array([0, 5, 10]), counts, 2)
-    first, second = (sgd_grid.item_blocks(grid, np.uint64(key)) for key in (1, 2))
-    for block_of in (first, second):
-        sizes = np.bincount(block_of, minlength=4)
-        assert sizes.max() - sizes.min() <= 1
-        assert set(block_of[:4]) == {0, 1, 2, 3}  # the most popular ones are dealt apart
-    assert (first != second).any()
-
-
-@pytest.mark.small
-def test_the_number_of_blocks_is_a_function_of_the_data():
-    assert sgd_grid.blocks_for(1000, 10**6, 1) == 1
-    assert sgd_grid.blocks_for(10**9, 10**6, 1) == sgd_grid.MOST_BLOCKS
-    assert sgd_grid.blocks_for(10**9, 100, 20) == 1
-    assert lfm_np.sgd(matrix(), factors=2, epochs=1).params["blocks"] == 1
-
-
-@pytest.mark.small
-@pytest.mark.parametrize("count", [2, 17])
-def test_workers_write_cache_lines_of_their_own(count):
-    workers = [sgd_epoch.empty_scratch(count, np.zeros((3, 16), np.float32)) for _ in range(8)]
-    lines = [{at // 64 for a in w for at in range(a.ctypes.data, a.ctypes.data + a.nbytes)} for w in workers]
-    assert sum(map(len, lines)) == len(set.union(*lines))
-    assert all(a.flags.c_contiguous for w in workers for a in w)
 
 
 # ---- learning -------------------------------------------------------------------------------------------------------
