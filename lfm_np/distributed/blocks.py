@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
+from lfm_np.distributed.spare import Spare
 from lfm_np.fingerprint import fingerprint
 from lfm_np.half_sweep import (
     PIVOT_LOSS,
@@ -31,6 +32,7 @@ from lfm_np.problem import Problem, narrow
 from lfm_np.row_plan import Side, plan_side, primal_cost
 from lfm_np.validation import frozen, share_csr
 
+ADDED = 1 << 16  # numbers of a share that are added at once: half a megabyte in float64
 TASK_NS = 400e3  # estimated nanoseconds of the rows that a thread of a task takes at once
 _LINE = 64  # bytes
 
@@ -40,6 +42,7 @@ class Shard(NamedTuple):
 
     users: Side
     transpose: tuple[np.ndarray, np.ndarray, np.ndarray]  # indptr, indices (rows of the shard), data
+    spare: Spare  # for the results of every sweep
 
 
 class Share(NamedTuple):
@@ -63,8 +66,9 @@ class Items(NamedTuple):
     """The solved items of a block."""
 
     V: np.ndarray  # (items, ld)
-    flagged: np.ndarray  # places of those that float32 could not solve, or whose loss it could not sum
+    unsolved: np.ndarray  # places of those that float32 could not solve
     loss: np.ndarray  # of every item, float64
+    energy: np.ndarray  # Σ c·p² of every item, from which the loss is left
     penalty: np.ndarray
 
 
@@ -107,7 +111,7 @@ def make_shard(problem: Problem, X: sp.csr_array, first: int, shards: int) -> Sh
     side = plan_side(parts, lam, problem.weights, problem.factors + problem.biases, X.shape[1] // shards)
     transpose = narrow(X.T.tocsr())
     indptr = transpose.indptr.astype(np.int64, copy=False)
-    return Shard(replace(side, first=first), settled((indptr, transpose.indices, transpose.data)))
+    return Shard(replace(side, first=first), settled((indptr, transpose.indices, transpose.data)), Spare())
 
 
 def plan_again(problem: Problem, shard: Shard, rotate: bool) -> Shard:
@@ -140,10 +144,10 @@ def fingerprint_of(shard: Shard) -> str:
 # ---- users ----------------------------------------------------------------------------------------------------------
 
 
-def fix_items(problem: Problem, blocks: list[np.ndarray], rotate: bool, threads: int) -> FixedItems:
+def fix_items(problem: Problem, blocks: list[Items], rotate: bool, threads: int) -> FixedItems:
     """The item factors of all blocks, with what every shard would compute of them."""
-    V = aligned((sum(map(len, blocks)), problem.columns), blocks[0].dtype)
-    np.concatenate(blocks, out=V)
+    V = aligned((sum(len(block.V) for block in blocks), problem.columns), problem.X.dtype)
+    np.concatenate([block.V for block in blocks], out=V)
     bias = _bias_taken(problem, V)
     with Pool(threads) as pool:
         fixed = prepare_fixed(rotate, V, V, problem.weights, problem.factors + problem.biases, pool)
@@ -162,7 +166,7 @@ def _bias_taken(problem: Problem, Y: np.ndarray) -> np.ndarray:
 def solve_users(problem: Problem, shard: Shard, items: FixedItems, mean: float, threads: int) -> Users:
     """Every row of a shard from the fixed items."""
     shard, items = settled(shard), settled(items)
-    U = aligned((shard.users.rows, problem.columns), problem.X.dtype)
+    U = shard.spare.array((shard.users.rows, problem.columns), problem.X.dtype)
     shift = frozen(items.bias + U.dtype.type(mean))
     with Pool(threads) as pool:
         loss, penalty = solve_rows(shard.users, items.fixed, problem.weights, shift, U, pool)
@@ -197,27 +201,38 @@ def rotated_rows(
 # ---- items ----------------------------------------------------------------------------------------------------------
 
 
+def items_of(V: np.ndarray) -> Items:
+    """Items that were not solved just now."""
+    return Items(V, np.empty(0, np.int64), np.zeros(len(V)), np.zeros(len(V)), np.zeros(len(V)))
+
+
 def share_of(problem: Problem, shard: Shard, users: Users, items: tuple[int, int], mean: float, threads: int) -> Share:
     """The shard's part of the normal equations of the items lo … hi − 1."""
     indptr, indices, data = settled(shard.transpose)
     lo, hi = items
-    return _share(problem, (frozen(indptr[lo : hi + 1]), indices, data), settled(users.U), mean, threads)
+    csr = frozen(indptr[lo : hi + 1]), indices, data
+    return _share(problem, csr, settled(users.U), mean, threads, shard.spare)
 
 
 def wide_share_of(problem: Problem, shard: Shard, users: Users, items: np.ndarray, mean: float) -> Share:
     """The shard's part of the normal equations of some items, in float64."""
     indptr, indices, data = shard.transpose
     some = sp.csr_array((data, indices, indptr), shape=(len(indptr) - 1, len(users.U)))[items]
-    csr = some.indptr.astype(np.int64), narrow(some).indices, some.data.astype(np.float64)
-    return _share(problem, settled(csr), settled(users.U.astype(np.float64)), mean, 1)
+    rows, own = np.unique(some.indices, return_inverse=True)  # not all of U, which is much more than these need
+    csr = some.indptr.astype(np.int64), own.astype(np.int32), some.data.astype(np.float64)
+    return _share(problem, settled(csr), settled(users.U[rows].astype(np.float64)), mean, 1, Spare())
 
 
-def _share(problem: Problem, csr: tuple[np.ndarray, ...], U: np.ndarray, mean: float, threads: int) -> Share:
+def _share(
+    problem: Problem, csr: tuple[np.ndarray, ...], U: np.ndarray, mean: float, threads: int, spare: Spare
+) -> Share:
     rows, width, dtype, ld = len(csr[0]) - 1, problem.factors + problem.biases, U.dtype, U.shape[1]
     if problem.biases:
         U = U.copy()
     shift = frozen(_bias_taken(problem, U) + (dtype.type(mean) if problem.biases else 0))
-    share = Share(np.empty((rows, width * (width + 1) // 2), dtype), np.empty((rows, width), dtype), np.empty(rows))
+    share = Share(
+        spare.array((rows, width * (width + 1) // 2), dtype), spare.array((rows, width), dtype), np.empty(rows)
+    )
     cost = np.cumsum(primal_cost(np.diff(csr[0]), ld))
     pieces = max(1, int(cost[-1] / TASK_NS)) if rows else 0
     edges = np.concatenate(([0], np.searchsorted(cost, np.arange(1, pieces) * cost[-1] / pieces), [rows]))
@@ -233,18 +248,51 @@ def _share(problem: Problem, csr: tuple[np.ndarray, ...], U: np.ndarray, mean: f
 
 def add_shares(shares: list[Share]) -> Share:
     """Their sum in the order given, carried in float64."""
-    A, b, energy = (sum(parts[1:], parts[0].astype(np.float64)) for parts in zip(*shares))
-    dtype = shares[0].A.dtype
-    return Share(A.astype(dtype), b.astype(dtype), energy)
+    total = Share(*(aligned(part.shape, part.dtype) for part in shares[0]))
+    step = max(1, ADDED // max(1, shares[0].A.shape[1]))
+    for lo in range(0, len(total.b), step):
+        rows = slice(lo, lo + step)
+        for out, part in zip(total, _summed(shares, rows)):
+            out[rows] = part
+    return total
+
+
+def _summed(shares: list[Share], rows: slice) -> Share:
+    """Some rows of the sum: few enough to stay in the cache, where float64 costs no memory traffic."""
+    sums = []
+    for parts in zip(*shares):
+        total = parts[0][rows].astype(np.float64)
+        for part in parts[1:]:
+            total += part[rows]
+        sums.append(total.astype(parts[0].dtype, copy=False))
+    return Share(*sums)
 
 
 def solve_items(problem: Problem, users: list[Users], shares: list[Share], lam: np.ndarray, threads: int) -> Items:
-    """The items of a block from the shares of all shards; where the loss is rounding error, or the system too
-    ill-conditioned, the item is flagged."""
-    share = settled(add_shares(shares))
-    V, status, loss, penalty = _solve(problem, users, share, lam, threads)
-    flagged = (status != OK) | (loss < CANCELLED * share.energy)
-    return Items(V, np.flatnonzero(flagged & (share.energy > 0)), loss, penalty)
+    """The items of a block from the shares of all shards."""
+    items, status = _solve(problem, users, shares, lam, threads)
+    return items._replace(unsolved=np.flatnonzero(status != OK))
+
+
+def to_solve_again(blocks: list[Items]) -> list[np.ndarray]:
+    """Places of the items of every block that need float64.
+
+    Of a loss that is a small rest of Σ c·p² rounding leaves few digits. That is no harm beside the losses of the others,
+    whose sum is what a sweep reports, so such an item is solved again only where the sum would lose digits too.
+    """
+    doubtful = [items.loss < CANCELLED * items.energy for items in blocks]
+    for items, places in zip(blocks, doubtful):
+        places[items.unsolved] = False
+    lost = sum(float(items.energy[places].sum()) for items, places in zip(blocks, doubtful))
+    known = sum(
+        float(np.delete(items.loss, np.concatenate((np.flatnonzero(places), items.unsolved))).sum())
+        for items, places in zip(blocks, doubtful)
+    )
+    harmful = known < CANCELLED * lost
+    return [
+        np.union1d(items.unsolved, np.flatnonzero(places)) if harmful else items.unsolved
+        for items, places in zip(blocks, doubtful)
+    ]
 
 
 def solve_items_again(
@@ -257,28 +305,29 @@ def solve_items_again(
     SolverError
         λ_i = 0 and an item's system is singular.
     """
-    share = settled(add_shares(shares))
     lam = lam.astype(np.float64)
-    V, status, loss, penalty = _solve(problem, users, share, lam, 1)
+    found, status = _solve(problem, users, shares, lam, 1)
+    V, loss, penalty = found.V, found.loss, found.penalty
     G = _padded_gram(problem, users, np.float64)
     for place in np.flatnonzero(status != OK).tolist():
-        A, b = _unpacked(share, place, problem.columns)
+        A, b = _unpacked(_summed(shares, slice(place, place + 1)), problem.columns)
         A += G + lam[place] * np.eye(len(A))
         if not minimised_by_eigenvalues(A, b, lam[place], V[place]):
             raise singular("column", items[place], int(np.count_nonzero(status != OK)))
         x = V[place]
-        loss[place] = share.energy[place] - b @ x - x @ (b - A @ x)
+        loss[place] = found.energy[place] - b @ x - x @ (b - A @ x)
         penalty[place] = lam[place] * (x @ x)
-    return Items(V.astype(problem.X.dtype), np.empty(0, np.int64), loss, penalty)
+    return found._replace(V=V.astype(problem.X.dtype))
 
 
-def patched(items: Items, again: Items) -> Items:
-    """A block with its flagged items replaced."""
-    V, loss, penalty = aligned(items.V.shape, items.V.dtype), items.loss.copy(), items.penalty.copy()
+def patched(items: Items, again: Items, places: np.ndarray) -> Items:
+    """A block with some items replaced."""
+    V = aligned(items.V.shape, items.V.dtype)
     V[:] = items.V
-    for whole, part in ((V, again.V), (loss, again.loss), (penalty, again.penalty)):
-        whole[items.flagged] = part
-    return Items(V, items.flagged[:0], loss, penalty)
+    whole = Items(V, items.unsolved[:0], items.loss.copy(), items.energy, items.penalty.copy())
+    for name in ("V", "loss", "penalty"):
+        getattr(whole, name)[places] = getattr(again, name)
+    return whole
 
 
 def found_of(items: Items) -> Items:
@@ -286,29 +335,29 @@ def found_of(items: Items) -> Items:
     return items._replace(V=items.V[:0])
 
 
-def factors_of(items: Items) -> np.ndarray:
-    return items.V
-
-
 def _solve(
-    problem: Problem, users: list[Users], share: Share, lam: np.ndarray, threads: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    rows, dtype, ld = len(share.b), share.b.dtype, problem.columns
-    V, status = aligned((rows, ld), dtype), np.empty(rows, np.uint8)
-    loss, penalty = np.empty(rows), np.empty(rows)
-    empty = share.energy == 0  # the solution is zero, whatever the system
-    model = frozen(_padded_gram(problem, users, dtype)), frozen(np.where(empty, dtype.type(1), lam))
-    limit = PIVOT_LOSS / float(np.finfo(dtype).eps)
+    problem: Problem, users: list[Users], shares: list[Share], lam: np.ndarray, threads: int
+) -> tuple[Items, np.ndarray]:
+    """The items from the sum of their shares, and the status of each."""
+    rows, dtype, ld = len(shares[0].b), shares[0].b.dtype, problem.columns
+    status = np.empty(rows, np.uint8)
+    items = Items(aligned((rows, ld), dtype), np.empty(0, np.int64), *(np.empty(rows) for _ in range(3)))
+    G, limit = frozen(_padded_gram(problem, users, dtype)), PIVOT_LOSS / float(np.finfo(dtype).eps)
     step = max(8, int(TASK_NS / primal_cost(np.zeros(1), ld)[0]) // 8 * 8)
 
     def work(block: int, worker: int) -> None:
-        place = block * step, min((block + 1) * step, rows)
-        solve_shares(model, limit, *place, primal_scratch(ld, dtype), tuple(share), V, status, loss, penalty)
+        part = slice(block * step, (block + 1) * step)
+        share = settled(_summed(shares, part))
+        count, empty = len(share.b), share.energy == 0  # the solution is zero, whatever the system
+        model = G, frozen(np.where(empty, dtype.type(1), lam[part]))
+        V, loss, penalty = items.V[part], items.loss[part], items.penalty[part]
+        solve_shares(model, limit, 0, count, primal_scratch(ld, dtype), tuple(share), V, status[part], loss, penalty)
+        V[empty], status[part][empty], loss[empty], penalty[empty] = 0, OK, 0, 0
+        items.energy[part] = share.energy
 
     with Pool(threads) as pool:
         pool.run(work, -(-rows // step))
-    V[empty], status[empty], loss[empty], penalty[empty] = 0, OK, 0, 0
-    return V, status, loss, penalty
+    return items, status
 
 
 def _padded_gram(problem: Problem, users: list[Users], dtype: Any) -> np.ndarray:
@@ -320,9 +369,10 @@ def _padded_gram(problem: Problem, users: list[Users], dtype: Any) -> np.ndarray
     return G.astype(dtype)
 
 
-def _unpacked(share: Share, place: int, ld: int) -> tuple[np.ndarray, np.ndarray]:
+def _unpacked(share: Share, ld: int) -> tuple[np.ndarray, np.ndarray]:
+    """The system of one item."""
     width = share.b.shape[1]
     A, b = np.zeros((ld, ld)), np.zeros(ld)
-    A[np.triu_indices(width)] = share.A[place]
-    b[:width] = share.b[place]
+    A[np.triu_indices(width)] = share.A[0]
+    b[:width] = share.b[0]
     return A + np.triu(A, 1).T, b

@@ -17,7 +17,7 @@ import numpy as np
 
 from lfm_np import persistence
 from lfm_np.checkpoint import Run
-from lfm_np.distributed.blocks import Users
+from lfm_np.distributed.blocks import Items, Users, items_of
 from lfm_np.kernels.als_rows import aligned
 from lfm_np.validation import check_choice, check_path
 
@@ -71,9 +71,9 @@ def place(folder: str, sweeps: int, noun: str, number: int) -> str:
     return os.path.join(_folder_of(folder, sweeps), f"{noun}-{number:05d}")
 
 
-def write(path: str, rows: Users | np.ndarray, width: int) -> None:
+def write(path: str, part: Users | Items, width: int) -> None:
     """The first ``width`` columns of a shard's users, or of a block of items."""
-    rows = rows.U if isinstance(rows, Users) else rows
+    rows = part.U if isinstance(part, Users) else part.V
     os.makedirs(os.path.dirname(path), exist_ok=True)
     persistence.save(path, PART, {"rows": rows[:, :width]}, {})
 
@@ -94,3 +94,7 @@ def read(path: str, shape: tuple[int, int], width: int, dtype: Any) -> np.ndarra
 
 def read_users(*arguments: Any) -> Users:
     return Users(read(*arguments), np.empty((0, 0)), 0.0, 0.0)
+
+
+def read_items(*arguments: Any) -> Items:
+    return items_of(read(*arguments))

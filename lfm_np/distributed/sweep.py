@@ -59,7 +59,7 @@ class Sweeps:
         self._cluster, self._problem, self._threads, self._sources = cluster, problem, threads, shards
         self._start, V = start
         self._ranges = item_ranges(len(V), problem)
-        self._go_back(Kept(0, [(np.asarray, V[lo:hi]) for lo, hi in self._ranges], [], 0.0))
+        self._go_back(Kept(0, [(blocks.items_of, V[lo:hi]) for lo, hi in self._ranges], [], 0.0))
         self._surviving(self._prepare)
         penalty = float(np.einsum("i,if,if->", self._lam, V, V, dtype=np.float64))
         self._kept, self._item_penalty = self._kept._replace(penalty=penalty), penalty
@@ -119,11 +119,11 @@ class Sweeps:
         items = [self._items(users, sums, block) for block in self._ranges]
         found = [cluster.task("found", blocks.found_of, part) for part in items]
         users, items, sums, found = cluster.groups(users, items, sums, found)
-        found_values = cluster.gather(found)
+        values = cluster.gather([*sums, *found])
+        sums_values, found_values = values[: len(sums)], values[len(sums) :]
         items, found_values = self._solved_again(users, sums, items, found_values)
-        record = self._record(cluster.gather(sums), found_values)
-        (factors,) = cluster.groups([cluster.task("factors", blocks.factors_of, part) for part in items])
-        self._V, self._users, self._item_penalty = factors, users, _penalty(found_values)
+        record = self._record(sums_values, found_values)
+        self._V, self._users, self._item_penalty = items, users, _penalty(found_values)
         self._sweeps += 1
         return record
 
@@ -143,10 +143,10 @@ class Sweeps:
         """The blocks of items with those that need float64 solved in it."""
         cluster, problem = self._cluster, self._problem
         patched = {}
-        for place, (block, part) in enumerate(zip(self._ranges, found)):
-            if not len(part.flagged):
+        for place, (block, places) in enumerate(zip(self._ranges, blocks.to_solve_again(found))):
+            if not len(places):
                 continue
-            ids = block[0] + part.flagged
+            ids = block[0] + places
             shares = [
                 cluster.task("wide_share", blocks.wide_share_of, problem, shard, rows, ids, self.mean)
                 for shard, rows in zip(self._shards, users)
@@ -154,7 +154,7 @@ class Sweeps:
             again = cluster.task(
                 "wide_items", blocks.solve_items_again, problem, sums, self._few(shares), self._lam[ids], ids
             )
-            patched[place] = cluster.task("patched", blocks.patched, items[place], again)
+            patched[place] = cluster.task("patched", blocks.patched, items[place], again, places)
         if not patched:
             return items, found
         (futures,) = cluster.groups(list(patched.values()))
@@ -182,12 +182,14 @@ class Sweeps:
     def copy(self) -> None:
         """Let the driver keep the items."""
 
-        def items() -> list[np.ndarray]:
-            return self._cluster.gather(self._cluster.groups(self._V, heed=False)[0])
-
-        kept = [(np.asarray, block) for block in self._surviving(items)]
+        kept = [(blocks.items_of, V) for V in self._blocks()]
         self._kept = Kept(self._sweeps, kept, [(blocks.same, users) for users in self._users], self._item_penalty)
         self._V = self._tasks("items_again", kept)
+
+    def _blocks(self) -> list[np.ndarray]:
+        """The blocks of V."""
+        cluster = self._cluster
+        return [items.V for items in self._surviving(lambda: cluster.gather(cluster.groups(self._V, heed=False)[0]))]
 
     def write(self) -> None:
         """Let the workers write the users and items to files, and have them read again from there."""
@@ -230,7 +232,7 @@ class Sweeps:
         self._go_back(
             Kept(
                 sweeps,
-                [(folder.read, *asked) for asked in items],
+                [(folder.read_items, *asked) for asked in items],
                 [(folder.read_users, *asked) for asked in users],
                 float(parts["item_penalty"][0]),
             )
@@ -254,7 +256,7 @@ class Sweeps:
             raise self._failed
         problem, cluster = self._problem, self._cluster
         k, biases = problem.factors, problem.biases
-        V = np.concatenate(self._surviving(lambda: cluster.gather(cluster.groups(self._V, heed=False)[0])))
+        V = np.concatenate(self._blocks())
         items, basis = canonical_items(np.ascontiguousarray(V[:, :k]), self._threads)
         users, user_bias = self._surviving(lambda: self._rotated_users(basis.astype(V.dtype), users_to))
         return Factors(
@@ -294,7 +296,7 @@ def _penalty(items: list[blocks.Items]) -> float:
 def item_ranges(n: int, problem: Problem) -> list[tuple[int, int]]:
     """Blocks of items: a function of n and k only, as is the order of every sum over items."""
     count = max(1, -(-share_bytes(n, problem) // BLOCK_BYTES))
-    step = max(8, -(-n // count + 7) // 8 * 8) if n else 1
+    step = max(8, -(-n // (8 * count)) * 8)
     return [(lo, min(lo + step, n)) for lo in range(0, max(n, 1), step)]
 
 

@@ -1,0 +1,41 @@
+"""Memory that a worker uses again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lfm_np.kernels.als_rows import aligned
+
+
+class Spare:
+    """Arrays that are lent, and lent again when nobody holds the one before any more.
+
+    Every sweep makes results of the same sizes. In new memory every page is a fault, and a worker that touches it for
+    the first time may spend as long on that as on solving the rows. A copy for another process has nothing to lend yet.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[np.ndarray] = []
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Spare, ()
+
+    def array(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """An uninitialised array as `aligned` makes it."""
+        for place, array in enumerate(self._free):
+            if array.shape == shape and array.dtype == dtype:
+                return np.asarray(_Loan(self._free.pop(place), self._free))
+        return np.asarray(_Loan(aligned(shape, dtype), self._free))
+
+
+class _Loan:
+    """What an array and all its views refer to: with the last of them the memory is free again."""
+
+    def __init__(self, array: np.ndarray, free: list[np.ndarray]) -> None:
+        self._array, self._free = array, free
+        self.__array_interface__ = array.__array_interface__
+
+    def __del__(self) -> None:
+        self._free.append(self._array)
