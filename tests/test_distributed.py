@@ -355,7 +355,6 @@ def test_goes_on_where_a_killed_driver_was(client, X, whole, tmp_path):
     address = client.scheduler_info()["address"]
     done = subprocess.run([sys.executable, "-c", text, address, str(tmp_path / "run")], check=False)
     assert done.returncode == -signal.SIGKILL
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["manifest", "sweep-000002"]
     seen = []
     asked = {"client": client, "shards": 2, "checkpoint": tmp_path / "run", **OPTIONS}
     same_bits(

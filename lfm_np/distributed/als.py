@@ -14,8 +14,8 @@ import scipy.sparse as sp
 from lfm_np.als import draw_items
 from lfm_np.distributed import blocks
 from lfm_np.distributed.cluster import Cluster, Workers, check_client
-from lfm_np.distributed.folder import FolderRun
 from lfm_np.distributed.parquet import ShardedInteractions
+from lfm_np.distributed.run import DriverRun
 from lfm_np.distributed.sweep import Sweeps, share_bytes
 from lfm_np.factors import Factors
 from lfm_np.kernels.als_rows import aligned
@@ -79,13 +79,13 @@ def als(
     num_threads : int
         Threads of one task. A worker runs as many tasks at once as it has threads.
     checkpoint : str or path, optional
-        A folder that the driver and all workers share. The run goes on from what is there, to the same bits as without
-        a break; a folder of another X, of other arguments or of another number of shards is refused.
+        A file of the driver. The run goes on from what is there, to the same bits as without a break; a file of another
+        X, of other arguments or of another number of shards is refused.
     checkpoint_every : int
-        Sweeps between two checkpoints; without a folder, between two copies of V that the driver takes. When workers
+        Sweeps between two copies of V that the driver takes, and writes to the checkpoint if there is one. When workers
         are lost, dask computes again what they held from there on.
     resume : {"auto", "never"}
-        "never" begins anew, and replaces what is in the folder.
+        "never" begins anew, and replaces the file.
     users_to : str or path, optional
         A ``.npy`` file that the driver and all workers share: the workers write the user factors there, and the result
         has them memory-mapped. Without it they are brought to the driver.
@@ -137,7 +137,7 @@ def als(
     check_choice("solver", solver, ("auto", "exact"))
     threads = check_int("num_threads", num_threads, 1)
     every = check_int("checkpoint_every", checkpoint_every, 1)
-    run = FolderRun(checkpoint, every, resume, random_state)
+    run = DriverRun(checkpoint, every, resume, random_state)
     path = None if users_to is None else os.path.abspath(check_path("users_to", users_to))
     rng = check_random_state(run.random_state)
     shape = source.shape if sharded else problem.X.shape
@@ -153,10 +153,10 @@ def als(
         _refuse_what_cannot_fit(problem, workers)
         general = without_cells(problem)
         sources = source.sources(cluster, general) if sharded else _cut(problem, general, shards or workers.threads)
-        state = Sweeps(cluster, general, sources, _start(problem, shape, given, rng), threads, run.folder)
+        state = Sweeps(cluster, general, sources, _start(problem, shape, given, rng), threads)
         params = problem.params | {"solver": "exact", "shards": len(sources)} | loop.params
         run.follow(state)
-        run.resume(state, state.fingerprint() if run.folder else "", params, given)
+        run.resume(state, state.fingerprint() if checkpoint is not None else "", params, given)
         result = partial(state.result, params=params)
         history, status = run_sweeps(loop, state.sweep, result, interrupted, run)
         return result(history, status, users_to=path)

@@ -45,14 +45,6 @@ class Shard(NamedTuple):
     spare: Spare  # for the results of every sweep
 
 
-class Share(NamedTuple):
-    """A part of the normal equations of a block of items, as `als_shares` has it."""
-
-    A: np.ndarray
-    b: np.ndarray
-    energy: np.ndarray
-
-
 class Users(NamedTuple):
     """The solved rows of a shard, and their sums."""
 
@@ -60,6 +52,15 @@ class Users(NamedTuple):
     gram: np.ndarray  # UᵀU, float64; empty where no cell beside Ω has a weight
     loss: float
     penalty: float
+
+
+class Share(NamedTuple):
+    """A part of the normal equations of a block of items, as `als_shares` has it."""
+
+    A: np.ndarray
+    b: np.ndarray
+    energy: np.ndarray
+    users: list[Users]  # the sums of the shards that are in it
 
 
 class Items(NamedTuple):
@@ -70,6 +71,7 @@ class Items(NamedTuple):
     loss: np.ndarray  # of every item, float64
     energy: np.ndarray  # Σ c·p² of every item, from which the loss is left
     penalty: np.ndarray
+    users: tuple[float, float]  # loss and penalty of all users
 
 
 class FixedItems(NamedTuple):
@@ -174,15 +176,6 @@ def solve_users(problem: Problem, shard: Shard, items: FixedItems, mean: float, 
     return Users(U, gram, loss, penalty)
 
 
-def sums_of(users: Users) -> Users:
-    """Without the rows, so that only these stay where they are."""
-    return users._replace(U=users.U[:0])
-
-
-def same(value: Any) -> Any:
-    return value
-
-
 def rotated_rows(
     users: Users, basis: np.ndarray, biases: bool, path: str | None, first: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -203,7 +196,7 @@ def rotated_rows(
 
 def items_of(V: np.ndarray) -> Items:
     """Items that were not solved just now."""
-    return Items(V, np.empty(0, np.int64), np.zeros(len(V)), np.zeros(len(V)), np.zeros(len(V)))
+    return Items(V, np.empty(0, np.int64), *np.zeros((3, len(V))), (0.0, 0.0))
 
 
 def share_of(problem: Problem, shard: Shard, users: Users, items: tuple[int, int], mean: float, threads: int) -> Share:
@@ -211,7 +204,7 @@ def share_of(problem: Problem, shard: Shard, users: Users, items: tuple[int, int
     indptr, indices, data = settled(shard.transpose)
     lo, hi = items
     csr = frozen(indptr[lo : hi + 1]), indices, data
-    return _share(problem, csr, settled(users.U), mean, threads, shard.spare)
+    return _share(problem, csr, users, mean, threads, shard.spare)
 
 
 def wide_share_of(problem: Problem, shard: Shard, users: Users, items: np.ndarray, mean: float) -> Share:
@@ -220,65 +213,71 @@ def wide_share_of(problem: Problem, shard: Shard, users: Users, items: np.ndarra
     some = sp.csr_array((data, indices, indptr), shape=(len(indptr) - 1, len(users.U)))[items]
     rows, own = np.unique(some.indices, return_inverse=True)  # not all of U, which is much more than these need
     csr = some.indptr.astype(np.int64), own.astype(np.int32), some.data.astype(np.float64)
-    return _share(problem, settled(csr), settled(users.U[rows].astype(np.float64)), mean, 1, Spare())
+    return _share(problem, settled(csr), users._replace(U=users.U[rows].astype(np.float64)), mean, 1, Spare())
 
 
 def _share(
-    problem: Problem, csr: tuple[np.ndarray, ...], U: np.ndarray, mean: float, threads: int, spare: Spare
+    problem: Problem, csr: tuple[np.ndarray, ...], users: Users, mean: float, threads: int, spare: Spare
 ) -> Share:
+    U = settled(users.U)
     rows, width, dtype, ld = len(csr[0]) - 1, problem.factors + problem.biases, U.dtype, U.shape[1]
     if problem.biases:
         U = U.copy()
     shift = frozen(_bias_taken(problem, U) + (dtype.type(mean) if problem.biases else 0))
-    share = Share(
-        spare.array((rows, width * (width + 1) // 2), dtype), spare.array((rows, width), dtype), np.empty(rows)
-    )
+    A, b = spare.array((rows, width * (width + 1) // 2), dtype), spare.array((rows, width), dtype)
+    energy, sums = np.empty(rows), users._replace(U=np.empty((0, ld), dtype))
     cost = np.cumsum(primal_cost(np.diff(csr[0]), ld))
     pieces = max(1, int(cost[-1] / TASK_NS)) if rows else 0
     edges = np.concatenate(([0], np.searchsorted(cost, np.arange(1, pieces) * cost[-1] / pieces), [rows]))
 
     def work(block: int, worker: int) -> None:
         place = int(edges[block]), int(edges[block + 1]), primal_scratch(ld, dtype)
-        row_shares(csr, frozen(U), tuple(problem.weights), shift, *place, *share)
+        row_shares(csr, frozen(U), tuple(problem.weights), shift, *place, A, b, energy)
 
     with Pool(threads) as pool:
         pool.run(work, pieces)
-    return share
+    return Share(A, b, energy, [sums])
 
 
 def add_shares(shares: list[Share]) -> Share:
     """Their sum in the order given, carried in float64."""
-    total = Share(*(aligned(part.shape, part.dtype) for part in shares[0]))
-    step = max(1, ADDED // max(1, shares[0].A.shape[1]))
-    for lo in range(0, len(total.b), step):
+    A, b, energy = total = [aligned(part.shape, part.dtype) for part in shares[0][:3]]
+    step = max(1, ADDED // max(1, A.shape[1]))
+    for lo in range(0, len(b), step):
         rows = slice(lo, lo + step)
         for out, part in zip(total, _summed(shares, rows)):
             out[rows] = part
-    return total
+    return Share(A, b, energy, _users(shares))
 
 
-def _summed(shares: list[Share], rows: slice) -> Share:
+def _users(shares: list[Share]) -> list[Users]:
+    return [users for share in shares for users in share.users]
+
+
+def _summed(shares: list[Share], rows: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Some rows of the sum: few enough to stay in the cache, where float64 costs no memory traffic."""
-    sums = []
-    for parts in zip(*shares):
-        total = parts[0][rows].astype(np.float64)
+
+    def total(parts: list[np.ndarray]) -> np.ndarray:
+        added = parts[0][rows].astype(np.float64)
         for part in parts[1:]:
-            total += part[rows]
-        sums.append(total.astype(parts[0].dtype, copy=False))
-    return Share(*sums)
+            added += part[rows]
+        return added.astype(parts[0].dtype, copy=False)
+
+    A, b, energy = (total([share[field] for share in shares]) for field in range(3))
+    return A, b, energy
 
 
-def solve_items(problem: Problem, users: list[Users], shares: list[Share], lam: np.ndarray, threads: int) -> Items:
+def solve_items(problem: Problem, shares: list[Share], lam: np.ndarray, threads: int) -> Items:
     """The items of a block from the shares of all shards."""
-    items, status = _solve(problem, users, shares, lam, threads)
+    items, status = _solve(problem, shares, lam, threads)
     return items._replace(unsolved=np.flatnonzero(status != OK))
 
 
 def to_solve_again(blocks: list[Items]) -> list[np.ndarray]:
     """Places of the items of every block that need float64.
 
-    Of a loss that is a small rest of Σ c·p² rounding leaves few digits. That is no harm beside the losses of the others,
-    whose sum is what a sweep reports, so such an item is solved again only where the sum would lose digits too.
+    Rounding leaves few digits of a loss that is a small rest of Σ c·p². Beside the losses of the others that is no harm
+    to their sum, which is what a sweep reports: such items are solved again only where the sum would lose digits too.
     """
     doubtful = [items.loss < CANCELLED * items.energy for items in blocks]
     for items, places in zip(blocks, doubtful):
@@ -295,9 +294,7 @@ def to_solve_again(blocks: list[Items]) -> list[np.ndarray]:
     ]
 
 
-def solve_items_again(
-    problem: Problem, users: list[Users], shares: list[Share], lam: np.ndarray, items: np.ndarray
-) -> Items:
+def solve_items_again(problem: Problem, shares: list[Share], lam: np.ndarray, items: np.ndarray) -> Items:
     """Some items, whose shares are float64; by the eigenvalues of a system that is too ill-conditioned for that.
 
     Raises
@@ -306,9 +303,9 @@ def solve_items_again(
         λ_i = 0 and an item's system is singular.
     """
     lam = lam.astype(np.float64)
-    found, status = _solve(problem, users, shares, lam, 1)
+    found, status = _solve(problem, shares, lam, 1)
     V, loss, penalty = found.V, found.loss, found.penalty
-    G = _padded_gram(problem, users, np.float64)
+    G = _padded_gram(problem, _users(shares), np.float64)
     for place in np.flatnonzero(status != OK).tolist():
         A, b = _unpacked(_summed(shares, slice(place, place + 1)), problem.columns)
         A += G + lam[place] * np.eye(len(A))
@@ -324,7 +321,7 @@ def patched(items: Items, again: Items, places: np.ndarray) -> Items:
     """A block with some items replaced."""
     V = aligned(items.V.shape, items.V.dtype)
     V[:] = items.V
-    whole = Items(V, items.unsolved[:0], items.loss.copy(), items.energy, items.penalty.copy())
+    whole = Items(V, items.unsolved[:0], items.loss.copy(), items.energy, items.penalty.copy(), items.users)
     for name in ("V", "loss", "penalty"):
         getattr(whole, name)[places] = getattr(again, name)
     return whole
@@ -332,28 +329,27 @@ def patched(items: Items, again: Items, places: np.ndarray) -> Items:
 
 def found_of(items: Items) -> Items:
     """Without the factors, so that only these stay where they are."""
-    return items._replace(V=items.V[:0])
+    return items._replace(V=np.empty((0, 0)))
 
 
-def _solve(
-    problem: Problem, users: list[Users], shares: list[Share], lam: np.ndarray, threads: int
-) -> tuple[Items, np.ndarray]:
+def _solve(problem: Problem, shares: list[Share], lam: np.ndarray, threads: int) -> tuple[Items, np.ndarray]:
     """The items from the sum of their shares, and the status of each."""
-    rows, dtype, ld = len(shares[0].b), shares[0].b.dtype, problem.columns
-    status = np.empty(rows, np.uint8)
-    items = Items(aligned((rows, ld), dtype), np.empty(0, np.int64), *(np.empty(rows) for _ in range(3)))
+    rows, dtype, ld, users = len(shares[0].b), shares[0].b.dtype, problem.columns, _users(shares)
+    status, sums = np.empty(rows, np.uint8), (sum(part.loss for part in users), sum(part.penalty for part in users))
+    items = Items(aligned((rows, ld), dtype), np.empty(0, np.int64), *np.empty((3, rows)), sums)
     G, limit = frozen(_padded_gram(problem, users, dtype)), PIVOT_LOSS / float(np.finfo(dtype).eps)
     step = max(8, int(TASK_NS / primal_cost(np.zeros(1), ld)[0]) // 8 * 8)
 
     def work(block: int, worker: int) -> None:
         part = slice(block * step, (block + 1) * step)
         share = settled(_summed(shares, part))
-        count, empty = len(share.b), share.energy == 0  # the solution is zero, whatever the system
+        energy = share[2]
+        count, empty = len(energy), energy == 0  # the solution is zero, whatever the system
         model = G, frozen(np.where(empty, dtype.type(1), lam[part]))
         V, loss, penalty = items.V[part], items.loss[part], items.penalty[part]
-        solve_shares(model, limit, 0, count, primal_scratch(ld, dtype), tuple(share), V, status[part], loss, penalty)
+        solve_shares(model, limit, 0, count, primal_scratch(ld, dtype), share, V, status[part], loss, penalty)
         V[empty], status[part][empty], loss[empty], penalty[empty] = 0, OK, 0, 0
-        items.energy[part] = share.energy
+        items.energy[part] = energy
 
     with Pool(threads) as pool:
         pool.run(work, -(-rows // step))
@@ -369,10 +365,10 @@ def _padded_gram(problem: Problem, users: list[Users], dtype: Any) -> np.ndarray
     return G.astype(dtype)
 
 
-def _unpacked(share: Share, ld: int) -> tuple[np.ndarray, np.ndarray]:
+def _unpacked(share: tuple[np.ndarray, ...], ld: int) -> tuple[np.ndarray, np.ndarray]:
     """The system of one item."""
-    width = share.b.shape[1]
+    width = share[1].shape[1]
     A, b = np.zeros((ld, ld)), np.zeros(ld)
-    A[np.triu_indices(width)] = share.A[0]
-    b[:width] = share.b[0]
+    A[np.triu_indices(width)] = share[0][0]
+    b[:width] = share[1][0]
     return A + np.triu(A, 1).T, b

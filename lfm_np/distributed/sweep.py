@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lfm_np.canonical import canonical_items
-from lfm_np.distributed import blocks, folder
+from lfm_np.distributed import blocks
 from lfm_np.distributed.cluster import RESTARTS, Cluster, Lost, NoWorkers
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
@@ -26,23 +26,24 @@ class Kept(NamedTuple):
     """A state that outlives the workers."""
 
     sweeps: int
-    items: list[Source]  # of the blocks of V
-    users: list[Source]  # of the shards of U; none before the first sweep
-    penalty: float  # of the items
+    V: np.ndarray
+    before: np.ndarray  # V before the last sweep
+    penalty: float  # of V
 
 
 class Sweeps:
-    """Item factors between two sweeps, and what they can be computed from again.
+    """Item factors between two sweeps.
 
-    The users of a sweep follow from the items before it, so the items are the state. They stay on the workers. Every so
-    many sweeps the driver takes a copy (`copy`), or the workers write theirs to files (`write`), and the graph begins
-    anew from there: its length stays bounded, and so does what is lost with the workers.
+    The users of a sweep follow from the items before it, so that the items of the last two sweeps are the state, and
+    users are solved once more where they are asked for. The items stay on the workers; every so many sweeps the driver
+    takes a copy (`copy`), and the graph begins anew from there: its length stays bounded, and so does what is lost with
+    the workers.
     """
 
     _shards: list[Any]  # futures; none before they are made
     _failed: SolverError | None = None  # with which this run gave up
     _V: list[Any]  # the blocks of items: futures, or tasks that bring back what was kept
-    _users: list[Any]  # from which these items follow
+    _before: list[Any]  # those before the last sweep
     _kept: Kept
 
     def __init__(
@@ -52,14 +53,13 @@ class Sweeps:
         shards: list[Source],
         start: tuple[np.ndarray | None, np.ndarray],
         threads: int,
-        folder: str | None,
     ) -> None:
         """``start``: U (m, factors + biases), or None for zeros, and V (n, ld). ``shards``: what makes each `Shard`."""
-        self._folder, self._shards = folder or "", []
+        self._shards = []
         self._cluster, self._problem, self._threads, self._sources = cluster, problem, threads, shards
         self._start, V = start
         self._ranges = item_ranges(len(V), problem)
-        self._go_back(Kept(0, [(blocks.items_of, V[lo:hi]) for lo, hi in self._ranges], [], 0.0))
+        self._go_back(Kept(0, V, V, 0.0))
         self._surviving(self._prepare)
         penalty = float(np.einsum("i,if,if->", self._lam, V, V, dtype=np.float64))
         self._kept, self._item_penalty = self._kept._replace(penalty=penalty), penalty
@@ -109,36 +109,38 @@ class Sweeps:
                 raise self._failed
 
     def _sweep(self) -> dict[str, Any]:
-        cluster, problem, threads = self._cluster, self._problem, self._threads
-        fixed = cluster.task("fix", blocks.fix_items, problem, self._V, self._rotate, threads)
-        users = [
-            cluster.task("users", blocks.solve_users, problem, shard, fixed, self.mean, threads)
-            for shard in self._shards
-        ]
-        sums = [cluster.task("sums", blocks.sums_of, part) for part in users]
-        items = [self._items(users, sums, block) for block in self._ranges]
+        cluster = self._cluster
+        users = self._users(self._V)
+        items = [self._items(users, block) for block in self._ranges]
         found = [cluster.task("found", blocks.found_of, part) for part in items]
-        users, items, sums, found = cluster.groups(users, items, sums, found)
-        values = cluster.gather([*sums, *found])
-        sums_values, found_values = values[: len(sums)], values[len(sums) :]
-        items, found_values = self._solved_again(users, sums, items, found_values)
-        record = self._record(sums_values, found_values)
-        self._V, self._users, self._item_penalty = items, users, _penalty(found_values)
+        users, items, found = cluster.groups(users, items, found)
+        values = cluster.gather(found)
+        items, values = self._solved_again(users, items, values)
+        record = self._record(values)
+        self._before, self._V, self._item_penalty = self._V, items, _penalty(values)
         self._sweeps += 1
         return record
 
-    def _items(self, users: list[Any], sums: list[Any], block: tuple[int, int]) -> Any:
+    def _users(self, V: list[Any]) -> list[Any]:
+        """The tasks that solve the users of every shard."""
+        cluster, problem, threads = self._cluster, self._problem, self._threads
+        fixed = cluster.task("fix", blocks.fix_items, problem, V, self._rotate, threads)
+        return [
+            cluster.task("users", blocks.solve_users, problem, shard, fixed, self.mean, threads)
+            for shard in self._shards
+        ]
+
+    def _items(self, users: list[Any], block: tuple[int, int]) -> Any:
         """The task that solves a block of items."""
         cluster, problem, threads = self._cluster, self._problem, self._threads
         shares = [
             cluster.task("share", blocks.share_of, problem, shard, part, block, self.mean, threads)
             for shard, part in zip(self._shards, users)
         ]
-        lam = self._lam[slice(*block)]
-        return cluster.task("items", blocks.solve_items, problem, sums, self._few(shares), lam, threads)
+        return cluster.task("items", blocks.solve_items, problem, self._few(shares), self._lam[slice(*block)], threads)
 
     def _solved_again(
-        self, users: list[Any], sums: list[Any], items: list[Any], found: list[blocks.Items]
+        self, users: list[Any], items: list[Any], found: list[blocks.Items]
     ) -> tuple[list[Any], list[blocks.Items]]:
         """The blocks of items with those that need float64 solved in it."""
         cluster, problem = self._cluster, self._problem
@@ -152,7 +154,7 @@ class Sweeps:
                 for shard, rows in zip(self._shards, users)
             ]
             again = cluster.task(
-                "wide_items", blocks.solve_items_again, problem, sums, self._few(shares), self._lam[ids], ids
+                "wide_items", blocks.solve_items_again, problem, self._few(shares), self._lam[ids], ids
             )
             patched[place] = cluster.task("patched", blocks.patched, items[place], again, places)
         if not patched:
@@ -171,45 +173,25 @@ class Sweeps:
             shares = [self._cluster.task("added", blocks.add_shares, group) for group in groups]
         return shares
 
-    def _record(self, users: list[blocks.Users], items: list[blocks.Items]) -> dict[str, Any]:
-        objective = float(np.concatenate([part.loss for part in items]).sum()) + sum(part.penalty for part in users)
+    def _record(self, items: list[blocks.Items]) -> dict[str, Any]:
+        loss, penalty = items[0].users
+        objective = float(np.concatenate([part.loss for part in items]).sum()) + penalty
         if not np.isfinite(objective):
             raise SolverError("the objective overflows; lower alpha, or scale the values")
-        return {"objective_users": sum(part.loss for part in users) + self._item_penalty, "objective": objective}
+        return {"objective_users": loss + self._item_penalty, "objective": objective}
 
     # ---- what outlives the workers ----------------------------------------------------------------------------------
 
     def copy(self) -> None:
         """Let the driver keep the items."""
+        V, before = self._blocks(self._V), self._blocks(self._before)
+        self._go_back(Kept(self._sweeps, V, before, self._item_penalty))
 
-        kept = [(blocks.items_of, V) for V in self._blocks()]
-        self._kept = Kept(self._sweeps, kept, [(blocks.same, users) for users in self._users], self._item_penalty)
-        self._V = self._tasks("items_again", kept)
-
-    def _blocks(self) -> list[np.ndarray]:
-        """The blocks of V."""
+    def _blocks(self, items: list[Any]) -> np.ndarray:
+        """Their factors."""
         cluster = self._cluster
-        return [items.V for items in self._surviving(lambda: cluster.gather(cluster.groups(self._V, heed=False)[0]))]
-
-    def write(self) -> None:
-        """Let the workers write the users and items to files, and have them read again from there."""
-
-        def written() -> None:
-            width, pairs = self._problem.factors + self._problem.biases, zip(self._paths(), [*self._users, *self._V])
-            tasks = self._tasks("write", [(folder.write, path, part, width) for path, part in pairs])
-            self._cluster.groups(tasks, heed=False)
-
-        self._surviving(written)
-        self.restore(self.parts(), self._sweeps)
-
-    def _paths(self) -> list[str]:
-        """Of the files of the shards of users, then of the blocks of items, after the present sweep."""
-        counts = {"users": len(self._sources), "items": len(self._ranges)}
-        return [
-            folder.place(self._folder, self._sweeps, noun, number)
-            for noun, count in counts.items()
-            for number in range(count)
-        ]
+        found = self._surviving(lambda: cluster.gather(cluster.groups(items, heed=False)[0]))
+        return np.concatenate([part.V for part in found])
 
     def fingerprint(self) -> str:
         """Of the whole matrix, as it is cut."""
@@ -219,32 +201,21 @@ class Sweeps:
         return [self._cluster.task(name, function, shard) for shard in self._shards]
 
     def parts(self) -> dict[str, np.ndarray]:
-        """What `checkpoint` keeps of the state besides the files."""
-        return {"item_penalty": np.array([self._item_penalty])}
+        """What a checkpoint keeps of the state."""
+        if self._kept.sweeps != self._sweeps:
+            self.copy()
+        return {"V": self._kept.V, "before": self._kept.before, "item_penalty": np.array([self._kept.penalty])}
 
     def restore(self, parts: dict[str, np.ndarray], sweeps: int) -> None:
-        """Go on from the files of that sweep."""
-        self._sweeps, problem = sweeps, self._problem
-        width, dtype = problem.factors + problem.biases, problem.X.dtype
-        sizes = [*self._rows, *(hi - lo for lo, hi in self._ranges)]
-        reads = [(path, (size, problem.columns), width, dtype) for path, size in zip(self._paths(), sizes)]
-        users, items = reads[: len(self._rows)], reads[len(self._rows) :]
-        self._go_back(
-            Kept(
-                sweeps,
-                [(folder.read_items, *asked) for asked in items],
-                [(folder.read_users, *asked) for asked in users],
-                float(parts["item_penalty"][0]),
-            )
-        )
-
-    def _tasks(self, name: str, sources: list[Source]) -> list[Any]:
-        return [self._cluster.task(name, *source) for source in sources]
+        """Go on from these."""
+        self._go_back(Kept(sweeps, parts["V"], parts["before"], float(parts["item_penalty"][0])))
 
     def _go_back(self, kept: Kept) -> None:
-        self._kept = kept
-        self._sweeps, self._item_penalty = kept.sweeps, kept.penalty
-        self._V, self._users = self._tasks("items_again", kept.items), self._tasks("users_again", kept.users)
+        self._kept, self._sweeps, self._item_penalty = kept, kept.sweeps, kept.penalty
+        self._V, self._before = (
+            [self._cluster.task("items_again", blocks.items_of, V[lo:hi]) for lo, hi in self._ranges]
+            for V in (kept.V, kept.before)
+        )
 
     # ---- the result -------------------------------------------------------------------------------------------------
 
@@ -254,9 +225,9 @@ class Sweeps:
         """What there is, in the canonical basis; the user factors are brought here, or written to a file."""
         if self._failed:
             raise self._failed
-        problem, cluster = self._problem, self._cluster
+        problem = self._problem
         k, biases = problem.factors, problem.biases
-        V = np.concatenate(self._blocks())
+        V = self._blocks(self._V)
         items, basis = canonical_items(np.ascontiguousarray(V[:, :k]), self._threads)
         users, user_bias = self._surviving(lambda: self._rotated_users(basis.astype(V.dtype), users_to))
         return Factors(
@@ -273,7 +244,7 @@ class Sweeps:
     def _rotated_users(self, basis: np.ndarray, path: str | None) -> tuple[np.ndarray, np.ndarray]:
         """U times the basis, in a file with ``path``, and the biases."""
         cluster, k, biases = self._cluster, self._problem.factors, self._problem.biases
-        if not self._users:
+        if not self._sweeps:
             rows = np.zeros((sum(self._rows), k + 1), basis.dtype) if self._start is None else self._start
             return rows[:, :k] @ basis, rows[:, -1].copy()
         if path:
@@ -282,7 +253,7 @@ class Sweeps:
         firsts = itertools.accumulate(self._rows, initial=0)
         tasks = [
             cluster.task("rows", blocks.rotated_rows, part, shared, biases, path, first)
-            for part, first in zip(self._users, firsts)
+            for part, first in zip(self._users(self._before), firsts)
         ]
         parts = cluster.gather(cluster.groups(tasks, heed=False)[0])
         users = np.load(path, mmap_mode="r") if path else np.concatenate([part[0] for part in parts])
