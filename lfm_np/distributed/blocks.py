@@ -196,7 +196,8 @@ def rotated_rows(
 
 def items_of(V: np.ndarray) -> Items:
     """Items that were not solved just now."""
-    return Items(V, np.empty(0, np.int64), *np.zeros((3, len(V))), (0.0, 0.0))
+    loss, energy, penalty = np.zeros((3, len(V)))
+    return Items(V, np.empty(0, np.int64), loss, energy, penalty, (0.0, 0.0))
 
 
 def share_of(problem: Problem, shard: Shard, users: Users, items: tuple[int, int], mean: float, threads: int) -> Share:
@@ -241,7 +242,7 @@ def _share(
 
 def add_shares(shares: list[Share]) -> Share:
     """Their sum in the order given, carried in float64."""
-    A, b, energy = total = [aligned(part.shape, part.dtype) for part in shares[0][:3]]
+    A, b, energy = total = [aligned(part.shape, part.dtype) for part in (shares[0].A, shares[0].b, shares[0].energy)]
     step = max(1, ADDED // max(1, A.shape[1]))
     for lo in range(0, len(b), step):
         rows = slice(lo, lo + step)
@@ -336,7 +337,8 @@ def _solve(problem: Problem, shares: list[Share], lam: np.ndarray, threads: int)
     """The items from the sum of their shares, and the status of each."""
     rows, dtype, ld, users = len(shares[0].b), shares[0].b.dtype, problem.columns, _users(shares)
     status, sums = np.empty(rows, np.uint8), (sum(part.loss for part in users), sum(part.penalty for part in users))
-    items = Items(aligned((rows, ld), dtype), np.empty(0, np.int64), *np.empty((3, rows)), sums)
+    loss, energy, penalty = np.empty((3, rows))
+    items = Items(aligned((rows, ld), dtype), np.empty(0, np.int64), loss, energy, penalty, sums)
     G, limit = frozen(_padded_gram(problem, users, dtype)), PIVOT_LOSS / float(np.finfo(dtype).eps)
     step = max(8, int(TASK_NS / primal_cost(np.zeros(1), ld)[0]) // 8 * 8)
 
