@@ -3,6 +3,7 @@
 import os
 import signal
 
+from distributed_runs import client, eager, limit, tall, warm  # noqa: F401
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.too_slow])

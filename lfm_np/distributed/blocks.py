@@ -264,7 +264,7 @@ def _summed(shares: list[Share], rows: slice) -> tuple[np.ndarray, np.ndarray, n
             added += part[rows]
         return added.astype(parts[0].dtype, copy=False)
 
-    A, b, energy = (total([share[field] for share in shares]) for field in range(3))
+    A, b, energy = (total([getattr(share, name) for share in shares]) for name in ("A", "b", "energy"))
     return A, b, energy
 
 

@@ -1,0 +1,101 @@
+"""distributed.from_parquet: files of users as they are, files split by user, and what the driver sees."""
+
+import importlib
+import itertools
+import tracemalloc
+
+import numpy as np
+import pytest
+from als_problems import scores, start
+from distributed_runs import Eager, parquet_module, same_bits
+from optional import require
+
+import lfm_np
+
+pytestmark = pytest.mark.usefixtures("limit")
+
+
+def write_parquet(folder, files):
+    pa, pq = require("pyarrow"), importlib.import_module("pyarrow.parquet")
+    folder.mkdir()
+    for number, columns in enumerate(files):
+        pq.write_table(pa.table(columns), folder / f"{number}.parquet")
+    return folder
+
+
+def records(m=60, n=20, cells=500, seed=0):
+    """Unsorted, with repeated pairs; string ids whose order is not that of the numbers."""
+    rng = np.random.default_rng(seed)
+    users = np.array([f"u{number}" for number in rng.integers(0, m, cells)], object)
+    items = np.array([f"i{number}" for number in rng.integers(0, n, cells)], object)
+    return users, items, rng.integers(1, 4, cells).astype(float)
+
+
+ASKED = {"factors": 4, "iterations": 3, "regularization": 0.1, "dtype": np.float64}
+
+
+def test_reads_files_of_users_as_they_are(eager, tmp_path, monkeypatch):
+    """By ranges of users, the files in no order and one of them empty; equal to all in one matrix."""
+    monkeypatch.setattr(parquet_module(), "check_client", lambda client: client)
+    monkeypatch.setattr(parquet_module(), "Cluster", Eager)
+    users, items, values = records()
+    cuts = ["u40", "u1", "u9", "u55"]
+    group = np.searchsorted(sorted(cuts), users.astype(str), side="right")
+    order = [3, 0, 4, 2, 1]
+    files = [{"u": users[group == g], "i": items[group == g], "x": values[group == g]} for g in order]
+    files.append({"u": users[:0].astype(str), "i": items[:0].astype(str), "x": values[:0]})
+    folder = write_parquet(tmp_path / "in", files)
+    data = lfm_np.distributed.from_parquet(folder, user="u", item="i", value="x", shards=3)
+    whole = lfm_np.Interactions.from_arrays(users.astype(str), items.astype(str), values)
+    assert data.users().tolist() == whole.users.tolist()
+    assert data.items.tolist() == whole.items.tolist()
+    assert len(data.rows) == 3
+    there = eager(data, init=start(whole.matrix, 4), **ASKED)
+    here = lfm_np.als(whole, init=start(whole.matrix, 4), **ASKED)
+    np.testing.assert_allclose(scores(there), scores(here), rtol=0, atol=1e-11)
+    assert there.history[-1]["objective"] == pytest.approx(here.history[-1]["objective"], rel=1e-12)
+
+
+def test_splits_files_by_user_first(client, tmp_path):
+    """A user's records are in several files, and a bucket or two may stay empty."""
+    users, items, values = records()
+    parts = np.array_split(np.arange(len(users)), 3)
+    folder = write_parquet(tmp_path / "in", [{"user": users[p], "item": items[p], "x": values[p]} for p in parts])
+    with pytest.raises(ValueError, match=r"users of .* may be in .* too .*give staging="):
+        lfm_np.distributed.from_parquet(folder, client=client)
+    asked = {"client": client, "value": "x", "shards": 4}
+    data = lfm_np.distributed.from_parquet(folder, staging=tmp_path / "split", **asked)
+    whole = lfm_np.Interactions.from_arrays(users.astype(str), items.astype(str), values)
+    ids = data.users(client)
+    rows = whole.rows_of(ids.astype(str))
+    assert sorted(rows.tolist()) == list(range(60))
+    init = start(whole.matrix, 4)
+    there = lfm_np.distributed.als(data, client=client, init=(init[0][rows], init[1]), **ASKED)
+    here = lfm_np.als(whole, init=init, **ASKED)
+    np.testing.assert_allclose(scores(there), scores(here)[rows], rtol=0, atol=1e-11)
+    path = tmp_path / "users.npy"
+    kept = lfm_np.distributed.als(data, client=client, init=(init[0][rows], init[1]), users_to=path, **ASKED)
+    same_bits(kept, there)
+    assert (np.load(path) == there.user_factors).all()
+    with pytest.raises(ValueError, match=r"staging must be an empty folder, got .*split, which holds bucket"):
+        lfm_np.distributed.from_parquet(folder, staging=tmp_path / "split", **asked)
+    with pytest.raises(ValueError, match=r"shards must be None or 4, those of source, got 5"):
+        lfm_np.distributed.als(data, client=client, shards=5)
+
+
+def test_the_driver_never_holds_the_records(client, tmp_path):
+    """Its peak is far below the records' own size, and it neither reads nor receives them, nor the users."""
+    rng = np.random.default_rng(0)
+    m, cells = 100_000, 400_000
+    users = np.sort(rng.integers(0, m, cells))
+    files = [{"user": part, "item": rng.integers(0, 100, len(part))} for part in np.array_split(users, 4)]
+    for one, other in itertools.pairwise(files):
+        one["user"][one["user"] == other["user"][0]] -= 1
+    folder = write_parquet(tmp_path / "in", files)
+    tracemalloc.start()
+    data = lfm_np.distributed.from_parquet(folder, client=client, shards=4)
+    factors = lfm_np.distributed.als(data, client=client, factors=16, iterations=2, users_to=tmp_path / "users.npy")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert factors.shape[0] > 0.9 * m
+    assert peak < factors.user_factors.nbytes / 2 < 16 * cells
