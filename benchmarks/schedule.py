@@ -27,7 +27,7 @@ from lfm_np import row_plan
 from lfm_np.kernels.jit import Pool
 
 THREADS = (1, 2, 4, 8, 16, 32, 64)
-SIZES = ("138000,27000,8e6,64", "138000,27000,8e6,128", "1000000,100000,4e7,64")
+SIZES = ("138000,27000,8e6,64", "138000,27000,8e6,128", "1000000,100000,4e7,64", "1000000,100000,4e7,128")
 SWEEPS = 3
 
 
@@ -78,7 +78,8 @@ def measure(X: sp.csr_array, factors: int) -> Sweep:
         lfm_np.als(X, iterations=SWEEPS + 1, callback=note, **asked)
     finally:
         module.Pool = Pool  # type: ignore[attr-defined]
-    phases = [np.min(blocks, axis=0) for blocks in zip(*sweeps[1:])]
+    # the losses that are summed again, a phase of their own, may be those of other rows in another sweep
+    phases = [np.min([b for b in blocks if len(b) == len(blocks[-1])], axis=0) for blocks in zip(*sweeps[1:])]
     return Sweep(phases, min(serial[1:]))
 
 
