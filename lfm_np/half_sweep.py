@@ -23,6 +23,7 @@ from lfm_np.validation import frozen
 
 GRAM_BYTES = 8 << 20  # memory of the partial sums of a Gram matrix
 RETRY_BYTES = 32 << 20  # memory of a chunk of rows that are solved again in float64
+LOSS_CELLS = 1 << 14  # cells of a block that sums their loss
 PIVOT_LOSS = 1e-5  # a pivot may lose digits until eps · loss reaches this; such rows are solved again in float64
 
 
@@ -274,14 +275,15 @@ def _run_blocks(
 def _loss_of_cells(
     side: Side, fixed: Fixed, weights: Weights, shift: np.ndarray, X: np.ndarray, marked: np.ndarray, pool: Pool
 ) -> float:
-    """Σ c(p − s)² − α₀s² over the cells of the ``marked`` heavy rows, a segment a block."""
-    cells = [segment for segment in side.heavy.cells if marked[segment[0]]]
+    """Σ c(p − s)² − α₀s² over the cells of the ``marked`` heavy rows, LOSS_CELLS a block."""
+    rows, indptr = side.heavy.rows[marked > 0], side.csr[0]
+    cells = [(u, start, indptr[u + 1]) for u in rows for start in range(indptr[u], indptr[u + 1], LOSS_CELLS)]
     losses = np.empty(len(cells))
 
     def work(part: int, worker: int) -> None:
-        place, start, stop = cells[part]
-        row = side.heavy.rows[place]
-        losses[part] = als_primal.segment_loss(side.csr, fixed.Y, tuple(weights), shift, start, stop, X, row)
+        u, start, end = cells[part]
+        place = start, min(start + LOSS_CELLS, end), X, u
+        losses[part] = als_primal.segment_loss(side.csr, fixed.Y, tuple(weights), shift, *place)
 
     pool.run(work, len(cells))
     return float(losses.sum())
