@@ -23,6 +23,7 @@ from lfm_np.stored import StoredMatrix
 from lfm_np.stored.files import fixed_mean
 from lfm_np.stored.sides import StoredSide, stored_sides
 from lfm_np.sweeps import Callback, check_loop, run_sweeps, sigint_noted
+from lfm_np.transposing import transposed
 from lfm_np.validation import (
     check_choice,
     check_init,
@@ -236,7 +237,7 @@ class _State:
             (self._users, self._items), mean = stored_sides(problem, solver, pool.num_threads), X.mean
             self._empty = X.factor_matrix
         else:
-            (self._users, self._items), mean = _sides(problem, solver, pool.num_threads), fixed_mean(X.data)
+            (self._users, self._items), mean = _sides(problem, solver, pool), fixed_mean(X.data)
             self._empty = aligned
         self._mean = mean if problem.biases else 0.0
         self._U, self._next_U = (self._empty((X.shape[0], problem.columns), X.dtype) for _ in range(2))
@@ -335,12 +336,12 @@ class _State:
         )
 
 
-def _sides(problem: Problem, solver: str, num_threads: int) -> tuple[Side, Side]:
+def _sides(problem: Problem, solver: str, pool: Pool) -> tuple[Side, Side]:
     """The rows and the columns."""
     X = problem.X
-    refuse_what_cannot_fit("als", X, factors=problem.factors, biases=problem.biases, num_threads=num_threads)
+    refuse_what_cannot_fit("als", X, factors=problem.factors, biases=problem.biases, num_threads=pool.num_threads)
     X = narrow(X)
-    users, items = (_side(problem, csr, csr.shape[1], solver) for csr in (X, narrow(X.T.tocsr())))
+    users, items = (_side(problem, csr, csr.shape[1], solver) for csr in (X, transposed(X, pool)))
     return users, replace(items, noun="column")
 
 

@@ -14,3 +14,21 @@ def scatter(keys, following, major, minor, values, out_major, out_minor, out_val
         out_major[to] = major[cell]
         out_minor[to] = minor[cell]
         out_values[to] = values[cell]
+
+
+@jit
+def count_columns(indices, start, stop, counts):
+    """counts[j] += the cells start … stop − 1 of column j."""
+    for cell in range(start, stop):
+        counts[indices[cell]] += 1
+
+
+@jit
+def scatter_rows(indptr, indices, data, lo, hi, following, out_rows, out_data):
+    """Move the cells of the rows lo … hi − 1 to the places of their columns: `scatter` with the column as the key."""
+    for row in range(lo, hi):
+        for cell in range(indptr[row], indptr[row + 1]):
+            to = following[indices[cell]]
+            following[indices[cell]] = to + 1
+            out_rows[to] = row
+            out_data[to] = data[cell]
