@@ -1,7 +1,8 @@
 """The ALS kernels alone: GFLOP/s beside sgemm, and the cost model beside measured rows.
 
-    python -m benchmarks.als_kernels            # three tables
-    python -m benchmarks.als_kernels --fit      # also fit the model's constants (lfm_np/row_plan.py)
+    python -m benchmarks.als_kernels                # three tables
+    python -m benchmarks.als_kernels --fit          # also fit the model's constants (lfm_np/row_plan.py)
+    python -m benchmarks.als_kernels --largest 128  # no k beyond
 
 One thread, float32. A useful flop counts one triangle only: n·k·(k + 1) for a Gram matrix of n rows, n³/3 for a
 Cholesky factorisation.
@@ -25,13 +26,14 @@ from lfm_np.row_plan import Weights
 from lfm_np.validation import frozen
 
 F = np.float32
+LIMIT = 0.3  # seconds
 
 
-def best(function, *args, repeats=15, limit=0.3):
-    """Seconds of the fastest of several calls, after one that compiles; no further one after ``limit`` seconds."""
+def best(function, *args, repeats=15):
+    """Seconds of the fastest of several calls, after one that compiles; no further one after LIMIT."""
     function(*args)
     times = []
-    while len(times) < repeats and sum(times) < limit:
+    while len(times) < repeats and sum(times) < LIMIT:
         start = time.perf_counter()
         function(*args)
         times.append(time.perf_counter() - start)
@@ -113,10 +115,10 @@ def seconds_per_row(kind, n, k, others=20_000):
     return best(kernel, *arguments, *ends) / rows
 
 
-def model_table():
+def model_table(largest):
     """Measured and predicted nanoseconds a row, and what the model's choice costs over the better one."""
     table = []
-    for k in (32, 64, 128, 256):
+    for k in (k for k in (32, 64, 128, 256) if k <= largest):
         for share in (0.05, 0.125, 0.25, 0.5, 0.75, 1.0, 1.25, 2.0):
             n = max(1, round(share * k))
             dual, primal = (1e9 * seconds_per_row(kind, n, k) for kind in ("dual", "primal"))
@@ -124,10 +126,10 @@ def model_table():
     return table
 
 
-def step_table():
+def step_table(largest):
     """Measured nanoseconds a row of the exact solution and of the steps."""
     table = []
-    for k in (64, 128, 256, 512, 1024, 2048):
+    for k in (k for k in (64, 128, 256, 512, 1024, 2048) if k <= largest):
         for n in (8, 24, 64, 256, 1024):
             exact = "dual" if row_plan.dual_cost(np.array(n), k) < row_plan.primal_cost(np.array(n), k) else "primal"
             table.append((k, n, exact, *(1e9 * seconds_per_row(kind, n, k) for kind in (exact, "cg", "subspace"))))
@@ -147,15 +149,19 @@ def fit(table):
 
 
 def main():
+    global LIMIT
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--fit", action="store_true")
+    parser.add_argument("--largest", type=int, default=2048, help="k of the tables")
+    parser.add_argument("--seconds", type=float, default=LIMIT, help="for each measurement")
     asked = parser.parse_args()
+    LIMIT = asked.seconds
     print("| kernel | size | GFLOP/s | of sgemm |\n| --- | --- | --- | --- |")
     peak = None
     for kernel, size, rate in gflops():
         peak = peak or rate
         print(f"| {kernel} | {size} | {rate:.1f} | {rate / peak:.0%} |")
-    table = model_table()
+    table = model_table(asked.largest)
     print("\n| k | cells | dual ns | primal ns | dual model | primal model | chosen | regret |\n" + "| --- " * 8 + "|")
     for k, n, dual, primal in table:
         models = [float(cost(np.array(n), k)) for cost in (row_plan.dual_cost, row_plan.primal_cost)]
@@ -165,7 +171,7 @@ def main():
             f"| {k} | {n} | {dual:.0f} | {primal:.0f} | {models[0]:.0f} | {models[1]:.0f} | {chosen} | {regret:.0%} |"
         )
     print("\n| k | cells | exact | ns | cg ns | model | subspace ns | model |\n" + "| --- " * 8 + "|")
-    for k, n, exact, exact_ns, *measured in step_table():
+    for k, n, exact, exact_ns, *measured in step_table(asked.largest):
         models = [float(cost(np.array(n), k)) for cost in row_plan.STEP_COSTS.values()]
         print(
             f"| {k} | {n} | {exact} | {exact_ns:.0f} | "

@@ -63,23 +63,23 @@ def row_points(k: int, cells: int, kind: str) -> Point:
     return Point(f"{kind}, {cells} cells, k {k}", flops / ((cells + 1) * k * BYTES), flops / seconds / 1e9)
 
 
-def sgd_point(k: int) -> Point:
+def sgd_point(k: int, cells: int) -> Point:
     """A BPR step with its draw: three rows read and written, two products, six multiply-adds a factor."""
-    X = lfm_np.datasets.planted(30_000, ITEMS, 1_000_000, random_state=0).matrix
+    X = lfm_np.datasets.planted(30_000, ITEMS, cells, random_state=0).matrix
     history = lfm_np.sgd(X, lfm_np.losses.BPR(), factors=k, epochs=3, num_threads=1, random_state=0).history
     seconds = min(record["seconds"] for record in history) / X.nnz
     flops = 16 * k
     return Point(f"BPR step, k {k}", flops / (6 * k * BYTES), flops / seconds / 1e9)
 
 
-def measure() -> tuple[dict[str, float], list[Point]]:
+def measure(cells: int) -> tuple[dict[str, float], list[Point]]:
     """Roofs (GFLOP/s of sgemm, GB/s of a stream and of gathered rows) and the kernels."""
     peak = next(iter(als_kernels.gflops()))[2]
     roofs = {"sgemm": peak, "stream": stream(), "gather": gather(64)}
     shapes = [("dual", 3, 64), ("dual", 16, 64), ("dual", 48, 64), ("dual", 64, 128)]
     shapes += [("primal", 128, 64), ("primal", 1024, 64), ("primal", 256, 128), ("primal", 1024, 128)]
     points = [row_points(k, cells, kind) for kind, cells, k in shapes]
-    return roofs, [*points, *(sgd_point(k) for k in (16, 64, 128))]
+    return roofs, [*points, *(sgd_point(k, cells) for k in (16, 64, 128))]
 
 
 def draw(roofs: dict[str, float], points: list[Point], path: Path) -> None:
@@ -108,8 +108,9 @@ def draw(roofs: dict[str, float], points: list[Point], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=None, help="picture (SVG or PNG)")
+    parser.add_argument("--cells", type=int, default=1_000_000, help="of the matrix for SGD")
     asked = parser.parse_args()
-    roofs, points = measure()
+    roofs, points = measure(asked.cells)
     shown = ", ".join(f"{name} {roof:.1f}" for name, roof in roofs.items())
     print(f"roofs in GFLOP/s, GB/s, GB/s: {shown}")
     print("| kernel | flops a byte | GFLOP/s | of its roof |\n| --- | --- | --- | --- |")

@@ -1,7 +1,7 @@
 """Parameters of `sgd` chosen on a validation split of the training data alone.
 
     LFM_NP_DATA=folder python -m benchmarks.sgd_search ml1m [FAMILY …]
-    LFM_NP_DATA=folder python -m benchmarks.sgd_search ncf BPR SampledSoftmax --points 12
+    LFM_NP_DATA=folder python -m benchmarks.sgd_search ncf BPR SampledSoftmax --trials 12
     LFM_NP_DATA=folder python -m benchmarks.sgd_search ratings
 
 Tasks: ``ml1m``, MovieLens-1M as clicks, a fifth of each user's cells set aside for the test and a tenth of the rest for

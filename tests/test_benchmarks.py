@@ -8,7 +8,7 @@ import pytest
 from optional import require
 
 import lfm_np
-from benchmarks import datasets, equivalence, large_index, report, runner, solvers
+from benchmarks import datasets, equivalence, report, runner, solvers
 from benchmarks.__main__ import main
 from benchmarks.tasks import make_task
 
@@ -111,8 +111,3 @@ def test_a_half_step_with_the_rule_of_spark():
     for row, weights in zip(found, equivalence.ALPHA * X.toarray().astype(float)):
         A = V.T @ V + (V.T * weights) @ V + equivalence.LAMBDA * np.count_nonzero(weights) * np.eye(3)
         np.testing.assert_allclose(row, np.linalg.solve(A, V.T @ (weights + (weights > 0))), rtol=0, atol=1e-12)
-
-
-def test_a_small_large_fit(capsys):
-    large_index.main(["--cells", "20000", "--copies", "3"])
-    assert "all copies are alike" in capsys.readouterr().out

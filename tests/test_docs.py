@@ -3,10 +3,7 @@
 import importlib.util
 import os
 import re
-import runpy
-import shlex
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -141,70 +138,6 @@ def test_no_command_hides_from_the_runner():
             assert block.language != "text" or not re.match(r"(\$ |python |pip |lfm-np )", block.code), where
             shown += [where] * block.note.startswith("not run")
     assert len(shown) <= 6, shown
-
-
-COMMAND = re.compile(r"`((?:[A-Z_]+=\S+ )*(?:python|pip|lfm-np|ruff|mypy|sphinx-build) [^`]+)`")
-IN_CI = {  # how commands start that are steps of .ci/run or run by another test, the file, and what it must hold
-    "python -m pytest": (".ci/run", "python -m pytest"),
-    "NUMBA_": (".ci/run", "python -m pytest -q -m small"),
-    "pip install": (".ci/run", "pip install"),
-    "ruff format . && ruff check .": (".ci/run", "ruff format --check .\nruff check .\n"),
-    "sphinx-build": (".ci/run", "sphinx-build -W"),
-    "python tests/fuzz/guided.py": ("tests/test_fuzz.py", '"guided.py"'),
-}
-
-
-def shown_commands():
-    """Commands within sentences and tables, and those of blocks that are not run."""
-    found = {}
-    for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
-        for block in run_page.blocks(page):
-            if block.note.startswith("not run"):
-                found |= {line.partition(" #")[0].strip(): page.name for line in block.code.splitlines()}
-        prose = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-        found |= {" ".join(command.split()): page.name for command in COMMAND.findall(prose)}
-    return found
-
-
-def asked_for_help(command, monkeypatch, capfd):
-    """Run ``command --help`` in this process; its options must be in the answer."""
-    words = [word for word in shlex.split(command) if not re.match("[A-Z_]+=", word)]
-    words = ["python", "-m", "lfm_np", *words[1:]] if words[0] == "lfm-np" else words
-    assert words[0] == "python", command
-    arguments = words[3:] if words[1] == "-m" else words[2:]
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(sys, "argv", [words[1], *(word for word in arguments[:1] if word[0] != "-"), "--help"])
-    for module in (words[2], f"{words[2]}.__main__") if words[1] == "-m" else ():
-        monkeypatch.delitem(sys.modules, module, raising=False)  # runpy warns of what another test imported
-    run = partial(runpy.run_module, words[2]) if words[1] == "-m" else partial(runpy.run_path, str(ROOT / words[1]))
-    with pytest.raises(SystemExit) as left:
-        run(run_name="__main__")
-    said = capfd.readouterr().out
-    assert not left.value.code, command
-    assert "usage" in said.lower(), command
-    for option in re.findall(r"(?<= )--?[a-z][\w-]*", " ".join(["", *arguments])):
-        assert re.search(rf"{option}\b", said), f"{command}: no {option} in its help"
-
-
-@pytest.mark.parametrize("command", sorted(shown_commands()))
-def test_a_command_that_is_only_shown_exists(command, monkeypatch, capfd):
-    for start, (where, step) in IN_CI.items():
-        if command.startswith(start):
-            assert step in (ROOT / where).read_text(encoding="utf-8")
-            for path in re.findall(r"\btests/\S+\.py", command):
-                assert (ROOT / path).exists(), command
-            return
-    if "lfm_np" in command or command.startswith("lfm-np"):
-        require("typer")
-    asked_for_help(command, monkeypatch, capfd)
-
-
-def test_a_command_that_does_not_exist_would_be_seen(monkeypatch, capfd):
-    assert len(shown_commands()) > 20
-    with pytest.raises(AssertionError, match="no --fctors in its help"):
-        asked_for_help("python -m benchmarks run --fctors 64", monkeypatch, capfd)
-    with pytest.raises(ImportError):
-        asked_for_help("python -m benchmarks.sgd_sped", monkeypatch, capfd)
 
 
 @pytest.mark.small
