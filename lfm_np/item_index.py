@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from lfm_np.kernels.codes import LARGEST_K, MIDDLE, TERMS, encode
 from lfm_np.kernels.scores import PANEL, Model
+from lfm_np.kernels.simd import has_dot_bytes
 from lfm_np.kernels.topk import CELL, SPARSE, Index, row_norms, sketch
 from lfm_np.validation import read_only
 
@@ -14,13 +16,17 @@ TYPICAL_RANK = 40  # the threshold of a search for ten, when thirty better ones 
 DIRECTIONS = (6, 14, 30)  # lengths of a sketch that are tried; two more fill whole vectors
 
 
-def build_index(model: Model, candidates: np.ndarray, d: int | None = None) -> Index:
-    """Order the candidate items by how high they can score, and sketch them in ``d`` directions (None: as it pays)."""
-    d = worthwhile_directions(model, candidates) if d is None else d
+def build_index(model: Model, candidates: np.ndarray, d: int | None = None, coded: bool | None = None) -> Index:
+    """Order the candidate items by how high they can score, and encode them or sketch them in ``d`` directions.
+
+    None: as it pays.
+    """
+    if coded is None:
+        coded = d is None and worthwhile_codes(model, candidates)
+    d = 0 if coded else worthwhile_directions(model, candidates) if d is None else d
     V, bias = model.item_factors, model.item_bias
-    n, k = V.shape
     directions, residual = leading_directions(V, candidates, d)
-    slack = rounding_slack(V.dtype, k, d, residual)
+    slack = rounding_slack(V.dtype, V.shape[1], d, residual)
     candidates, slack, directions = read_only(candidates, slack, directions)
     norms = np.empty(len(candidates))
     row_norms(V, candidates, slack, norms)
@@ -30,18 +36,40 @@ def build_index(model: Model, candidates: np.ndarray, d: int | None = None) -> I
     promise = pivot * norms + highest
     by_promise = np.argsort(-promise, kind="stable")
     (order,) = read_only(candidates[by_promise])
-    position = np.full(n, len(order), np.int64)
+    position = np.full(len(V), len(order), np.int64)
     position[order] = np.arange(len(order))
     step = PANEL * CELL
     bounds = np.column_stack([suffix_maximum(a[by_promise], step) for a in (norms, highest, promise)])
-    panels = -(-len(order) // PANEL)
-    rows = np.full((panels * PANEL if d else 0, d + 2), np.nan, V.dtype)
-    if d:
+    screens = make_screens(V, order, highest[by_promise], directions, slack, coded)
+    position, bounds, *screens = read_only(position, bounds, *screens)
+    return Index(order, position, bounds, pivot, slack, directions, *screens)
+
+
+def make_screens(
+    V: np.ndarray, order: np.ndarray, highest: np.ndarray, directions: np.ndarray, slack: np.ndarray, coded: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """``sketches`` and ``codes`` of an index; ``highest``: the items' biases, in the order, with their slack."""
+    k, d = directions.shape
+    padded = -(-len(order) // PANEL) * PANEL
+    rows = np.full((padded if d or coded else 0, TERMS if coded else d + 2), np.nan, V.dtype)
+    codes = np.zeros((padded if coded else 0, 4 * -(-k // 4)), np.int8)
+    if coded:
+        encode(V, order, slack, codes, rows[: len(order)])
+        codes ^= np.int8(-MIDDLE)  # unsigned
+    elif d:
         sketch(V, order, directions, slack, rows[: len(order)])
-        rows[: len(order), -1] = np.nextafter(highest[by_promise].astype(V.dtype), np.inf)
-    sketches = rows.reshape(-1, PANEL, d + 2).swapaxes(1, 2)
-    position, bounds, sketches = read_only(position, bounds, sketches)
-    return Index(order, position, bounds, pivot, slack, directions, sketches)
+    if len(rows):
+        rows[: len(order), -1] = np.nextafter(highest.astype(V.dtype), np.inf)
+    sketches, packed = (
+        a.reshape(len(a) // PANEL, PANEL, a.shape[1]).swapaxes(1, 2) for a in (rows, codes.view(np.int32))
+    )
+    return sketches, packed
+
+
+def worthwhile_codes(model: Model, candidates: np.ndarray) -> bool:
+    """Whether products of bytes are cheap here and the search is long enough to gain."""
+    k = model.item_factors.shape[1]
+    return has_dot_bytes() and 16 <= k <= LARGEST_K and len(candidates) >= 16 * PANEL
 
 
 def suffix_maximum(values: np.ndarray, step: int) -> np.ndarray:
@@ -60,9 +88,9 @@ def rounding_slack(dtype: np.dtype, k: int, d: int, residual: float) -> np.ndarr
 
     With unit roundoff e, a chain of j operations on terms x_i is within γ_j Σ|x_i| of the exact sum, γ_j = je/(1 − je)
     (Higham 2002, §3.1), and Σ|x_i| ≤ ‖u‖‖v‖ + |b|. A score has at most k + 2 roundings a term, a sketch product
-    d + 2 and two per coordinate; twice their sum leaves room for the second order and for float64's part: the
-    coordinates' own rounding, and directions that are orthonormal only up to ``residual``. The absolute part covers
-    products that underflow.
+    d + 2 and two per coordinate, a bound by codes eight, of terms a quarter larger; twice their sum leaves room for
+    the second order and for float64's part: the coordinates' own rounding, and directions that are orthonormal only up
+    to ``residual``. The absolute part covers products that underflow.
     """
     unit = float(np.finfo(dtype).eps) / 2
     double = float(np.finfo(np.float64).eps)

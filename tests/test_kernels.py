@@ -1,5 +1,6 @@
 """The SIMD type and the micro-kernels against NumPy; marked small so that the NumPy twins are held to the same."""
 
+import numba
 import numpy as np
 import pytest
 
@@ -66,6 +67,26 @@ def _sums(source, out):
     a, b = simd.load(source, 0, width), simd.load(source, 16, width)
     c, d = simd.load(source, 32, width), simd.load(source, 48, width)
     simd.store(out, 0, simd.sums8(a, b, c, d, a, c, b, d))
+
+
+def dot_bytes(total, a, b, out):
+    """Integer i of ``total`` plus its four products, as a float of out's type."""
+    sums = simd.dot_bytes(simd.load(total, 0, 16), simd.load(a, 0, 16), simd.load(b, 0, 16))
+    simd.store(out, 0, simd.integers_as(sums, simd.load(out, 0, 16)))
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_dot_bytes_equals_numpy(native, monkeypatch):
+    if not native:
+        monkeypatch.setattr(simd, "has_dot_bytes", lambda: False)  # what other processors get
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 256, 64).astype(np.uint8), rng.integers(-128, 128, 64).astype(np.int8)
+    a[:8], b[:4], b[4:8] = 255, -128, 127
+    total, out = rng.integers(-(10**6), 10**6, 16).astype(np.int32), np.zeros(16)
+    run = dot_bytes if simd.JIT_DISABLED else numba.njit(dot_bytes)
+    run(total, a.view(np.int32), b.view(np.int32), out)
+    products = a.astype(np.int64) * b
+    np.testing.assert_array_equal(out, total + products.reshape(16, 4).sum(axis=1))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

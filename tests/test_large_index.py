@@ -193,8 +193,8 @@ def test_initial_factors():
 # ---- ranking --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("d", [0, 14])
-def test_best_items(d):
+@pytest.mark.parametrize("screen", [{"d": 0}, {"d": 14}, {"coded": True}])
+def test_best_items(screen):
     rng, k, N = np.random.default_rng(0), 64, 10
     U, V = rng.normal(size=(30, k)).astype(np.float32), rng.normal(size=(1100, k)).astype(np.float32)
     V *= (0.8 ** np.arange(k)).astype(np.float32)
@@ -204,7 +204,7 @@ def test_best_items(d):
     lists = []
     for m, n, start in ((0, 0, 0), (users, items, BIG)):
         model = Model(*read_only(behind(m, U), behind(n, V), behind(m, constants), behind(n, bias)))
-        index = build_index(model, n + np.arange(1100), d)
+        index = build_index(model, n + np.arange(1100), **screen)
         rows = behind(start, seen.indices.astype(np.int32) + np.int32(n))
         nobody, some = np.empty(0, np.int64), m + np.arange(30)
         forbidden = topk.Forbidden(*read_only(np.arange(30), seen.indptr.astype(np.int64) + start, rows, nobody))

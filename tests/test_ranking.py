@@ -11,8 +11,9 @@ from strategies_ranking import factor_models
 
 from lfm_np import Factors, Interactions, ranking, sgd
 from lfm_np.item_index import build_index, worthwhile_directions
-from lfm_np.kernels import topk
+from lfm_np.kernels import codes, topk
 from lfm_np.kernels.scores import PANEL
+from lfm_np.kernels.simd import has_dot_bytes
 from lfm_np.losses import Squared
 
 
@@ -103,13 +104,13 @@ def test_recommend_equals_brute_force(problem, threads):
         assert_same(result, brute_force(factors, users, N, forbidden))
 
 
-@examples(300)
-@given(problem=problems(), directions=st.integers(1, 20))
-def test_sketches_change_nothing(problem, directions):
+@examples(500)
+@given(problem=problems(), directions=st.integers(1, 20), coded=st.booleans())
+def test_sketches_and_codes_change_nothing(problem, directions, coded):
     factors, users, N, _, _, _ = problem
     users = np.array(users, np.int64)
     d = min(directions, factors.user_factors.shape[1])
-    index = build_index(factors._model, np.arange(factors.shape[1]), d)
+    index = build_index(factors._model, np.arange(factors.shape[1]), d, coded)
     nothing = np.zeros(len(users), np.int64), np.zeros(2, np.int64), np.empty(0, np.int32)
     result = ranking.best(factors._model, index, users, N, nothing, np.empty(0, np.int64), 1)
     if len(users):
@@ -123,7 +124,7 @@ def test_bounds_are_bounds(model, directions):
     U, V, biases = model
     biases.pop("user_bias", None), biases.pop("global_bias", None)  # added to both sides
     factors, (m, n) = Factors(U, V, **biases), (len(U), len(V))
-    index = build_index(factors._model, np.arange(n), min(directions, U.shape[1]))
+    index = build_index(factors._model, np.arange(n), min(directions, U.shape[1]), coded=False)
     norms = np.empty(m)
     topk.row_norms(factors.user_factors, np.arange(m), index.slack, norms)
     scores = np.array([factors.scores(u, index.order) for u in range(m)]).astype(np.float64)
@@ -137,6 +138,39 @@ def test_bounds_are_bounds(model, directions):
         theirs = index.sketches.swapaxes(1, 2).reshape(-1, ours.shape[1])[:n].astype(np.float64)
         rounding = len(ours[0]) * np.finfo(U.dtype).eps / 2 * (np.abs(ours.astype(np.float64)) @ np.abs(theirs).T)
         assert np.all(scores <= ours.astype(np.float64) @ theirs.T - rounding)
+
+
+@examples(300)
+@given(model=factor_models(items=200))
+def test_bounds_of_codes_are_bounds(model):
+    """No score as computed is above the bound by bytes, whose sums are those of NumPy."""
+    U, V, biases = model
+    biases.pop("user_bias", None), biases.pop("global_bias", None)  # added to both sides
+    factors, (m, n) = Factors(U, V, **biases), (len(U), len(V))
+    index = build_index(factors._model, np.arange(n), coded=True)
+    size = index.codes.shape[1]
+    items = np.vstack(index.codes.swapaxes(1, 2))[:n].copy().view(np.uint8).astype(np.int64)
+    terms = np.vstack(index.sketches.swapaxes(1, 2))[:n].astype(np.float64)
+    packed, ours = np.empty((m, 1 + size), np.int32), np.ones((m, codes.TERMS), U.dtype)
+    codes.encode_users(factors.user_factors, np.arange(m), index.slack, packed, ours)
+    sums = packed[:, 1:].copy().view(np.int8).astype(np.int64) @ items.T + packed[:, :1]
+    parts = sums * (ours[:, :1] * terms[:, 0]), ours[:, 1:2] * terms[:, 1], terms[:, 2]
+    rounding = 4 * np.finfo(U.dtype).eps / 2 * sum(np.abs(part) for part in parts) + np.finfo(U.dtype).tiny
+    scores = np.array([factors.scores(u, index.order) for u in range(m)]).astype(np.float64)
+    assert np.all(scores <= sum(parts) - rounding)
+    assert np.abs(sums).max(initial=0) <= 127 * 127 * U.shape[1]
+
+
+@pytest.mark.parametrize("exponent", [-36, -20, 20, 36])
+def test_codes_of_extreme_ranges(exponent):
+    """A scale times a sum would leave the range of float32, or vanish."""
+    factors = large_model("flat", m=40, n=600)
+    size = np.float32(10.0**exponent)
+    scaled = Factors(factors.user_factors * size, factors.item_factors / size)
+    index = build_index(scaled._model, np.arange(600), coded=True)
+    nothing = np.zeros(40, np.int64), np.zeros(2, np.int64), np.empty(0, np.int32)
+    result = ranking.best(scaled._model, index, np.arange(40), 7, nothing, np.empty(0, np.int64), 1)
+    assert_same(result, brute_force(scaled, range(40), 7, [set()] * 40))
 
 
 def large_model(kind, dtype=np.float32, m=700, n=5000, k=40):
@@ -155,13 +189,13 @@ def large_model(kind, dtype=np.float32, m=700, n=5000, k=40):
 
 
 @pytest.mark.parametrize("kind", ["decaying", "flat", "tied", "biased"])
-@pytest.mark.parametrize("d", [0, 14])
-def test_many_users_and_items(kind, d):
+@pytest.mark.parametrize("screen", [{"d": 0}, {"d": 14}, {"coded": True}])
+def test_many_users_and_items(kind, screen):
     factors = large_model(kind)
     m, n = factors.shape
     seen = sp.csr_array(np.random.default_rng(5).random((m, n)) < 0.02)
     users, exclude = np.arange(m), np.arange(0, n, 3)
-    index = build_index(factors._model, np.arange(n), d)
+    index = build_index(factors._model, np.arange(n), **screen)
     rows = users, seen.indptr.astype(np.int64), seen.indices
     results = [ranking.best(factors._model, index, users, 20, rows, exclude, threads) for threads in (1, 2, 3, 7)]
     for other in results[1:]:
@@ -186,22 +220,37 @@ def test_sketches_are_made_where_the_spectrum_is_steep():
     rng = np.random.default_rng(6)
     scale = np.arange(1, 41.0) ** -1.5
     U, V = rng.normal(size=(300, 40)) * scale, rng.normal(size=(3000, 40)) * scale
-    steep = Factors(U.astype(np.float32), V.astype(np.float32))
-    assert steep._index.directions.shape[1] > 0
-    assert large_model("flat")._index.directions.shape[1] == 0
+    steep, everything = Factors(U.astype(np.float32), V.astype(np.float32)), np.arange(3000)
+    assert build_index(steep._model, everything, coded=False).directions.shape[1] > 0
+    assert build_index(large_model("flat")._model, everything, coded=False).directions.shape[1] == 0
     assert worthwhile_directions(steep._model, np.arange(100)) == 0  # too few items to be worth the look
     assert_same(steep.recommend(np.arange(20), N=7), brute_force(steep, range(20), 7, [set()] * 20))
 
 
+@pytest.mark.parametrize("kind", ["decaying", "flat"])
+def test_codes_let_few_items_pass(kind):
+    """The guard that they prune, and that they are made where the processor multiplies bytes."""
+    factors = large_model(kind, k=64)
+    assert bool(len(factors._index.codes)) == has_dot_bytes()
+    index = build_index(factors._model, np.arange(factors.shape[1]), coded=True)
+    margins = np.outer(np.ones(50), index.sketches[:, 1].ravel()[: factors.shape[1]])
+    ours = np.ones((50, codes.TERMS), np.float32)
+    packed = np.empty((50, 1 + index.codes.shape[1]), np.int32)
+    codes.encode_users(factors.user_factors, np.arange(50), index.slack, packed, ours)
+    scores = factors.user_factors[:50] @ factors.item_factors[index.order].T
+    passing = scores + 2 * margins * ours[:, 1:2] >= np.sort(scores, axis=1)[:, -10, None]
+    assert passing.mean() < 2 * 10 / 5000 * (1.5 if kind == "flat" else 1)
+
+
 @pytest.mark.small
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("d", [0, 3])
-def test_small_problems_with_and_without_the_jit(dtype, d):
+@pytest.mark.parametrize("screen", [{"d": 0}, {"d": 3}, {"coded": True}])
+def test_small_problems_with_and_without_the_jit(dtype, screen):
     rng = np.random.default_rng(2)
     factors = Factors(
         rng.normal(size=(5, 9)).astype(dtype), rng.normal(size=(40, 9)).astype(dtype), item_bias=rng.normal(size=40)
     )
-    index = build_index(factors._model, np.arange(40), d)
+    index = build_index(factors._model, np.arange(40), **screen)
     seen = np.arange(5), np.arange(0, 20, 3), np.tile([1, 4, 6], 5).astype(np.int32)
     result = ranking.best(factors._model, index, np.arange(5), 6, seen, np.array([0]), 1)
     assert_same(result, brute_force(factors, range(5), 6, [{0, 1, 4, 6}] * 5))

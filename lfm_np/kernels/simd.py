@@ -14,6 +14,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic, models, register_model
 
 from lfm_np.kernels.jit import JIT_DISABLED
@@ -258,6 +259,43 @@ def at_least(typingctx, a, b):  # type: ignore[no-untyped-def]
     return types.int64(a, b), codegen
 
 
+def has_dot_bytes() -> bool:
+    """Whether `dot_bytes` is one instruction here."""
+    return not JIT_DISABLED and "+avx512vnni" in cpu_target.target_context.codegen().magic_tuple()[2]
+
+
+def _byte(builder: Any, value: Any, byte: int, extend: Any) -> Any:
+    """Byte ``byte`` of every int32."""
+    shift = ir.Constant(value.type, [_I32(8 * byte)] * value.type.count)
+    bytes_ = ir.VectorType(ir.IntType(8), value.type.count)
+    return extend(builder.trunc(builder.lshr(value, shift), bytes_), value.type)
+
+
+@intrinsic
+def dot_bytes(typingctx, total, a, b):  # type: ignore[no-untyped-def]
+    """total + Σ a_j b_j over the four bytes of every int32; those of a are unsigned, those of b signed. 16 lanes."""
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        if has_dot_bytes():
+            vector = args[0].type
+            signature = ir.FunctionType(vector, [vector] * 3)
+            function = cgutils.get_or_insert_function(builder.module, signature, "llvm.x86.avx512.vpdpbusd.512")
+            return builder.call(function, args)
+        result = args[0]
+        for byte in range(4):
+            factors = _byte(builder, args[1], byte, builder.zext), _byte(builder, args[2], byte, builder.sext)
+            result = builder.add(result, builder.mul(*factors))
+        return result
+
+    return total(total, a, b), codegen
+
+
+@intrinsic
+def integers_as(typingctx, a, like):  # type: ignore[no-untyped-def]
+    """The int32 of ``a`` as floats of the type of ``like``."""
+    return like(a, like), lambda context, builder, sig, args: builder.sitofp(args[0], args[1].type)
+
+
 @intrinsic
 def lowest_bit(typingctx, mask):  # type: ignore[no-untyped-def]
     """Position of the lowest set bit of an int64 that is not zero."""
@@ -338,6 +376,12 @@ if JIT_DISABLED:  # the twin: the same names on NumPy arrays, so that kernels ru
 
     def at_least(a, b):  # type: ignore[no-untyped-def]
         return np.int64(sum(int(x >= y) << i for i, (x, y) in enumerate(zip(a, b))))
+
+    def dot_bytes(total, a, b):  # type: ignore[no-untyped-def]
+        return total + (a.view(np.uint8).astype(np.int32) * b.view(np.int8)).reshape(-1, 4).sum(axis=1, dtype=np.int32)
+
+    def integers_as(a, like):  # type: ignore[no-untyped-def]
+        return a.astype(like.dtype)
 
     def lowest_bit(mask):  # type: ignore[no-untyped-def]
         return (int(mask) & -int(mask)).bit_length() - 1

@@ -1,9 +1,10 @@
 """The N best items of each user, exactly, without scoring every item.
 
 Most items are never scored. They are sorted by falling ‖v‖ (plus bias), so that a bound on everything that is left,
-against the N-th best score so far, ends a user's search. Where it pays, each row of U and V also has a *sketch*: its
-coordinates in a few orthonormal directions and the norm of the rest, inflated by a rounding margin, so that the inner
-product of two sketches bounds the score as computed; items whose sketches fail are not scored.
+against the N-th best score so far, ends a user's search. Of the others, each has a cheap bound of its own: where the
+processor multiplies bytes, by *codes* (see lfm_np.kernels.codes); elsewhere, if it pays, by *sketches*: the
+coordinates of each row of U and V in a few orthonormal directions and the norm of the rest, inflated by a rounding
+margin, so that the inner product of two sketches bounds the score as computed. Only items that pass are scored.
 
 Blocks of users meet cells of `CELL` panels of items; lanes beyond the last item hold NaN, which passes no comparison.
 """
@@ -14,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lfm_np.kernels.codes import TERMS, code_bounds, encode_users
 from lfm_np.kernels.heap import push, sort_best_first
 from lfm_np.kernels.jit import exact_inlined as inlined
 from lfm_np.kernels.jit import exact_jit as jit
@@ -34,7 +36,8 @@ class Index(NamedTuple):
     pivot: float  # a typical user norm
     slack: np.ndarray  # (3,) float64: relative and absolute rounding margin of a product; relative one of a sum
     directions: np.ndarray  # (k, d) float64, orthonormal columns; d = 0: no sketches
-    sketches: np.ndarray  # (panels, d + 2, PANEL)
+    sketches: np.ndarray  # (panels, d + 2, PANEL); with codes their terms, (panels, TERMS, PANEL)
+    codes: np.ndarray  # (panels, ⌈k / 4⌉, PANEL) int32: bytes of the items, see `codes`; none: no panels
 
 
 class Forbidden(NamedTuple):
@@ -51,7 +54,8 @@ class Search(NamedTuple):
 
     users: np.ndarray  # (count + 1,) user ids
     norms: np.ndarray  # (count + 1,) float64
-    sketches: np.ndarray  # (count + 1, d + 2)
+    sketches: np.ndarray  # (count + 1, d + 2), with codes (count + 1, TERMS)
+    codes: np.ndarray  # (count + 1, 1 + ⌈k / 4⌉)
     bits: np.ndarray  # (count + 1, panels up to WINDOW) uint16: forbidden lanes
     scores: np.ndarray  # (count, N) heaps
     ids: np.ndarray  # (count, N)
@@ -237,14 +241,18 @@ def dense_cell(model, search, live, first, last, panels, hits):
 
 
 @jit
-def sketch_panel(index, search, live, p, hits, count, room):
-    """Append the pairs whose sketches pass to the hits and return their number; −1 when there is no room."""
+def promising(index, search, live, p, hits, count, room):
+    """Append the pairs whose sketches or codes pass to the hits and return their number; −1 when there is no room."""
     S, bits, cut, live_users, sketches = search.sketches, search.bits, search.cut, search.live, index.sketches
+    codes, panels, coded = search.codes, index.codes, len(index.codes) > 0
     who, places = hits.who, hits.places
     D = S.shape[1]
     for a in range(0, live, TILE):
         t0, t1, t2, t3 = live_users[a], live_users[a + 1], live_users[a + 2], live_users[a + 3]
-        s = chains(S, t0 * D, t1 * D, t2 * D, t3 * D, sketches, p * D * PANEL, 0, 1, D)
+        if coded:
+            s = code_bounds(codes, S, t0, t1, t2, t3, panels, sketches, p)
+        else:
+            s = chains(S, t0 * D, t1 * D, t2 * D, t3 * D, sketches, p * D * PANEL, 0, 1, D)
         mask = allowed(pass_mask(s, cut, t0, t1, t2, t3), bits, t0, t1, t2, t3, p)
         while mask != 0:
             if count == room:
@@ -259,11 +267,11 @@ def sketch_panel(index, search, live, p, hits, count, room):
 
 @jit
 def sparse_cell(model, index, search, live, first, last, hits, pairs):
-    """Score what passes the sketches of some panels; the number of hits, or −1 if a dense cell is cheaper."""
+    """Score what passes the sketches or codes of some panels; the number of hits, or −1 if a dense cell is cheaper."""
     room = live * (last - first) * PANEL // SPARSE
     count = 0
     for p in range(first, last):
-        count = sketch_panel(index, search, live, p, hits, count, room)
+        count = promising(index, search, live, p, hits, count, room)
         if count < 0:
             return -1
     users, order = search.users, index.order
@@ -290,13 +298,18 @@ def start_search(model, index, forbidden, users, scores, ids):
     norms = np.empty(count + 1, np.float64)
     row_norms(model.user_factors, everyone, index.slack, norms)
     d = index.directions.shape[1]
-    sketches = np.ones((count + 1, d + 2), dtype)
-    if d > 0:
+    coded = len(index.codes) > 0
+    sketches = np.ones((count + 1, TERMS if coded else d + 2), dtype)
+    codes = np.empty((count + 1, index.codes.shape[1] + 1), np.int32)
+    if coded:
+        encode_users(model.user_factors, everyone, index.slack, codes, sketches)
+    elif d > 0:
         sketch(model.user_factors, everyone, index.directions, index.slack, sketches)
     search = Search(
         everyone,
         norms,
         sketches,
+        codes,
         np.zeros((count + 1, min(panels, WINDOW)), np.uint16),
         scores,
         ids,
@@ -335,7 +348,7 @@ def best_items(model, index, forbidden, users, scores, ids):
             next_trust = min(2 * next_trust + 1, 7) if live == before else 0
             trust = next_trust
         first, last = cell * CELL, min((cell + 1) * CELL, end)
-        if wait == 0 and index.directions.shape[1] > 0:
+        if wait == 0 and len(index.sketches) > 0:
             count = sparse_cell(model, index, search, live, first, last, hits, pairs)
             if count >= 0:
                 settle(model, index, forbidden, search, hits, count)
