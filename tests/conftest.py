@@ -3,6 +3,7 @@
 import os
 import signal
 
+from cli_runs import cli_folder, typer  # noqa: F401
 from distributed_runs import client, eager, limit, tall, warm  # noqa: F401
 from hypothesis import HealthCheck, settings
 
