@@ -46,6 +46,7 @@ SMALL = {  # how commands start, what is written after them, what they need
     "python -m benchmarks.als_kernels": ("--largest 64 --seconds 0.001", ""),
     "python -m benchmarks.ann": ("--users 50 --factors 4", "usearch faiss"),
     "python -m benchmarks.distributed": ("--factors 4 --sweeps 2 --repeats 1 --workers 1", "distributed"),
+    "python -m benchmarks.fold_in": ("--factors 4 --seconds 0.01", ""),
     "python -m benchmarks.interrupt": (
         "--rows 20000 --columns 2000 --cells 400000 --factors 32 --trials 1 --until 0.01 als",
         "",
