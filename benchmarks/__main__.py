@@ -23,6 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--factors", nargs="+", type=int, default=[64])
     run.add_argument("--threads", nargs="+", type=int, default=[2])
     run.add_argument("--iterations", type=int, default=5)
+    run.add_argument("--alpha", type=float, default=10.0, help="of als; `python -m benchmarks.als_tuning` finds one")
+    run.add_argument("--regularization", type=float, default=None, help="by default that of the task")
     run.add_argument("--judge", choices=("every", "last", "never"), default="every")
     run.add_argument("--device", default="cpu", help="for the torch solvers")
     run.add_argument("--limit", type=float, default=300.0, help="seconds of training after which a solver stops")
@@ -47,11 +49,14 @@ def _list(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     chosen = options.solvers or [name for name, entry in solvers.entries().items() if entry.task == options.task]
+    model = {"alpha": options.alpha, "device": options.device}
+    if options.regularization is not None:
+        model["regularization"] = options.regularization
     with options.output.open("a") as file:
         for dataset in options.datasets:
             for factors in options.factors:
                 for threads in options.threads:
-                    task = make_task(options.task, factors=factors, threads=threads, device=options.device)
+                    task = make_task(options.task, factors=factors, threads=threads, **model)
                     for record in runner.compare(
                         chosen, dataset, task, iterations=options.iterations, judged=options.judge, limit=options.limit
                     ):

@@ -85,6 +85,9 @@ def markdown(records: list[Record]) -> str:
         on = "" if device == "cpu" else f", torch on {device}"
         parts.append(f"### {task}, {dataset}, k = {factors}, {threads} thread{'s' * (threads > 1)}{on}\n")
         parts.append(_table([row for row in rows if _run_of(row) == run]))
+        judged = [record for record in records if record["kind"] == "quality" and _run_of(record) == run]
+        if task == "als" and judged:
+            parts.append(time_to_quality(judged))
         skipped = [record for record in records if record["kind"] == "skipped" and _run_of(record) == run]
         parts += [f"Skipped: {record['solver']} ({record['reason']}).\n" for record in skipped]
     for record in [record for record in records if record["kind"] == "machine"][-1:]:
@@ -126,6 +129,39 @@ def _table(rows: list[Record]) -> str:
             ]
         )
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+
+
+# ---- time to quality ------------------------------------------------------------------------------------------------
+
+NEAR = {"objective": 1.001, "recall@20": 0.99}  # times the lowest objective, the highest recall, of anyone in the run
+
+
+def first_near(records: list[Record], measure: str) -> dict[str, Record]:
+    """Of every solver of a run the first quality record that is near the best of the run, if any."""
+    values = [record[measure] for record in records]
+    sign = 1 if NEAR[measure] < 1 else -1
+    target = NEAR[measure] * sign * max(sign * value for value in values)
+    found: dict[str, Record] = {}
+    for record in records:
+        if sign * (record[measure] - target) >= 0:
+            found.setdefault(record["solver"], record)
+    return found
+
+
+def time_to_quality(records: list[Record]) -> str:
+    """A table of one run of als: seconds until the objective and recall@20 are near the best of the run."""
+    near = {measure: first_near(records, measure) for measure in NEAR}
+    lines = [["solver", "objective within 0.1 %: s (sweeps)", "recall@20 within 1 %: s (sweeps)"], ["---"] * 3]
+    solvers = dict.fromkeys(record["solver"] for record in records)
+    for solver in sorted(solvers, key=lambda solver: near["objective"].get(solver, {"total": np.inf})["total"]):
+        cells = [near[measure].get(solver) for measure in NEAR]
+        lines.append([solver, *(f"{cell['total']:.3g} ({cell['iteration']})" if cell else "not" for cell in cells)])
+    best = min(records, key=lambda record: record["objective"])
+    before = [r for r in records if (r["solver"], r["iteration"]) == (best["solver"], best["iteration"] - 1)]
+    gain = f", whose last sweep gained {before[0]['objective'] / best['objective'] - 1:.1e}" if before else ""
+    recall = max(record["recall@20"] for record in records)
+    head = f"Lowest objective {best['objective']:.6g} ({best['solver']}{gain}), highest recall@20 {recall:.4f}."
+    return head + "\n\n" + "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
 
 # ---- plots ----------------------------------------------------------------------------------------------------------

@@ -104,7 +104,9 @@ def compare(
     dict
         ``kind``: "machine" once, "skipped" with a reason, "ready" (``warm_up``: import, JIT and a first iteration on a
         small matrix; ``resident_mb``: memory before the solver is made), "step" (``seconds`` by the library's own
-        clock where it has one, ``wall`` with everything; ``total``: wall so far; ``peak_mb``) and "quality".
+        clock where it has one, ``wall`` with everything; ``total`` so far: what prepares, the first iteration with
+        everything, later ones by the library's clock, since cmfrec's repeat what went before; ``peak_mb``) and
+        "quality".
     """
     common = {"dataset": dataset, "started": time.strftime("%Y-%m-%dT%H:%M:%S"), **as_dict(task)}
     common["task"] = common.pop("name")
@@ -133,15 +135,17 @@ def _rounds(
     workers: list[Worker], common: dict[str, Any], iterations: int, judged: str, limit: float
 ) -> Iterator[dict[str, Any]]:
     total = {worker.name: worker.ready["prepare"] for worker in workers}
+    spent = dict(total)
     active = list(workers)
     for iteration in range(1, iterations + 1):
         for worker in list(active):
             base = {"solver": worker.name, **common, "iteration": iteration}
             try:
                 step = worker.ask("step")
-                total[worker.name] += step["wall"]
+                total[worker.name] += step["wall" if iteration == 1 else "seconds"]
+                spent[worker.name] += step["wall"]
                 yield {"kind": "step", **base, **step, "total": total[worker.name]}
-                last = iteration == iterations or total[worker.name] > limit
+                last = iteration == iterations or spent[worker.name] > limit
                 if judged == "every" or (judged == "last" and last):
                     yield {"kind": "quality", **base, "total": total[worker.name], **worker.ask("judge")}
                 if last:

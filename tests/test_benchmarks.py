@@ -34,7 +34,25 @@ def test_a_run_end_to_end(records, tmp_path, capsys):
     table = capsys.readouterr().out
     assert "### als, small, k = 8, 1 thread\n" in table
     assert "| lfm_np | " in table
+    assert "| solver | objective within 0.1 %: s (sweeps) | " in table
     assert "numba" in table
+
+
+@pytest.mark.small
+def test_time_to_quality_is_that_of_the_first_record_near_the_best():
+    def curve(solver, *points):
+        return [
+            {"solver": solver, "iteration": i, "total": 10.0 * i, "objective": objective, "recall@20": recall}
+            for i, (objective, recall) in enumerate(points, 1)
+        ]
+
+    own = curve("a", (200.0, 0.30), (100.09, 0.20), (100.0, 0.29)) + curve("b", (100.2, 0.2971), (100.11, 0.1))
+    near = {measure: report.first_near(own, measure) for measure in report.NEAR}
+    assert {solver: record["iteration"] for solver, record in near["objective"].items()} == {"a": 2}
+    assert {solver: record["iteration"] for solver, record in near["recall@20"].items()} == {"a": 1, "b": 1}
+    table = report.time_to_quality(own)
+    assert "Lowest objective 100 (a, whose last sweep gained 9.0e-04), highest recall@20 0.3000." in table
+    assert table.index("| a | 20 (2) | 10 (1) |") < table.index("| b | not | 10 (1) |")
 
 
 def test_plots(records, tmp_path):
