@@ -30,13 +30,13 @@ LIMIT = 0.3  # seconds
 
 
 def best(function, *args, repeats=15):
-    """Seconds of the fastest of several calls, after one that compiles; no further one after LIMIT."""
+    """CPU seconds of the fastest of several calls, after one that compiles; no further one after LIMIT."""
     function(*args)
-    times = []
+    times: list[float] = []
     while len(times) < repeats and sum(times) < LIMIT:
-        start = time.perf_counter()
+        start = time.process_time()
         function(*args)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return min(times)
 
 
@@ -136,16 +136,19 @@ def step_table(largest):
     return table
 
 
-def fit(table):
-    """Constants of `row_plan.dual_cost` and `row_plan.primal_cost` by least squares on relative errors."""
+def fit(table, steps):
+    """Constants of the costs in `row_plan` by least squares on relative errors."""
     k, n, dual, primal = np.array(table).T
-    features = np.stack((np.ones_like(n), n * k, n * n, n * n * k, n**3)), np.stack((n * k, n * k * k, k * k, k**3))
-    for name, terms, target in (("dual", features[0], dual), ("primal", features[1], primal)):
-        constants, _ = scipy.optimize.nnls((terms / target).T, np.ones_like(target))
-        error = constants @ terms / target - 1
-        print(
-            f"{name}: constants {np.array2string(constants, precision=4)}; relative error up to {abs(error).max():.0%}"
-        )
+    fit_cost("dual", (np.ones_like(n), n * k, n * n, n * n * k, n**3), dual)
+    fit_cost("primal", (n * k, n * k * k, k * k, k**3), primal)
+    k, n, cg = np.array([(k, n, cg) for k, n, _, _, cg, _ in steps]).T
+    fit_cost("cg, a pass", (n, k, n * k), cg / (row_plan.CG_STEPS + 1.5))
+
+
+def fit_cost(name, terms, target):
+    constants, _ = scipy.optimize.nnls((np.stack(terms) / target).T, np.ones_like(target))
+    error = constants @ np.stack(terms) / target - 1
+    print(f"{name}: constants {np.array2string(constants, precision=4)}; relative error up to {abs(error).max():.0%}")
 
 
 def main():
@@ -171,7 +174,8 @@ def main():
             f"| {k} | {n} | {dual:.0f} | {primal:.0f} | {models[0]:.0f} | {models[1]:.0f} | {chosen} | {regret:.0%} |"
         )
     print("\n| k | cells | exact | ns | cg ns | model | subspace ns | model |\n" + "| --- " * 8 + "|")
-    for k, n, exact, exact_ns, *measured in step_table(asked.largest):
+    steps = step_table(asked.largest)
+    for k, n, exact, exact_ns, *measured in steps:
         models = [float(cost(np.array(n), k)) for cost in row_plan.STEP_COSTS.values()]
         print(
             f"| {k} | {n} | {exact} | {exact_ns:.0f} | "
@@ -179,7 +183,7 @@ def main():
             + " |"
         )
     if asked.fit:
-        fit(table)
+        fit(table, steps)
 
 
 if __name__ == "__main__":

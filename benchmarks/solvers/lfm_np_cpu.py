@@ -72,6 +72,7 @@ def sgd(train: sp.csr_array, task: Task) -> Fit:
 
 SOLVERS = {
     "lfm_np": Entry("als", als, "exact"),
+    "lfm_np-auto": Entry("als", partial(als, solver="auto"), "exact or CG, as the cost model says"),
     "lfm_np-cg": Entry("als", partial(als, solver="cg"), "inexact: 2 CG steps a row, or exact where that is cheaper"),
     "lfm_np-subspace": Entry("als", partial(als, solver="subspace"), "inexact: iALS++ by 64 factors, or exact"),
     "lfm_np-sgd": Entry("bpr", sgd, "verified negatives, deterministic"),
