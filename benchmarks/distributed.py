@@ -32,7 +32,7 @@ def compare(path: str, client: distributed.Client, workers: int, k: int, sweeps:
     there: list[float] = []
     starts: list[float] = []
     for _ in range(repeats):
-        one = lfm_np.als(X, num_threads=workers, **asked)
+        one = lfm_np.als(X, num_threads=workers, solver="exact", **asked)
         began = time.perf_counter()
         many = lfm_np.distributed.als(X, client=client, shards=workers, **asked)
         starts.append(time.perf_counter() - began - sum(record["seconds"] for record in many.history))

@@ -86,7 +86,7 @@ def measured(m: int, n: int, cells: int, k: int) -> dict[str, Any]:
 
 
 def fit(X: sp.csr_array, k: int, callback: Any) -> None:
-    asked = {"alpha": 10.0, "regularization": 0.1, "num_threads": 1, "random_state": 0}
+    asked = {"alpha": 10.0, "regularization": 0.1, "num_threads": 1, "random_state": 0, "solver": "exact"}
     lfm_np.als(X, factors=k, iterations=SWEEPS, callback=callback, **asked)
 
 

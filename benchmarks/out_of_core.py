@@ -139,7 +139,7 @@ def _fit(options: argparse.Namespace, X: Any) -> dict[str, Any]:
     import lfm_np
 
     asked = {"factors": options.factors, "iterations": options.iterations, "num_threads": options.threads}
-    factors = lfm_np.als(X, alpha=10.0, regularization=0.1, random_state=0, **asked)
+    factors = lfm_np.als(X, alpha=10.0, regularization=0.1, random_state=0, solver="exact", **asked)
     return {
         "iteration": round(min(record["seconds"] for record in factors.history), 3),
         "parts": sum(factors.params[side]["blocks"] for side in ("user_rows", "item_rows")),

@@ -75,7 +75,7 @@ def measure(X: sp.csr_array, factors: int) -> Sweep:
     try:
         note.started = time.thread_time()  # type: ignore[attr-defined]
         asked = {"factors": factors, "alpha": 10.0, "regularization": 0.1, "num_threads": 1, "random_state": 0}
-        lfm_np.als(X, iterations=SWEEPS + 1, callback=note, **asked)
+        lfm_np.als(X, iterations=SWEEPS + 1, callback=note, solver="exact", **asked)
     finally:
         module.Pool = Pool  # type: ignore[attr-defined]
     # the losses that are summed again, a phase of their own, may be those of other rows in another sweep

@@ -30,7 +30,13 @@ import threadpoolctl
 import lfm_np
 from lfm_np.item_index import build_index
 
-ALS = {"weighting": "ials", "regularization": 0.003, "unobserved_weight": 0.1, "regularization_exponent": 1.0}
+ALS = {
+    "weighting": "ials",
+    "regularization": 0.003,
+    "unobserved_weight": 0.1,
+    "regularization_exponent": 1.0,
+    "solver": "exact",
+}
 SWEEPS = 8
 BLOCK = 1024  # users of a block where a contender needs one; near each one's best here
 CACHE = 1 << 20  # bytes of scores that stay in a core's cache

@@ -22,6 +22,7 @@ def test_movielens_1m_leave_one_out():
             unobserved_weight=0.3,
             regularization_exponent=1.0,
             iterations=12,
+            solver="exact",
             random_state=seed,
         )
         values = lfm_np.evaluate(
