@@ -100,7 +100,8 @@ def als(
     solver : {"auto", "exact", "cg", "subspace"}
         "exact" solves every row's normal equations. "cg" takes two steps of preconditioned conjugate gradients from the
         row's old value, and "subspace" (iALS++ [4]_) solves for 64 factors after another, wherever that is cheaper than
-        the exact solution; the other rows are solved. "auto" is "exact". ``params`` tells how many rows took a step.
+        the exact solution; the other rows are solved. "auto" is "cg" for implicit feedback of 64 or more factors where
+        a sweep is estimated to cost less so, and else "exact". ``params`` tells which, and how many rows took a step.
     biases : bool
         With "ratings": fit x ≈ μ + b_u + b_i + u·v, μ the mean rating, each bias penalised like its row's factors.
     init : (U, V) or Factors, optional
@@ -190,7 +191,7 @@ def als(
     )
     loop = check_loop("iterations", iterations, tolerance, "objective", callback, progress, raise_on_interrupt)
     check_choice("solver", solver, SOLVERS)
-    solver = "exact" if solver == "auto" else solver
+    solver = problem.auto_solver() if solver == "auto" else solver
     threads = check_num_threads(num_threads)
     rng = check_random_state(run.random_state)
     start = check_init(init, problem.X.shape, problem.factors, biases, problem.X.dtype)
@@ -292,10 +293,11 @@ class _State:
             Y = spare
             Y[:, k] = 1
         fixed = prepare_fixed(side.rotate, Y, spare, problem.weights, k + problem.biases, self._pool)
-        if side.stepped:
-            X[:] = old
-            if fixed.basis is not None:
-                rotated(X, fixed.basis, X, self._pool)
+        stepped = side.stepped
+        if fixed.basis is not None:
+            rotated(old, fixed.basis, X, self._pool, only=stepped)
+        elif len(stepped):
+            X[stepped] = old[stepped]
         loss = penalty = 0.0
         for part in side.parts():
             own = X[part.first : part.first + part.rows]

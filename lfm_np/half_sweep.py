@@ -55,17 +55,18 @@ def gram_matrix(Y: np.ndarray, pool: Pool) -> np.ndarray:
     return upper + np.triu(upper, 1).T
 
 
-def rotated(Y: np.ndarray, Q: np.ndarray, out: np.ndarray, pool: Pool) -> np.ndarray:
-    """Write YQ to ``out`` (which may be Y) by blocks of rows."""
+def rotated(Y: np.ndarray, Q: np.ndarray, out: np.ndarray, pool: Pool, only: np.ndarray | None = None) -> np.ndarray:
+    """Write YQ to ``out`` (which may be Y) by blocks of rows, all or ``only`` some."""
     with np.errstate(under="ignore"):
         Q = Q.astype(Y.dtype)
     step = max(1, int(row_plan.SMALLEST_BLOCK / (row_plan.ROTATE_ROW * Q.size)))
 
     def work(block: int, worker: int) -> None:
         rows = slice(block * step, (block + 1) * step)
-        out[rows] = Y[rows] @ Q
+        own = rows if only is None else only[rows]
+        out[own] = Y[own] @ Q
 
-    pool.run(work, -(-len(Y) // step))
+    pool.run(work, -(-len(Y if only is None else only) // step))
     return out
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from lfm_np.row_plan import Weights, padded
+from lfm_np.row_plan import Weights, auto_solver, padded
 from lfm_np.stored import StoredMatrix
 from lfm_np.validation import (
     check_bool,
@@ -47,6 +47,15 @@ class Problem:
     def columns(self) -> int:
         """Columns of the factor matrices: the factors, the bias if any, and padding."""
         return padded(self.factors + self.biases)
+
+    def auto_solver(self) -> str:
+        """What solver="auto" stands for."""
+        X = self.X
+        if isinstance(X, StoredMatrix):
+            lengths = X.rows.lengths(), X.columns.lengths()
+        else:
+            lengths = np.diff(X.indptr), np.bincount(X.indices, minlength=X.shape[1])
+        return auto_solver(self.factors + self.biases, self.weights, *lengths)
 
     def transposed(self) -> Problem:
         """The same problem with the roles of rows and columns exchanged."""

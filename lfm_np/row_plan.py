@@ -21,14 +21,16 @@ from lfm_np.validation import frozen
 # Only their ratios matter: they decide which system a row takes and where blocks are cut.
 DUAL_ROW, DUAL_CELL, DUAL_SQUARE, DUAL_GRAM, DUAL_CUBE = 58.0, 0.32, 0.44, 0.0090, 0.0058
 PRIMAL_CELL, PRIMAL_GRAM, PRIMAL_SQUARE, PRIMAL_CUBE = 0.41, 0.0080, 0.47, 0.0027
+PRIMAL_FAR, NEAR_FACTORS = 0.0075, 256  # eight systems of more factors are beyond the second-level cache
 GRAM_ROW, ROTATE_ROW = 0.014, 0.032
-CG_CELL, CG_FACTOR, CG_PRODUCT = 2.3, 0.71, 0.097
+CG_CELL, CG_FACTOR, CG_PRODUCT = 0.55, 0.84, 0.122
 SUBSPACE_CELL, SUBSPACE_PRODUCT = 12.0, 0.12
 
 LONGEST_DUAL = 1.0  # cells of a row that takes the dual system, in units of k
 
 CG_STEPS = 2  # conjugate gradient steps a half-sweep
 WIDTH_OF_BLOCKS = 64  # factors that a step of "subspace" solves for at once
+FEWEST_FOR_STEPS, MARGIN = 64, 1.1  # of "auto": factors, and how much cheaper a sweep of steps must be
 
 BLOCKS = 256  # a row that costs more than so large a share of all is cut into segments of it
 FINE_BLOCKS = 1024  # about so many blocks of whole rows at most: they even out what 64 threads wait for each other
@@ -55,7 +57,8 @@ def dual_cost(n: np.ndarray, ld: int) -> np.ndarray:
 
 def primal_cost(n: np.ndarray, ld: int) -> np.ndarray:
     """Estimated ns of a row of ``n`` cells by its k × k system."""
-    return n * ld * (PRIMAL_CELL + PRIMAL_GRAM * ld) + ld * ld * (PRIMAL_SQUARE + PRIMAL_CUBE * ld)
+    far = PRIMAL_FAR * max(0, ld - NEAR_FACTORS)
+    return n * ld * (PRIMAL_CELL + PRIMAL_GRAM * ld) + ld * ld * (PRIMAL_SQUARE + PRIMAL_CUBE * ld + far)
 
 
 def cg_cost(n: np.ndarray, ld: int) -> np.ndarray:
@@ -135,17 +138,18 @@ class Side:
         return len(self.lam)
 
     @property
-    def stepped(self) -> int:
-        """How many rows take a step."""
-        return len(self.steps.order) + len(self.steps.heavy.rows)
+    def stepped(self) -> np.ndarray:
+        """The rows that take a step, ascending."""
+        return np.sort(np.concatenate((self.steps.order, self.steps.heavy.rows)))
 
     def summary(self) -> dict[str, int | bool]:
         """How many rows take which system or step, for ``Factors.params``."""
         dual = self.dual[-1][1] if self.dual else 0
         blocks = len(self.dual) + len(self.primal) + len(self.heavy.cells)
         blocks += len(self.steps.blocks) + len(self.steps.heavy.cells)
-        solved = {"dual": dual, "primal": self.rows - len(self.empty) - dual - self.stepped}
-        return solved | {"stepped": self.stepped, "empty": len(self.empty), "blocks": blocks, "rotated": self.rotate}
+        stepped = len(self.steps.order) + len(self.steps.heavy.rows)
+        solved = {"dual": dual, "primal": self.rows - len(self.empty) - dual - stepped}
+        return solved | {"stepped": stepped, "empty": len(self.empty), "blocks": blocks, "rotated": self.rotate}
 
 
 def padded(k: int) -> int:
@@ -161,6 +165,26 @@ class Scheme(NamedTuple):
     rotate: bool
     diagonal: bool  # whether G is, which the dual system and the steps need
     target: float  # ns; a row that is much heavier is cut into segments
+    cost: float  # ns of the half-sweep, with the Gram matrix and the rotations
+
+
+def auto_solver(k: int, weights: Weights, users: np.ndarray, items: np.ndarray) -> str:
+    """What solver="auto" stands for, given the cells of every row and of every column.
+
+    "cg" where its sweep is estimated to cost less by a margin: on implicit feedback a sweep of steps brings the
+    objective as far as one of solutions (`python -m benchmarks.als_choice`). Below 64 factors a sweep is cheap in any
+    case and stays exact.
+    """
+    if k < FEWEST_FOR_STEPS or not weights.a0:
+        return "exact"
+    exact, cg = (
+        sum(
+            choose_scheme(own, np.zeros(len(own), np.bool_), weights, k, len(other), solver).cost
+            for own, other in ((users, items), (items, users))
+        )
+        for solver in ("exact", "cg")
+    )
+    return "cg" if MARGIN * cg < exact else "exact"
 
 
 def plan_side(
@@ -183,17 +207,20 @@ def choose_scheme(
 ) -> Scheme:
     """The scheme of a side of rows of ``lengths`` cells, of which those marked ``negative`` have c < α₀ somewhere."""
     saved = cheapest = primal = 0.0
-    steps, ld = False, padded(k)
+    stepped, ld = 0, padded(k)
     for lo in range(0, len(lengths), ROWS_AT_ONCE):
         rows = slice(lo, lo + ROWS_AT_ONCE)
-        kind, cost = _kinds(lengths[rows], negative[rows], Scheme(k, solver, True, True, np.inf))
+        kind, cost = _kinds(lengths[rows], negative[rows], Scheme(k, solver, True, True, np.inf, np.nan))
         primal_ns = primal_cost(lengths[rows], ld)
         saved += float((primal_ns - cost)[kind == DUAL].sum())
         cheapest, primal = cheapest + float(cost.sum()), primal + float(primal_ns.sum())
-        steps = steps or bool((kind == STEPPED).any())
-    rotate = weights.a0 != 0 and (steps or saved > ROTATE_ROW * fixed_rows * ld * ld)
+        stepped += int(np.count_nonzero(kind == STEPPED))
+    rotate = weights.a0 != 0 and (stepped > 0 or saved > ROTATE_ROW * fixed_rows * ld * ld)
     diagonal = rotate or weights.a0 == 0
-    return Scheme(k, solver, rotate, diagonal, max(SMALLEST_BLOCK, (cheapest if diagonal else primal) / BLOCKS))
+    rows_ns = cheapest if diagonal else primal
+    turned = rotate * (fixed_rows + stepped)  # the old rows too, from which steps start
+    shared_ns = (GRAM_ROW * fixed_rows * (weights.a0 != 0) + ROTATE_ROW * turned) * ld * ld
+    return Scheme(k, solver, rotate, diagonal, max(SMALLEST_BLOCK, rows_ns / BLOCKS), rows_ns + shared_ns)
 
 
 def count_kinds(lengths: np.ndarray, negative: np.ndarray, scheme: Scheme) -> dict[str, int]:
@@ -204,6 +231,17 @@ def count_kinds(lengths: np.ndarray, negative: np.ndarray, scheme: Scheme) -> di
         count += np.bincount(_kinds(lengths[rows], negative[rows], scheme)[0] + 1, minlength=6)
     empty, dual, *others = count.tolist()
     return {"dual": dual, "primal": sum(others[:2]), "stepped": sum(others[2:]), "empty": empty}
+
+
+def stepped_rows(lengths: np.ndarray, negative: np.ndarray, scheme: Scheme) -> np.ndarray:
+    """The rows that take a step, ascending."""
+    found = [np.empty(0, np.int32)]
+    for lo in range(0, len(lengths), ROWS_AT_ONCE):
+        rows = slice(lo, lo + ROWS_AT_ONCE)
+        found.append(
+            (lo + np.flatnonzero(_kinds(lengths[rows], negative[rows], scheme)[0] >= STEPPED)).astype(np.int32)
+        )
+    return np.concatenate(found)
 
 
 def _kinds(lengths: np.ndarray, negative: np.ndarray, scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:

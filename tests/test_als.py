@@ -87,7 +87,9 @@ def test_float32_is_near_the_float64_oracle(k, weighting, alpha, values):
     U0, V0 = start(X, k)
     V0 *= 3
     a0 = 0.0 if weighting == "ratings" else 1.0
-    factors = fit(X, factors=k, init=(U0, V0), weighting=weighting, alpha=alpha, iterations=1, dtype=np.float32)
+    factors = fit(
+        X, factors=k, init=(U0, V0), weighting=weighting, alpha=alpha, iterations=1, solver="exact", dtype=np.float32
+    )
     U, V, _ = oracle.als(X, V0.astype(np.float32), weighting, alpha, a0, 0.1, 0.0, 1)
     exact = U @ V.T
     assert abs(scores(factors) - exact).max() <= 1e-3 * abs(exact).max()

@@ -32,7 +32,7 @@ def stepped(monkeypatch):
         if width:
             monkeypatch.setattr(row_plan, "WIDTH_OF_BLOCKS", width)
         if cut:
-            monkeypatch.setattr(row_plan, "SMALLEST_BLOCK", 1.0)
+            monkeypatch.setattr(row_plan, "SMALLEST_BLOCK", 0.5)
             monkeypatch.setattr(row_plan, "BLOCKS", 10**6)
 
     return patch
@@ -92,7 +92,7 @@ def test_steps_converge_to_where_exact_sweeps_do(stepped, solver, cut, k):
     """Started where exact sweeps end, a sweep of steps stays; started elsewhere, it gets there."""
     X = matrix(60, 45, seed=k)
     problem = {"factors": k, "regularization": 5.0, "random_state": 0}
-    best = fit(X, iterations=150, **problem).history[-1]["objective"]
+    best = fit(X, iterations=150, solver="exact", **problem).history[-1]["objective"]
     stepped(width=32, cut=cut)
     found = fit(X, solver=solver, iterations=150, **problem)
     assert found.history[-1]["objective"] == pytest.approx(best, rel=1e-6)
@@ -113,18 +113,61 @@ def test_a_step_beyond_the_exact_rows_costs_less_than_solving_them():
         assert found.history[-1]["objective"] == pytest.approx(exact.history[-1]["objective"], rel=5e-3)
 
 
-@pytest.mark.parametrize("solver", ["exact", "cg"])
-def test_many_factors(solver):
-    """k = 2048, beyond either size: the objective is that of the factors, and the exact one is that of the oracle."""
+@pytest.fixture(scope="module")
+def many():
+    """k = 2048, beyond either size: X, where to start, and the first sweep of the oracle."""
     X = matrix(6, 7, seed=3)
     init = start(X, 2048)
-    with row_plan.every_row_steps(width=64):
-        found = fit(X, factors=2048, init=init, solver=solver, iterations=1, unobserved_weight=0.5)
+    return X, init, oracle.als(X, init[1], "hu-koren", 1.0, 0.5, 0.1, 0.0, 1)
+
+
+def test_many_factors(many):
+    X, init, (U, V, history) = many
+    found = fit(X, factors=2048, init=init, solver="exact", iterations=1, unobserved_weight=0.5)
     assert lfm_np.objective(X, found) == pytest.approx(values(found)[-1], rel=1e-10)
-    if solver == "exact":
-        U, V, history = oracle.als(X, init[1], "hu-koren", 1.0, 0.5, 0.1, 0.0, 1)
-        np.testing.assert_allclose(scores(found), U @ V.T, rtol=0, atol=1e-8)
-        np.testing.assert_allclose(values(found), np.ravel(history), rtol=1e-9)
+    np.testing.assert_allclose(scores(found), U @ V.T, rtol=0, atol=1e-8)
+    np.testing.assert_allclose(values(found), np.ravel(history), rtol=1e-9)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_steps_of_many_factors(many, solver):
+    """At the solution a step stays, of which the users are; the items come nearer to theirs."""
+    X, (_, V), (U, _, history) = many
+    with row_plan.every_row_steps(width=64):
+        found = fit(X, factors=2048, init=(U, V), solver=solver, iterations=1, unobserved_weight=0.5)
+    assert found.params["user_rows"]["stepped"] == np.count_nonzero(np.diff(X.tocsr().indptr))
+    assert lfm_np.objective(X, found) == pytest.approx(values(found)[-1], rel=1e-10)
+    (users, items), (best_users, best_items) = values(found), np.ravel(history)
+    assert users == pytest.approx(best_users, rel=1e-9)
+    assert best_items < items < users
+
+
+# ---- the choice -----------------------------------------------------------------------------------------------------
+
+
+def test_auto_steps_where_that_costs_less():
+    """Long rows and many factors of implicit feedback; never below 64 factors, on ratings, or on short rows."""
+    rng = np.random.default_rng(0)
+    long, short = (sp.csr_array((rng.random((300, 250)) < density).astype(float)) for density in (0.5, 0.01))
+    chosen = {
+        (name, k, weighting): fit(X, factors=k, weighting=weighting, solver="auto", iterations=1).params["solver"]
+        for name, X in (("long", long), ("short", short))
+        for k, weighting in ((32, "hu-koren"), (64, "hu-koren"), (64, "ratings"))
+    }
+    assert [case for case, solver in chosen.items() if solver == "cg"] == [("long", 64, "hu-koren")]
+    assert set(chosen.values()) == {"cg", "exact"}
+    by_name, by_auto = (fit(long, factors=64, solver=solver, random_state=0) for solver in ("cg", "auto"))
+    np.testing.assert_array_equal(by_name.item_factors, by_auto.item_factors)
+
+
+def test_auto_counts_the_rotations_of_a_tall_side():
+    """Two long columns would rather take a step, but the users, of one cell each, would have to be rotated for it."""
+    users, items = np.ones(100_000, np.int64), np.array([50_000, 50_000])
+    weights = row_plan.Weights(0.0, 1.0, 1.0, 1.0, 1.0)
+    assert row_plan.cg_cost(items, 128).sum() < row_plan.primal_cost(items, 128).sum()
+    assert row_plan.auto_solver(128, weights, users, items) == "exact"
+    assert row_plan.auto_solver(128, weights, users[:2], items[:2] * 0 + 1) == "exact"
+    assert row_plan.auto_solver(128, weights, users[:1000] * 500, np.full(1000, 500)) == "cg"
 
 
 # ---- identities -----------------------------------------------------------------------------------------------------

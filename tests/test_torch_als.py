@@ -113,6 +113,21 @@ def test_the_same_rows_take_a_step(backend, solver):
     assert_same(here, there, 1e-8)
 
 
+@pytest.mark.parametrize("solver", STEPS)
+def test_steps_of_many_factors(backend, solver):
+    model = {"factors": 2048, "iterations": 1, "unobserved_weight": 0.0}  # no basis of 2048 has to be found
+    with row_plan.every_row_steps(width=64):
+        assert_same(*both(backend, matrix(6, 7, longest=6), solver=solver, **model))
+
+
+def test_auto_is_what_numba_takes(backend):
+    X = sp.csr_array((np.random.default_rng(0).random((200, 150)) < 0.5).astype(float))
+    for k, expected in ((32, "exact"), (64, "cg")):
+        here, there = both(backend, X, factors=k, iterations=1, regularization=5.0)
+        assert there.params["solver"] == here.params["solver"] == expected
+        assert_same(here, there)
+
+
 def test_the_table_changes_every_argument_of_the_model(backend):
     model = {
         "weighting",

@@ -86,7 +86,7 @@ def fit(
     weighting: Annotated[str | None, _of_model("als: hu-koren, ials, confidence or ratings.")] = None,
     unobserved_weight: Annotated[float | None, _of_model("als: weight of what is not there.")] = None,
     regularization_exponent: Annotated[float | None, _of_model("als: 1 scales λ with a row's size.")] = None,
-    solver: Annotated[str | None, _of_model("als: exact (auto), cg or subspace, for many factors.")] = None,
+    solver: Annotated[str | None, _of_model("als: auto, exact, or for many factors cg or subspace.")] = None,
     loss: Annotated[str | None, _of_model("sgd: BPR, WARP, Logistic, SampledSoftmax, Squared, …")] = None,
     negatives: Annotated[int | None, _of_model("sgd: drawn negatives of an interaction.")] = None,
     learning_rate: Annotated[float | None, _of_model("sgd: length of a step.")] = None,

@@ -76,6 +76,7 @@ def als(
         the workers. The factors are the same, bit for bit, for any number of workers, but a sum over shards rounds
         differently for another number of them.
     solver : {"auto", "exact"}
+        Both are the exact solver, for any number of factors; for `lfm_np.als`, "auto" may be "cg" from 64 factors on.
     num_threads : int
         Threads of one task. A worker runs as many tasks at once as it has threads.
     checkpoint : str or path, optional

@@ -112,6 +112,10 @@ class StoredCsr(NamedTuple):
         indices = NumberFile(file_of(folder, order, "indices"), np.dtype(np.int32), nnz)
         return cls(indptr, indices, NumberFile(file_of(folder, order, "data"), dtype, nnz), shape[1])
 
+    def lengths(self) -> np.ndarray:
+        """Cells of every row."""
+        return np.diff(self.indptr.read(0, self.indptr.length))
+
     def buffers(self, cells: int) -> tuple[np.ndarray, np.ndarray]:
         """Room for so many cells."""
         return np.empty(cells, self.indices.dtype), np.empty(cells, self.data.dtype)

@@ -88,8 +88,8 @@ class StoredSide:
         return self._scheme.rotate
 
     @property
-    def stepped(self) -> int:
-        return self._counts["stepped"]
+    def stepped(self) -> np.ndarray:
+        return row_plan.stepped_rows(np.diff(self._indptr), self._negative, self._scheme)
 
     def summary(self) -> dict[str, int | bool]:
         return self._counts | {"blocks": len(self._runs), "rotated": self.rotate}

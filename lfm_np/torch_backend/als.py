@@ -123,7 +123,7 @@ def als(
     )
     loop = check_loop("iterations", iterations, tolerance, "objective", callback, progress, raise_on_interrupt)
     check_choice("solver", solver, SOLVERS)
-    solver = "exact" if solver == "auto" else solver
+    solver = problem.auto_solver() if solver == "auto" else solver
     threads = check_num_threads(num_threads)
     rng = check_random_state(run.random_state)
     start = check_init(init, problem.X.shape, problem.factors, biases, problem.X.dtype)
