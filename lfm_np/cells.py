@@ -205,5 +205,6 @@ def encode(name: str, ids: Any, length: int | None = None) -> tuple[np.ndarray, 
             present = np.zeros(span, np.bool_)
             present[offset] = True
             return np.flatnonzero(present).astype(ids.dtype) + low, (np.cumsum(present) - 1)[offset]
-    distinct, codes = np.unique(ids, return_inverse=True)
+    with check.sorting(name):
+        distinct, codes = np.unique(ids, return_inverse=True)
     return distinct, codes

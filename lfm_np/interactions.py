@@ -294,9 +294,10 @@ class _Index(NamedTuple):
 
     @classmethod
     def of(cls, name: str, ids: np.ndarray) -> _Index:
-        if np.all(ids[1:] > ids[:-1]):  # as from records; a sort of strings takes long
-            return cls(name, ids, np.arange(len(ids)))
-        order = np.argsort(ids, kind="stable")
+        with check.sorting(name):
+            if np.all(ids[1:] > ids[:-1]):  # as from records; a sort of strings takes long
+                return cls(name, ids, np.arange(len(ids)))
+            order = np.argsort(ids, kind="stable")
         ids = ids[order]
         same = ids[1:] == ids[:-1]
         if same.any():
@@ -304,21 +305,22 @@ class _Index(NamedTuple):
         return cls(name, ids, order)
 
     def find(self, wanted: Any, missing: int | None) -> np.ndarray:
-        wanted = np.atleast_1d(check.as_array(self.name, wanted))
+        wanted = np.atleast_1d(check.as_ids(self.name, wanted))
         if wanted.size == 0:
             return np.zeros(wanted.shape, np.int64)
         kinds = {"u": "i", "b": "?"}
         have, want = (kinds.get(kind, kind) for kind in (self.ids.dtype.kind, wanted.dtype.kind))
         if have != want and "O" not in (have, want):
             raise TypeError(f"{self.name} have ids of dtype {self.ids.dtype}, got dtype {wanted.dtype}")
+        exact, fits = _of_sign(wanted, self.ids.dtype)
         try:
-            place = np.searchsorted(self.ids, wanted)
+            place = np.searchsorted(self.ids, exact)
         except TypeError:
             raise TypeError(
                 f"{self.name} have ids of dtype {self.ids.dtype}, got {check.shown(wanted.tolist())}"
             ) from None
-        found = place < len(self.ids)
-        found[found] = self.ids[place[found]] == wanted[found]
+        found = fits & (place < len(self.ids))
+        found[found] = self.ids[place[found]] == exact[found]
         if found.all():
             return self.positions[place]
         if missing is None:
@@ -328,6 +330,15 @@ class _Index(NamedTuple):
         rows = np.full(wanted.shape, check.check_int("missing", missing, -1), np.int64)
         rows[found] = self.positions[place[found]]
         return rows
+
+
+def _of_sign(wanted: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Integers as ``dtype`` if only one of both is signed, for which NumPy would round both to float64; which fit."""
+    fits = np.ones(wanted.shape, np.bool_)
+    if {wanted.dtype.kind, dtype.kind} != {"i", "u"}:
+        return wanted, fits
+    fits = wanted <= np.iinfo(dtype).max if dtype.kind == "i" else wanted >= 0
+    return np.where(fits, wanted, 0).astype(dtype), fits
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

@@ -5,10 +5,12 @@ what was given and what is allowed. The caller's arrays are never changed: a mat
 new dtype is copied.
 """
 
-from lfm_np.validation.matrices import check_matrix, frozen, read_only, share_csr
+from lfm_np.validation.formats import share_csr
+from lfm_np.validation.matrices import check_matrix, frozen, read_only
 from lfm_np.validation.models import check_bias, check_dense, check_dict, check_factors, check_init, check_records
 from lfm_np.validation.rankings import check_negatives, check_row, check_seen
 from lfm_np.validation.records import (
+    as_ids,
     check_column,
     check_id,
     check_ids,
@@ -20,6 +22,7 @@ from lfm_np.validation.records import (
     check_shape,
     check_timestamps,
     check_values,
+    sorting,
 )
 from lfm_np.validation.scalars import (
     as_array,
@@ -38,6 +41,7 @@ from lfm_np.validation.scalars import (
 
 __all__ = [
     "as_array",
+    "as_ids",
     "check_bias",
     "check_bool",
     "check_callback",
@@ -73,4 +77,5 @@ __all__ = [
     "read_only",
     "share_csr",
     "shown",
+    "sorting",
 ]

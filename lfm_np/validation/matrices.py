@@ -8,6 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from lfm_np.kernels.structure import survey
+from lfm_np.validation.formats import share_csr, wrap_csr
 from lfm_np.validation.scalars import shown
 
 MOST_ROWS = 2**31 - 2  # rows and columns are numbered by int32; of cells there may be any number
@@ -59,8 +60,7 @@ def check_matrix(
         )
     if X.ndim != 2:
         raise ValueError(f"{name} must have two dimensions, got shape {X.shape}")
-    if X.dtype.kind not in "biuf" or X.dtype.itemsize > 8:
-        raise TypeError(f"{name} must hold real numbers, got dtype {X.dtype}")
+    check_real(name, X)
     for axis, want in zip(("rows", "columns"), shape):
         have = X.shape[0] if axis == "rows" else X.shape[1]
         if want is not None and have != want:
@@ -81,11 +81,12 @@ def check_matrix(
     return csr
 
 
-def share_csr(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: tuple[int, int]) -> sp.csr_array:
-    """A csr_array over these very arrays (scipy's constructor may recast indptr and indices)."""
-    csr = sp.csr_array(shape, dtype=data.dtype)
-    csr.data, csr.indices, csr.indptr = data, indices, indptr
-    return csr
+def check_real(name: str, X: Any) -> None:
+    """Stored values of a dtype that float64 holds."""
+    if X.format != "dok" and not isinstance(X.data, np.ndarray):  # else scipy itself stumbles over X.dtype
+        raise ValueError(f"{name} is not a valid sparse matrix: its data are {type(X.data).__name__}, not an array")
+    if X.dtype.kind not in "biuf" or X.dtype.itemsize > 8:
+        raise TypeError(f"{name} must hold real numbers, got dtype {X.dtype}")
 
 
 def is_plain(X: Any) -> bool:
@@ -128,45 +129,6 @@ def frozen(array: np.ndarray) -> np.ndarray:
 def read_only(*arrays: np.ndarray) -> Any:  # a tuple as long as the arguments, which mypy cannot say
     """Each of them `frozen`."""
     return tuple(map(frozen, arrays))
-
-
-def wrap_csr(name: str, X: Any) -> sp.csr_array:
-    """The structure checked in full on an object that shares X's arrays."""
-    try:
-        if X.format in ("csc", "bsr"):
-            X.check_format(full_check=True)
-        csr = X if X.format == "csr" else X.tocsr()
-        data = np.asarray(csr.data)
-        if data.ndim != 1:
-            raise ValueError("data must be one-dimensional")
-        csr = share_csr(
-            _plain_floats(data), check_index("indices", csr.indices), check_index("indptr", csr.indptr), csr.shape
-        )
-        if np.any(csr.indptr[1:] < csr.indptr[:-1]):  # SciPy looks only where the last one is positive
-            raise ValueError("indptr must never fall")
-        if len(csr.data) < csr.indptr[-1] or len(csr.indices) < csr.indptr[-1]:
-            raise ValueError("indptr points past the end of indices and data")
-        checked = share_csr(csr.data, csr.indices, csr.indptr, csr.shape)
-        checked.check_format(full_check=True)
-    except (ValueError, IndexError, TypeError) as error:
-        raise ValueError(f"{name} is not a valid sparse matrix: {error}") from None
-    stored = int(csr.indptr[-1])
-    return share_csr(csr.data[:stored], csr.indices[:stored], csr.indptr, csr.shape)
-
-
-def check_index(part: str, array: Any) -> np.ndarray:
-    """Indices or indptr as they are if int32 or int64, else as int64 (what does not fit becomes negative)."""
-    array = np.asarray(array)
-    if array.dtype.kind not in "iu" or array.ndim != 1:
-        raise ValueError(f"{part} must be a one-dimensional integer array")
-    return array if array.dtype in (np.int32, np.int64) and array.dtype.isnative else array.astype(np.int64)
-
-
-def _plain_floats(data: np.ndarray) -> np.ndarray:
-    """Native byte order and at least float32: scipy and the kernels take nothing else."""
-    if data.dtype == np.float16:
-        return data.astype(np.float32)
-    return data if data.dtype.isnative else data.astype(data.dtype.newbyteorder("="))
 
 
 def owned_csr(csr: sp.csr_array) -> sp.csr_array:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from lfm_np.validation.matrices import check_index, is_plain, owned_csr, read_only, share_csr, wrap_csr
+from lfm_np.validation.formats import check_data, check_index, share_csr, wrap_csr
+from lfm_np.validation.matrices import check_real, is_plain, owned_csr, read_only
 from lfm_np.validation.scalars import as_array, shown
 
 
@@ -52,15 +53,14 @@ def _whole(name: str, X: Any, shape: tuple[int, int]) -> Any:
         raise ValueError(
             f"{name} must be the whole matrix of shape {shape} (all users × all items), got shape {X.shape}"
         )
-    if X.dtype.kind not in "biuf":
-        raise TypeError(f"{name} must hold real numbers, got dtype {X.dtype}")
+    check_real(name, X)
     return X
 
 
 def _take_rows(name: str, X: Any, rows: np.ndarray) -> tuple[sp.csr_array, np.ndarray]:
     """The distinct ones of ``rows`` as a matrix of their own, and the place of each row in it."""
     try:
-        indptr, indices, data = check_index("indptr", X.indptr), check_index("indices", X.indices), np.asarray(X.data)
+        indptr, indices, data = check_index("indptr", X.indptr), check_index("indices", X.indices), check_data(X.data)
     except ValueError as error:
         raise ValueError(f"{name} is not a valid sparse matrix: {error}") from None
     taken, place = np.unique(rows, return_inverse=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -98,12 +99,34 @@ def check_timestamps(timestamps: Any, length: int) -> np.ndarray:
     return array
 
 
+def as_ids(name: str, ids: Any) -> np.ndarray:
+    """An array of ids that are equal only where those given are.
+
+    Of lists NumPy makes arrays of one type: 1 and "1" become one string, large integers one float, and NULs at the end
+    of strings are lost. Such lists, and what takes too much room because one string is long, become arrays of objects.
+    """
+    try:
+        array = as_array(name, ids)
+        recast = not hasattr(ids, "dtype") and array.ndim == 1 and array.dtype.kind in "fSU"
+        if recast and array.tolist() != list(ids):
+            array = _objects(ids)
+    except MemoryError:
+        array = _objects(ids)
+    return array.astype(object) if array.dtype.kind == "T" else array
+
+
+def _objects(ids: Any) -> np.ndarray:
+    array = np.empty(len(ids), object)
+    array[:] = list(ids)
+    return array
+
+
 def check_record_ids(name: str, ids: Any, length: int | None = None) -> np.ndarray:
     """Ids of any one sortable kind (integers, strings, dates …), none missing."""
-    array = check_column(name, ids, length)
+    array = check_column(name, as_ids(name, ids), length)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ValueError(f"{name} must not be missing, got {array[~np.isfinite(array)][0]}; drop those records first")
-    if array.dtype.kind == "M" and np.isnat(array).any():
+    if array.dtype.kind in "mM" and np.isnat(array).any():
         raise ValueError(f"{name} must not be missing, got NaT; drop those records first")
     if array.dtype.kind == "O":
         _check_objects(name, array)
@@ -115,8 +138,10 @@ def check_record_ids(name: str, ids: Any, length: int | None = None) -> np.ndarr
 def _check_objects(name: str, array: np.ndarray) -> None:
     """Objects of one type that has an order, each equal to itself."""
     kinds = sorted({type(value).__name__ for value in array})
-    missing = [value for value in array if value is None or value != value]
-    if missing and len(kinds) == 1:
+    if len(kinds) == 1 and isinstance(array[0], (Set, np.ndarray)):  # sets have an order, but not of any two
+        raise TypeError(f"{name} must be ids of one sortable kind, got {kinds[0]}")
+    missing = [value for value in array if _is_missing(value)] if len(kinds) < 2 else []
+    if missing:
         raise ValueError(f"{name} must not be missing, got {missing[0]}; drop those records first")
     try:
         sortable = len(array) == 0 or isinstance(array[0] < array[0], (bool, np.bool_))
@@ -124,6 +149,22 @@ def _check_objects(name: str, array: np.ndarray) -> None:
         sortable = False
     if len(kinds) > 1 or not sortable:
         raise TypeError(f"{name} must be ids of one sortable kind, got {', '.join(kinds)}")
+
+
+def _is_missing(value: Any) -> bool:
+    try:
+        return value is None or bool(value != value)
+    except (TypeError, ArithmeticError):  # pandas.NA; a signalling NaN
+        return True
+
+
+@contextlib.contextmanager
+def sorting(name: str) -> Iterator[None]:
+    """Ids are compared, some of which may have no order (times with a time zone and without)."""
+    try:
+        yield
+    except TypeError as error:
+        raise TypeError(f"{name} must be ids of one sortable kind: {error}") from None
 
 
 def check_shape(shape: Any, pairs: np.ndarray) -> tuple[int, int]:
