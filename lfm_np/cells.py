@@ -185,7 +185,7 @@ def _counting_order(numbers: np.ndarray, count: int) -> np.ndarray:
 
 
 def matrix_of(cells: Cells, shape: tuple[int, int]) -> sp.csr_array:
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         data = cells.values.astype(np.float32)
     if np.isinf(data).any():
         raise ValueError("values of repeated pairs add up to more than float32 can hold")

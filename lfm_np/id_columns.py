@@ -24,6 +24,8 @@ class IdEncoder:
     """Numbers the ids of a column that comes in batches; only distinct ids and int32 numbers are kept."""
 
     def __init__(self, name: str, type: pa.DataType) -> None:
+        if pa.types.is_dictionary(type):
+            type = type.value_type
         self._is_uuid = isinstance(type, pa.UuidType)
         self._type = _sortable_type(name, type)
         self._distinct = pa.array([], self._type)
@@ -87,8 +89,6 @@ def joined(parts: list[np.ndarray], dtype: np.dtype) -> np.ndarray:
 
 def _sortable_type(name: str, type: pa.DataType) -> pa.DataType:
     """The type to number ids of ``type`` by; TypeError where there is none."""
-    if pa.types.is_dictionary(type):
-        type = type.value_type
     if isinstance(type, pa.UuidType):
         return type.storage_type
     if pa.types.is_string(type) or pa.types.is_string_view(type):
@@ -99,7 +99,7 @@ def _sortable_type(name: str, type: pa.DataType) -> pa.DataType:
         return pa.float32()
     if pa.types.is_null(type):
         return pa.large_string()  # an empty column, or one whose nulls are counted elsewhere
-    if pa.types.is_nested(type) or isinstance(type, pa.BaseExtensionType):
+    if pa.types.is_nested(type) or pa.types.is_interval(type) or isinstance(type, pa.BaseExtensionType):
         raise TypeError(
             f"{name} must hold integers, strings, UUIDs, dates or other ids of one sortable kind, got {type}"
         )
@@ -122,11 +122,19 @@ def to_arrow(ids: np.ndarray) -> pa.Array:
     """The ids of an `Interactions`, or some of them, as an Arrow array."""
     if ids.dtype == object and len(ids) and isinstance(ids[0], uuid.UUID):
         return pa.ExtensionArray.from_storage(pa.uuid(), pa.array([id.bytes for id in ids], pa.binary(16)))
-    return pa.array(ids)
+    try:
+        return pa.array(ids)
+    except (pa.ArrowException, OverflowError, UnicodeError) as error:
+        raise TypeError(f"ids of {ids.dtype} cannot become a column of a table: {error}") from None
 
 
 def object_column(values: list[Any]) -> pa.Array:
-    """Python objects as an Arrow array, with UUIDs among what Arrow infers in every version."""
+    """Python objects as an Arrow array, with UUIDs among what Arrow infers in every version.
+
+    Text and bytes together, which Arrow would take for one another, are refused.
+    """
+    if {str, bytes} <= {type(value) for value in values}:
+        raise TypeError("a column of frame holds objects of several kinds: bytes, str")
     first = next((value for value in values if value is not None), None)
     if isinstance(first, uuid.UUID):
         storage = [value.bytes if isinstance(value, uuid.UUID) else value for value in values]

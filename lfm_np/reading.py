@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -150,7 +151,8 @@ def from_csv(
     column_names : sequence of str, optional
         Where the files have no line of names.
     column_types : mapping of str to str or pyarrow.DataType, optional
-        Types that are not to be guessed from the first lines: ``{"user": "string"}`` keeps the zeros of "007".
+        Types that are not to be guessed from the first lines: ``{"user": "string"}`` keeps the zeros of "007". Integers
+        of more than 64 bits need it, which would be read as floats.
     **columns
         As in `Interactions.from_parquet`. An empty field is null.
 
@@ -159,24 +161,17 @@ def from_csv(
     Interactions
     """
     plan = plan_columns("from_csv", columns)
-    if not isinstance(delimiter, str) or len(delimiter) != 1:
-        raise ValueError(f"delimiter must be one character, got {check.shown(delimiter)}")
-    pa, csv, dataset = _pyarrow("pyarrow", "pyarrow.csv", "pyarrow.dataset")
-    types = {
-        name: pa.type_for_alias(kind) if isinstance(kind, str) else kind for name, kind in (column_types or {}).items()
-    }
-    format = dataset.CsvFileFormat(
-        parse_options=csv.ParseOptions(delimiter=delimiter),
-        read_options=csv.ReadOptions(column_names=None if column_names is None else list(column_names)),
-        convert_options=csv.ConvertOptions(
-            column_types=types, strings_can_be_null=True, quoted_strings_can_be_null=False
-        ),
-    )
-    try:
-        return _from_files(cls, path, format, plan)
-    except pa.ArrowInvalid as error:
-        hint = "types are guessed from the first lines; say what a column is by column_types={'user': 'string'}"
-        raise ValueError(f"{os.fspath(path)}: {error}; {hint}") from None
+    _pyarrow("pyarrow")
+    from lfm_np.csv_files import csv_format, refuse_misread
+
+    format, types = csv_format(delimiter, column_names, column_types)
+    schema, batches = open_files(path, format, plan)
+    if unknown := sorted(set(types) - set(schema.names)):
+        raise ValueError(f"column_types has {', '.join(unknown)}; there are {', '.join(map(repr, schema.names))}")
+    data = _assemble(cls, plan, schema, batches, None)
+    for argument, ids in (("user", data.users), ("item", data.items)):
+        refuse_misread(argument, plan.names[argument], ids, types)
+    return data
 
 
 # ---- what to read ---------------------------------------------------------------------------------------------------
@@ -198,7 +193,8 @@ class Plan(NamedTuple):
 def plan_columns(function: str, columns: Columns) -> Plan:
     check.check_names(function, columns, Columns.__annotations__)
     asked: Mapping[str, Any] = {"user": "user", "item": "item", **columns}
-    names = {name: asked[name] for name in ("user", "item", "value", "timestamp") if asked.get(name) is not None}
+    optional = [name for name in ("value", "timestamp") if asked.get(name) is not None]
+    names = {name: asked[name] for name in ("user", "item", *optional)}
     for argument, name in names.items():
         if not isinstance(name, str):
             raise TypeError(f"{argument} must be the name of a column, got {check.shown(name)}")
@@ -250,7 +246,7 @@ def _arrow_table(frame: Any, plan: Plan) -> tuple[pa.Table, str]:
     eager = some.collect() if isinstance(some, nw.LazyFrame) else some
     try:
         return pa.table({name: _arrow_column(eager[name]) for name in eager.columns}), eager.implementation.value
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
         raise TypeError(
             f"a column of frame holds objects of several kinds, or of one that Arrow lacks: {error}"
         ) from None
@@ -271,19 +267,40 @@ def _from_files(cls: type[Interactions], path: str | os.PathLike[str], format: A
 def open_files(path: str | os.PathLike[str], format: Any, plan: Plan) -> tuple[pa.Schema, Iterable[pa.RecordBatch]]:
     """The schema of the files, and the columns of the plan in batches."""
     (dataset,) = _pyarrow("pyarrow.dataset")
-    path, filesystem = os.fspath(path), None
+    path, filesystem = check.check_path("path", path), None
     if "://" in path:
         try:
             import fsspec
         except ImportError:
             raise missing_extra("fsspec", "io") from None
         filesystem, path = fsspec.core.url_to_fs(path)
-    source = dataset.dataset(path, filesystem=filesystem, format=format, partitioning="hive")
+    with _named(path):
+        source = dataset.dataset(path, filesystem=filesystem, format=format, partitioning="hive")
     columns = _check_present(plan, source.schema.names)
     batches = source.to_batches(
         columns=columns, batch_size=BATCH, batch_readahead=READAHEAD, fragment_readahead=1, cache_metadata=False
     )
-    return source.schema, batches
+    return source.schema, _read(path, batches)
+
+
+def _read(path: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    with _named(path):
+        yield from batches
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Arrow's errors with the path, and a remedy where values are not what the first ones let expect."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except FileNotFoundError:
+        raise FileNotFoundError(errno.ENOENT, "no such file or folder", path) from None
+    except (pa.ArrowException, OSError) as error:
+        first = "CSV conversion error" in str(error)
+        hint = "; types are guessed from the first lines; say what a column is by column_types={'user': 'string'}"
+        raise ValueError(f"cannot read {path}: {error}{hint if first else ''}") from None
 
 
 # ---- records to cells -----------------------------------------------------------------------------------------------
@@ -324,6 +341,7 @@ def without_nulls(plan: Plan, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.
     counts = dict.fromkeys(plan.required, 0)
     records = 0
     for batch in batches:
+        _check_arrow(batch)
         records += len(batch)
         nulls = {name: pc.is_null(batch.column(plan.names[name]), nan_is_null=True) for name in plan.required}
         for argument, null in nulls.items():
@@ -336,12 +354,23 @@ def without_nulls(plan: Plan, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.
         raise ValueError(f"of {records} records some have nulls: {found}. nulls='drop' leaves these records out{keep}")
 
 
+def _check_arrow(batch: pa.RecordBatch) -> None:
+    """Offsets, dictionaries and UTF-8, which no reader of Arrow looks at before it follows them."""
+    import pyarrow as pa
+
+    try:
+        batch.validate(full=True)
+    except pa.ArrowException as error:
+        raise ValueError(f"the data hold an invalid Arrow array: {error}") from None
+
+
 def numbers(name: str, column: pa.Array) -> np.ndarray:
     """Float64, NaN where null."""
     import pyarrow as pa
 
     types = pa.types
-    if not any(test(column.type) for test in (types.is_integer, types.is_floating, types.is_decimal, types.is_boolean)):
+    tests = types.is_integer, types.is_floating, types.is_decimal, types.is_boolean, types.is_null
+    if not any(test(column.type) for test in tests):
         raise TypeError(f"{name} must be a column of numbers, got {column.type}")
     return column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
 
