@@ -29,7 +29,9 @@ def csv_format(delimiter: Any, column_names: Any, column_types: Any) -> tuple[da
 
 def _check_delimiter(delimiter: Any) -> str:
     if not isinstance(delimiter, str) or len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n':
-        raise ValueError(f"delimiter must be one ASCII character, no quote or line end, got {check.shown(delimiter)}")
+        raise ValueError(
+            f"delimiter must be one character, ASCII and no quote or line end, got {check.shown(delimiter)}"
+        )
     return delimiter
 
 

@@ -267,20 +267,21 @@ def _from_files(cls: type[Interactions], path: str | os.PathLike[str], format: A
 def open_files(path: str | os.PathLike[str], format: Any, plan: Plan) -> tuple[pa.Schema, Iterable[pa.RecordBatch]]:
     """The schema of the files, and the columns of the plan in batches."""
     (dataset,) = _pyarrow("pyarrow.dataset")
-    path, filesystem = check.check_path("path", path), None
-    if "://" in path:
+    name: str = check.check_path("path", path)
+    filesystem = None
+    if "://" in name:
         try:
             import fsspec
         except ImportError:
             raise missing_extra("fsspec", "io") from None
-        filesystem, path = fsspec.core.url_to_fs(path)
-    with _named(path):
-        source = dataset.dataset(path, filesystem=filesystem, format=format, partitioning="hive")
+        filesystem, name = fsspec.core.url_to_fs(name)
+    with _named(name):
+        source = dataset.dataset(name, filesystem=filesystem, format=format, partitioning="hive")
     columns = _check_present(plan, source.schema.names)
     batches = source.to_batches(
         columns=columns, batch_size=BATCH, batch_readahead=READAHEAD, fragment_readahead=1, cache_metadata=False
     )
-    return source.schema, _read(path, batches)
+    return source.schema, _read(name, batches)
 
 
 def _read(path: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
