@@ -37,11 +37,12 @@ def item_vectors(factors: Factors) -> np.ndarray:
     >>> ann.item_vectors(factors) @ ann.user_vectors(factors, 0)
     array([11.,  1.], dtype=float32)
     """
-    V = factors.item_factors.astype(np.float64)
+    V = _checked(factors).item_factors.astype(np.float64)
     bias = np.zeros(len(V)) if factors.item_bias is None else factors.item_bias.astype(np.float64)
-    squares = (V**2).sum(axis=1) + bias**2
-    rest = np.sqrt(squares.max(initial=0.0) - squares)
-    return np.column_stack((V, bias, rest)).astype(np.float32)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        squares = (V**2).sum(axis=1) + bias**2
+        rest = np.sqrt(squares.max(initial=0.0) - squares)
+        return _finite("item_factors", np.column_stack((V, bias, rest)).astype(np.float32))
 
 
 def user_vectors(factors: Factors, users: Any = None) -> np.ndarray:
@@ -49,11 +50,25 @@ def user_vectors(factors: Factors, users: Any = None) -> np.ndarray:
 
     Their inner product with `item_vectors` is the score without what is the same for all items of a user.
     """
-    m = factors.shape[0]
+    m = _checked(factors).shape[0]
     rows = np.arange(m) if users is None else check.check_ids("users", users, m)
     vectors = np.zeros((len(rows), factors.user_factors.shape[1] + 2), np.float32)
-    vectors[:, :-2], vectors[:, -2] = factors.user_factors[rows], 1
+    with np.errstate(over="ignore", under="ignore"):
+        vectors[:, :-2], vectors[:, -2] = factors.user_factors[rows], 1
+    _finite("user_factors", vectors)
     return vectors[0] if users is not None and not np.ndim(users) else vectors
+
+
+def _checked(factors: Any) -> Factors:
+    if not isinstance(factors, Factors):
+        raise TypeError(f"factors must be Factors, got {check.shown(factors)}")
+    return factors
+
+
+def _finite(name: str, vectors: np.ndarray) -> np.ndarray:
+    if not np.isfinite(vectors).all():
+        raise ValueError(f"{name} are too large for float32, in which indexes keep vectors and their lengths")
+    return vectors
 
 
 def usearch_index(factors: Factors, *, num_threads: int | None = None, **options: Any) -> Any:
@@ -93,8 +108,8 @@ def faiss_index(factors: Factors, *, connectivity: int = 32, expansion_add: int 
     except ImportError:
         raise missing_extra("faiss-cpu", "ann") from None
     vectors = item_vectors(factors)
-    index = faiss.IndexHNSWFlat(vectors.shape[1], check.check_int("connectivity", connectivity, 2))
-    index.hnsw.efConstruction = check.check_int("expansion_add", expansion_add, 1)
+    index = faiss.IndexHNSWFlat(vectors.shape[1], check.check_int("connectivity", connectivity, 2, 4096))
+    index.hnsw.efConstruction = check.check_int("expansion_add", expansion_add, 1, 1 << 20)
     index.add(vectors)
     return index
 
@@ -113,13 +128,31 @@ def search(index: Any, factors: Factors, users: Any, N: int = 10) -> Ranked:
     N : int
     """
     rows, N = check.check_ids("users", users, factors.shape[0]), check.check_int("N", N, 1)
-    found = index.search(user_vectors(factors, rows), N)
+    vectors = user_vectors(factors, rows)
+    _check_index(index, factors, vectors.shape[1])
+    found = index.search(vectors, min(N, max(1, factors.shape[1])))
+    ids = np.full((len(rows), N), -1, np.int64)
     if isinstance(found, tuple):  # faiss: distances and ids
-        ids = found[1]
-    else:
-        ids = np.where(np.arange(N) < found.counts[:, None], found.keys.astype(np.int64), -1)
+        ids[:, : found[1].shape[1]] = found[1]
+    else:  # usearch: for one user an object of another class, without counts
+        keys = np.atleast_2d(found.keys).reshape(len(rows), -1)
+        counts = np.reshape(getattr(found, "counts", keys.shape[1]), (-1, 1))
+        ids[:, : keys.shape[1]] = np.where(np.arange(keys.shape[1]) < counts, keys.astype(np.int64), -1)
     scores = np.full(ids.shape, -np.inf, factors.user_factors.dtype)
     place, _ = np.nonzero(ids >= 0)
     scores[ids >= 0] = factors.scores(rows[place], ids[ids >= 0])
     order = np.lexsort((ids, -scores), axis=1)
     return Ranked(np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1))
+
+
+def _check_index(index: Any, factors: Factors, width: int) -> None:
+    """An index of vectors as wide as these, and of no more of them."""
+    has = getattr(index, "ndim", getattr(index, "d", None))
+    if has is None:
+        raise TypeError(f"index must be one of usearch or faiss, got {check.shown(index)}")
+    size = index.ntotal if hasattr(index, "ntotal") else len(index)
+    if has != width or size > factors.shape[1]:
+        raise ValueError(
+            f"index must be of the item_vectors of these factors, {factors.shape[1]} of {width} numbers, "
+            f"got {size} of {has}"
+        )

@@ -94,7 +94,7 @@ class Factors:
             "global_bias": None if self.global_bias is None else check.check_float("global_bias", self.global_bias),
             "history": [dict(record) for record in check.check_records("history", self.history)],
             "status": Status(check.check_choice("status", str(self.status), list(map(str, Status)))),
-            "params": copy.deepcopy(check.check_dict("params", self.params)),
+            "params": _copied(check.check_dict("params", self.params)),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -208,6 +208,13 @@ class Factors:
     def __repr__(self) -> str:
         (m, k), n = self.user_factors.shape, len(self.item_factors)
         return f"{type(self).__name__}({m} users, {n} items, {k} factors, {self.user_factors.dtype}, {self.status})"
+
+
+def _copied(params: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return copy.deepcopy(params)
+    except RecursionError:
+        raise ValueError("params must not be nested so deeply") from None
 
 
 def _rebuild(cls: type[Factors], values: dict[str, Any]) -> Factors:

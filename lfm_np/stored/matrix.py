@@ -19,7 +19,7 @@ from lfm_np.memory import available_memory
 from lfm_np.reading import Columns, plan_columns
 from lfm_np.stored.buckets import transpose
 from lfm_np.stored.files import OFFSET, StoredCsr, Writer, file_of
-from lfm_np.stored.records import read_ids, write_records
+from lfm_np.stored.records import ids_digests, read_ids, write_records
 
 _FORMAT, _VERSION = "lfm_np.stored_matrix", 1
 _SORTING_ROW = 32  # bytes a row or column while cells are sorted: offsets, counts, bucket, where the next cell goes
@@ -76,13 +76,13 @@ class StoredMatrix:
         try:
             self._manifest = _read_manifest(self.folder)
             self.rows, self.columns = _orders(self.folder, self._manifest)
-            found = _examined(self.rows, self.columns)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            found = _examined(self.rows, self.columns) | {"ids": ids_digests(self.folder)}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{self.folder} is not a whole and valid stored matrix: {error}") from None
-        for order, value in found.items():
-            if value != self._manifest[order]:
+        for part, value in found.items():
+            if value != self._manifest.get(part):
                 raise ValueError(
-                    f"{self.folder} is not a whole and valid stored matrix: the checksum of {order} does not match; "
+                    f"{self.folder} is not a whole and valid stored matrix: the checksum of {part} does not match; "
                     "it was changed or damaged after it was made"
                 )
 
@@ -181,7 +181,8 @@ class StoredMatrix:
             rows, columns = _orders(place, manifest)
             left = max(_LEAST // 2, memory - _SORTING_ROW * sum(shape))
             transpose(rows, place, scratch, left, threads)
-            _write_text(place / "manifest.json", json.dumps(manifest | _examined(rows, columns), indent=1))
+            manifest |= _examined(rows, columns) | {"ids": ids_digests(place)}
+            _write_text(place / "manifest.json", json.dumps(manifest, indent=1))
         return cls(folder, memory=given)
 
     def __repr__(self) -> str:

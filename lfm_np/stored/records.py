@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lfm_np import validation as check
+from lfm_np.atomic import open_regular
 from lfm_np.cells import cells_of, matrix_of
 from lfm_np.kernels.jit import Pool
 from lfm_np.reading import BATCH, Plan, numbers, open_files, without_nulls
@@ -90,6 +92,16 @@ def _write_ids(path: Path, ids: pa.Array) -> None:
     pq.write_table(pa.table({"id": ids}), path)
     with open(path, "rb") as file:
         os.fsync(file.fileno())
+
+
+def ids_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files of ids that there are."""
+    digests = {}
+    for name in ("users", "items"):
+        if (path := folder / f"{name}.parquet").exists():
+            with open_regular(str(path)) as file:
+                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
 
 
 def read_ids(path: Path) -> np.ndarray | None:

@@ -52,7 +52,10 @@ def check_float(
     allowed = f"a finite number in {'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be {allowed}, got {shown(value)} of type {type(value).__name__}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        number = np.inf
     inside = (low < number if open_low else low <= number) and (number < high if open_high else number <= high)
     if not np.isfinite(number) or not inside:
         raise ValueError(f"{name} must be {allowed}, got {shown(value)}")
