@@ -130,19 +130,24 @@ def search(index: Any, factors: Factors, users: Any, N: int = 10) -> Ranked:
     rows, N = check.check_ids("users", users, factors.shape[0]), check.check_int("N", N, 1)
     vectors = user_vectors(factors, rows)
     _check_index(index, factors, vectors.shape[1])
-    found = index.search(vectors, min(N, max(1, factors.shape[1])))
     ids = np.full((len(rows), N), -1, np.int64)
-    if isinstance(found, tuple):  # faiss: distances and ids
-        ids[:, : found[1].shape[1]] = found[1]
-    else:  # usearch: for one user an object of another class, without counts
-        keys = np.atleast_2d(found.keys).reshape(len(rows), -1)
-        counts = np.reshape(getattr(found, "counts", keys.shape[1]), (-1, 1))
-        ids[:, : keys.shape[1]] = np.where(np.arange(keys.shape[1]) < counts, keys.astype(np.int64), -1)
+    if len(rows):
+        found = _found(index.search(vectors, min(N, max(1, factors.shape[1]))))
+        ids[:, : found.shape[1]] = found
     scores = np.full(ids.shape, -np.inf, factors.user_factors.dtype)
     place, _ = np.nonzero(ids >= 0)
     scores[ids >= 0] = factors.scores(rows[place], ids[ids >= 0])
     order = np.lexsort((ids, -scores), axis=1)
     return Ranked(np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1))
+
+
+def _found(found: Any) -> np.ndarray:
+    """The ids, −1 for none, of what an index returned."""
+    if isinstance(found, tuple):  # faiss: distances and ids
+        return found[1]
+    keys = np.atleast_2d(found.keys)
+    counts = getattr(found, "counts", np.array([keys.shape[1]]))  # usearch's object for one vector has none
+    return np.where(np.arange(keys.shape[1]) < counts[:, None], keys.astype(np.int64), -1)
 
 
 def _check_index(index: Any, factors: Factors, width: int) -> None:

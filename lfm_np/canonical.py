@@ -60,9 +60,10 @@ def canonical_items(V: np.ndarray, num_threads: int = 1, empty: Empty = np.empty
 def gram(A: np.ndarray) -> np.ndarray:
     """AᵀA in float64, without a float64 copy of A."""
     total = np.zeros((A.shape[1], A.shape[1]))
-    for lo in range(0, len(A), ROWS):
-        rows = A[lo : lo + ROWS].astype(np.float64)
-        total += rows.T @ rows
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # `spectrum` sees what is not finite
+        for lo in range(0, len(A), ROWS):
+            rows = A[lo : lo + ROWS].astype(np.float64)
+            total += rows.T @ rows
     return total
 
 

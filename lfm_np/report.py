@@ -76,6 +76,11 @@ def write_report(
     if not isinstance(factors, Factors):
         raise TypeError(f"factors must be a Factors, got {check.shown(factors)}")
     counts = item_counts("train", train, factors.shape)
+    if not factors.shape[1]:
+        raise ValueError(f"factors must have an item at least, got shape {factors.shape}")
+    if isinstance(labels, str) or not isinstance(labels, (Sequence, np.ndarray, type(None))):
+        raise TypeError(f"labels must be a sequence of texts, got {check.shown(labels)}")
+    title = str(title)
     texts = _texts("items", train, factors.shape[1]) if labels is None else [str(label) for label in labels]
     if len(texts) != factors.shape[1]:
         raise ValueError(f"labels must have one entry for each of the {factors.shape[1]} items, got {len(texts)}")
@@ -89,7 +94,7 @@ def write_report(
         f"<body><main><h1>{escape(title)}</h1>{body}</main></body></html>\n"
     )
     with replacing(path) as file:
-        file.write(page.encode())
+        file.write(page.encode(errors="replace"))  # half a surrogate pair, which UTF-8 lacks
 
 
 class _Model(NamedTuple):

@@ -21,7 +21,7 @@ from lfm_np.factors import Factors
 from lfm_np.interactions import Interactions
 from lfm_np.sgd_plan import takes_any_value
 from lfm_np.sweeps import Callback
-from lfm_np.validation import check_matrix
+from lfm_np.validation import check_matrix, wrap_csr
 
 try:
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -67,8 +67,7 @@ class HeldOut(NamedTuple):
     def __call__(self, estimator: Any, X: Any, y: Any = None) -> float:
         """The score of a fitted `ALS` or `SGD`, or of a pipeline that ends in one, on the rows of X."""
         steps = [step for _, step in estimator.steps] if isinstance(estimator, Pipeline) else [estimator]
-        X = X.matrix if isinstance(X, Interactions) else check_array(X, accept_sparse="csr")
-        X = check_matrix("X", sp.csr_array(X), zeros="keep", negative=True)
+        X = check_matrix("X", sp.csr_array(check_array(_safe(X), accept_sparse="csr")), zeros="keep", negative=True)
         data = Interactions(X, np.arange(X.shape[0]), np.arange(X.shape[1]))
         known, test = data.split(test_fraction=self.test_fraction, random_state=self.random_state)
         rows = known.matrix
@@ -80,6 +79,12 @@ class HeldOut(NamedTuple):
         hidden = test.matrix.tocoo()
         errors = model.scores(hidden.row, hidden.col).astype(np.float64) - hidden.data
         return -float(np.sqrt(np.mean(errors**2)))
+
+
+def _safe(X: Any) -> Any:
+    """A sparse X as CSR that scikit-learn cannot stumble over: it converts with SciPy before it looks."""
+    X = X.matrix if isinstance(X, Interactions) else X
+    return wrap_csr("X", X) if sp.issparse(X) and X.ndim == 2 else X
 
 
 class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -154,8 +159,7 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         return self.item_factors_.shape[1] + (self.factors_.item_bias is not None)
 
     def _rows(self, X: Any, *, fitting: bool) -> sp.csr_array:
-        X = X.matrix if isinstance(X, Interactions) else X
-        X = validate_data(self, X, accept_sparse="csr", reset=fitting)
+        X = validate_data(self, _safe(X), accept_sparse="csr", reset=fitting)
         if not self._takes_any_value():
             check_non_negative(X, f"{type(self).__name__}, whose values are confidences; ratings may have any sign")
         return sp.csr_array(X)
@@ -296,6 +300,8 @@ class SGD(_Estimator):
 
     def _half_step(self) -> dict[str, Any]:
         if self.fold_in is not None:
+            if not isinstance(self.fold_in, Mapping):
+                raise TypeError(f"fold_in must be a mapping or None, got {self.fold_in!r}")
             return dict(self.fold_in)
         if self._takes_any_value() and self.sampler is None:
             weight = (self.factors_.params or {})["regularization"]["user"]

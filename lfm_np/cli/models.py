@@ -114,7 +114,7 @@ def parse_ids(name: str, texts: list[str], known: np.ndarray) -> np.ndarray:
     known = _plain(known)
     try:
         return np.array(texts).astype(str if known.dtype.kind == "U" else known.dtype)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ValueError(f"{name} must be {known.dtype.name} like those of the model, got {texts}") from None
 
 

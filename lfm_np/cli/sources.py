@@ -71,12 +71,12 @@ def _npz(source: str, columns: Columns) -> Interactions:
         with np.load(source, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         matrix = sp.load_npz(source) if "format" in arrays else None
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, OSError) as error:
+    except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, OSError) as error:
         raise ValueError(f"{source} is not a whole and valid .npz file: {error}") from None
     if matrix is not None:
         m, n = matrix.shape
         ids = arrays.get("users", np.arange(m)), arrays.get("items", np.arange(n))
-        return Interactions(sp.csr_array(matrix), *ids, timestamps=arrays.get("timestamps"))
+        return Interactions(matrix, *ids, timestamps=arrays.get("timestamps"))
 
     def column(name: str | None) -> Any:
         if name is not None and name not in arrays:

@@ -200,7 +200,10 @@ def _labels(path: Path, known: Interactions) -> list[str]:
     """What to call every item: its label, or its id where there is none."""
     with open(path, encoding="utf-8", newline="") as file:
         table = csv.DictReader(file)
-        if not {"item", "label"} <= set(table.fieldnames or ()):
-            raise ValueError(f"{path} must have the columns item and label, got {table.fieldnames}")
-        labels = {row["item"]: row["label"] for row in table}
+        try:
+            if not {"item", "label"} <= set(table.fieldnames or ()):
+                raise ValueError(f"the columns item and label must be there, got {table.fieldnames}")
+            labels = {row["item"]: row["label"] or row["item"] for row in table}
+        except (csv.Error, ValueError) as error:
+            raise ValueError(f"cannot read labels from {path}: {error}") from None
     return [labels.get(str(item), str(item)) for item in known.items.tolist()]

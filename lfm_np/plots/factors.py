@@ -142,7 +142,10 @@ def _write_labels(ax: Any, places: np.ndarray, texts: list[str]) -> None:
         if len(taken) == LABELS:
             return
         for shift, side in (((4, 3), "left"), ((-4, 3), "right"), ((4, -9), "left"), ((-4, -9), "right")):
-            label = ax.annotate(text, place, xytext=shift, textcoords="offset points", fontsize=7, ha=side)
+            shown = "".join(letter if letter.isprintable() else "\ufffd" for letter in text[:200])
+            label = ax.annotate(
+                shown, place, xytext=shift, textcoords="offset points", fontsize=7, ha=side, parse_math=False
+            )
             box = label.get_window_extent()
             if ax.bbox.x0 <= box.x0 and box.x1 <= ax.bbox.x1 and not any(box.overlaps(other) for other in taken):
                 taken.append(box.padded(2))

@@ -100,7 +100,7 @@ def ids_digests(folder: Path) -> dict[str, str]:
     for name in ("users", "items"):
         if (path := folder / f"{name}.parquet").exists():
             with open_regular(str(path)) as file:
-                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     return digests
 
 

@@ -5,7 +5,7 @@ what was given and what is allowed. The caller's arrays are never changed: a mat
 new dtype is copied.
 """
 
-from lfm_np.validation.formats import share_csr
+from lfm_np.validation.formats import share_csr, wrap_csr
 from lfm_np.validation.matrices import check_matrix, frozen, read_only
 from lfm_np.validation.models import check_bias, check_dense, check_dict, check_factors, check_init, check_records
 from lfm_np.validation.rankings import check_negatives, check_row, check_seen
@@ -78,4 +78,5 @@ __all__ = [
     "share_csr",
     "shown",
     "sorting",
+    "wrap_csr",
 ]

@@ -6,14 +6,14 @@ import numpy as np
 
 import lfm_np
 
-from . import cases_data, cases_losses, cases_results, cases_solvers, matrices, problems
+from . import cases_data, cases_formats, cases_losses, cases_results, cases_solvers, matrices, problems
 from .case import Case
 from .solvers import solvers
 
 
 def cases() -> list[Case]:
     found = [case for solver in solvers() for case in problems.cases(solver)]
-    for module in (cases_solvers, cases_losses, cases_results, cases_data):
+    for module in (cases_solvers, cases_losses, cases_results, cases_data, cases_formats):
         found += module.cases()
     names = [case.name for case in found]
     repeated = {name for name in names if names.count(name) > 1}
