@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+
 import numpy as np
 
 import lfm_np
 
-from . import cases_data, cases_formats, cases_losses, cases_results, cases_solvers, matrices, problems
+from . import cases_data, cases_files, cases_formats, cases_losses, cases_results, cases_solvers, matrices, problems
 from .case import Case
 from .solvers import solvers
 
 
 def cases() -> list[Case]:
     found = [case for solver in solvers() for case in problems.cases(solver)]
-    for module in (cases_solvers, cases_losses, cases_results, cases_data, cases_formats):
+    for module in (cases_solvers, cases_losses, cases_results, cases_data, cases_formats, cases_files):
         found += module.cases()
     names = [case.name for case in found]
     repeated = {name for name in names if names.count(name) > 1}
@@ -22,8 +25,17 @@ def cases() -> list[Case]:
     return found
 
 
+PACKAGES = (
+    "faiss", "lfm_np.report", "lfm_np.sklearn", "narwhals", "pandas", "polars", "pyarrow.dataset", "rich", "typer",
+    "usearch.index",
+)  # fmt: skip
+
+
 def warm_up() -> None:
-    """Load the kernels once, on one thread, so that the forked processes have them."""
+    """Load packages and, on one thread, kernels once, so that the forked processes have them."""
+    for name in PACKAGES:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     for dtype in (np.float32, np.float64):
         for make in (matrices.plain, matrices.FINITE["full"]):  # short rows and long ones
             als = lfm_np.als(make(), factors=4, iterations=1, num_threads=1, dtype=dtype)
