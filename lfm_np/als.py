@@ -177,6 +177,7 @@ def als(
     True
     """
     run = Run(checkpoint, "als", random_state)
+    threads = check_num_threads(num_threads)
     problem = check_problem(
         X,
         factors=factors,
@@ -188,11 +189,11 @@ def als(
         biases=biases,
         dtype=dtype,
         stored=True,
+        num_threads=threads,
     )
     loop = check_loop("iterations", iterations, tolerance, "objective", callback, progress, raise_on_interrupt)
     check_choice("solver", solver, SOLVERS)
     solver = problem.auto_solver() if solver == "auto" else solver
-    threads = check_num_threads(num_threads)
     rng = check_random_state(run.random_state)
     start = check_init(init, problem.X.shape, problem.factors, biases, problem.X.dtype)
 

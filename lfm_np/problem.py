@@ -95,10 +95,11 @@ def check_problem(
     dtype: Any,
     shape: tuple[int | None, int | None] = (None, None),
     stored: bool = False,
+    num_threads: int = 1,
 ) -> Problem:
     """Check what `als` is asked to minimise; see there for the meaning of the arguments.
 
-    X may be a StoredMatrix where ``stored`` says so.
+    X may be a StoredMatrix where ``stored`` says so. ``num_threads`` may look at it.
     """
     check_choice("weighting", weighting, WEIGHTINGS)
     ratings = weighting == "ratings"
@@ -128,6 +129,7 @@ def check_problem(
             duplicates="refuse" if ratings else "sum",
             negative=ratings,
             dtype=dtype,
+            num_threads=num_threads,
         )
     )
     weights = model_weights(weighting, alpha, unobserved_weight)

@@ -62,8 +62,9 @@ def make_plan(
     biases: Any,
     dtype: Any,
     random_state: Any,
+    num_threads: int,
 ) -> Plan:
-    """Check the arguments of `sgd`, alone and together; see there."""
+    """Check the arguments of `sgd`, alone and together; see there. ``num_threads`` may look at X."""
     read = protocol.read(loss)
     sampler = sampling.check_sampler(sampler)
     negatives = validation.check_int("negatives", negatives, 1, 10_000) if sampler is not None else 0
@@ -73,7 +74,7 @@ def make_plan(
     rate = validation.check_float("learning_rate", learning_rate, 0.0, open_low=True)
     parts = _check_regularization(regularization)
     _check_together(loss, read, sampler, negatives, biases)
-    X = _check_matrix(X, loss, validation.check_dtype("dtype", dtype))
+    X = _check_matrix(X, loss, validation.check_dtype("dtype", dtype), num_threads)
     counts = np.bincount(X.indices, minlength=X.shape[1])
     seed = int(validation.check_random_state(random_state).integers(2**62))
     pointer = protocol.compiled(loss)
@@ -156,7 +157,7 @@ def takes_any_value(loss: Any) -> bool:
     return _value_is_target(protocol.read(loss)) and not isinstance(loss, losses.Poisson)
 
 
-def _check_matrix(X: Any, loss: Any, dtype: np.dtype) -> sp.csr_array:
+def _check_matrix(X: Any, loss: Any, dtype: np.dtype, num_threads: int) -> sp.csr_array:
     ratings = takes_any_value(loss)
     return validation.check_matrix(
         "X",
@@ -165,6 +166,7 @@ def _check_matrix(X: Any, loss: Any, dtype: np.dtype) -> sp.csr_array:
         duplicates="refuse" if ratings else "sum",
         negative=ratings,
         dtype=dtype,
+        num_threads=num_threads,
     )
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from strategies import many, raw_csr
 
 from lfm_np.problem import WEIGHTINGS, check_problem
-from lfm_np.validation import check_matrix
+from lfm_np.validation import check_matrix, matrices
 from lfm_np.validation.matrices import is_plain
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -58,7 +58,10 @@ def test_check_matrix(X):
         assert got.data.dtype == np.float32
     for array, copy in zip((X.data, X.indices, X.indptr), before):
         np.testing.assert_array_equal(array, copy)
-    assert is_plain(X) == nothing_against(X, cells)
+    for count in (1, 2, 2**20):  # cells of a block: blocks begin and end anywhere, also where offsets are wrong
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(matrices, "_CELLS", count)
+            assert is_plain(X, num_threads=2) == nothing_against(X, cells)
 
 
 def nothing_against(X, cells):

@@ -25,27 +25,30 @@ def _extremes(values):
 
 
 @jit
-def survey(indptr, indices, bits, piece):
-    """(whether the indices of every row ascend, least and largest index, least and largest of ``bits``).
+def survey(indptr, indices, bits, cells, rows, piece, found):
+    """Look at a range of cells and a range of rows, of which there may be any, and write six numbers to ``found``.
 
-    ``indptr`` must be valid. Of positive floats the bits, read as an integer, are in the order of the values; zero, −0,
-    negative ones, infinity and NaN lie outside those of the smallest and the largest finite positive one. Integers
-    are what LLVM vectorises. Taken a piece at a time, which the first-level cache holds for all passes.
+    Cells whose index is not above the one before, less those that begin a row; rows that end before they begin; the
+    least and the largest index; the least and the largest of ``bits``. Of positive floats the bits, read as an integer,
+    are in the order of the values; zero, −0, negative ones, infinity and NaN lie outside those of the smallest and the
+    largest finite positive one. Integers are what LLVM vectorises. Taken a piece at a time, which the first-level cache
+    holds for all passes.
     """
-    cells = indices.shape[0]
-    low = high = indices[0]
-    least = most = bits[0]
-    descents = allowed = np.int64(0)
-    for start in range(0, cells, piece):
-        stop = min(start + piece, cells)
+    count, (begin, end) = indices.shape[0], cells
+    low = high = indices[begin]
+    least = most = bits[begin]
+    descents = falls = np.int64(0)
+    for start in range(begin, end, piece):
+        stop = min(start + piece, end)
         a, b = _extremes(indices[start:stop])
         low, high = min(low, a), max(high, b)
         a, b = _extremes(bits[start:stop])
         least, most = min(least, a), max(most, b)
         first = max(start, 1)
         descents += _descents(indices[first - 1 : stop - 1], indices[first:stop])
-    for row in range(1, indptr.shape[0] - 1):  # a descent between rows is no mistake; products, as branches cost more
-        at = min(max(indptr[row], 1), cells - 1)
-        begins = np.int64(indptr[row] > 0) * np.int64(indptr[row] < indptr[row + 1])
-        allowed += begins * np.int64(indices[at] <= indices[at - 1])
-    return descents == allowed, low, high, least, most
+    for row in range(rows[0], rows[1]):  # a descent between rows is no mistake; products, as branches cost more
+        lo, hi = np.int64(indptr[row]), np.int64(indptr[row + 1])
+        at = min(max(lo, 1), count - 1)
+        descents -= np.int64(lo > 0) * np.int64(lo < hi) * np.int64(indices[at] <= indices[at - 1])
+        falls += hi < lo
+    found[0], found[1], found[2], found[3], found[4], found[5] = descents, falls, low, high, least, most

@@ -102,11 +102,13 @@ def sgd(
     True
     """
     run = Run(checkpoint, "torch_backend.sgd", random_state)
+    threads = validation.check_num_threads(num_threads)
     plan = make_plan(
-        X, loss, sampler, negatives, factors, learning_rate, schedule, regularization, biases, dtype, run.random_state
+        *(X, loss, sampler, negatives, factors, learning_rate, schedule, regularization, biases, dtype),
+        random_state=run.random_state,
+        num_threads=threads,
     )
     loop = check_loop("epochs", epochs, tolerance, "sampled_loss", callback, progress, raise_on_interrupt)
-    threads = validation.check_num_threads(num_threads)
     start = validation.check_init(init, plan.X.shape, plan.rule.factors, bool(biases), plan.dtype)
     refuse_what_cannot_fit("sgd", plan.X, factors=plan.rule.factors, num_threads=threads)
     losses.check_loss(loss)

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from lfm_np.kernels.jit import Pool
 from lfm_np.kernels.structure import survey
 from lfm_np.validation.formats import share_csr, wrap_csr
 from lfm_np.validation.scalars import shown
 
 MOST_ROWS = 2**31 - 2  # rows and columns are numbered by int32; of cells there may be any number
 _PIECE = 4096  # cells of which indices and values fit in the first-level cache
+_CELLS = 1 << 20  # that one thread looks at at once
 
 
 def check_matrix(
@@ -25,6 +27,7 @@ def check_matrix(
     negative: bool = False,
     unknown: bool = False,
     dtype: Any = np.float32,
+    num_threads: int = 1,
 ) -> sp.csr_array:
     """``X`` as canonical CSR: sorted, no duplicates, int32 or int64 indices, values of ``dtype``.
 
@@ -44,6 +47,8 @@ def check_matrix(
         Whether NaN, an unknown value, is allowed.
     dtype : dtype
         float32 or float64.
+    num_threads : int
+        That may look at it.
 
     Raises
     ------
@@ -67,7 +72,7 @@ def check_matrix(
             raise ValueError(f"{name} must have {want} {axis}, got {have} (shape {X.shape})")
     if max(X.shape) > MOST_ROWS:
         raise ValueError(f"{name} must have at most {MOST_ROWS} rows and columns, got shape {X.shape}")
-    if is_plain(X):
+    if is_plain(X, num_threads):
         csr = share_csr(X.data, X.indices, X.indptr, X.shape)
     else:
         csr = _canonical(name, wrap_csr(name, X), zeros, duplicates)
@@ -89,22 +94,33 @@ def check_real(name: str, X: Any) -> None:
         raise TypeError(f"{name} must hold real numbers, got dtype {X.dtype}")
 
 
-def is_plain(X: Any) -> bool:
+def is_plain(X: Any, num_threads: int = 1) -> bool:
     """Whether X is canonical CSR with positive finite floats, found in one pass, so that no other check can object."""
     if X.format != "csr" or not all(_is_plain_array(part) for part in (X.data, X.indices, X.indptr)):
         return False
     (data, indices, indptr), (m, n) = (X.data, X.indices, X.indptr), X.shape
     if data.dtype.kind != "f" or data.dtype.itemsize < 4 or indices.dtype.kind != "i" or indptr.dtype.kind != "i":
         return False
-    if len(indptr) != m + 1 or indptr[0] != 0 or not np.all(indptr[1:] >= indptr[:-1]):
-        return False
-    if not 0 < len(data) == len(indices) == indptr[-1]:
+    if len(indptr) != m + 1 or indptr[0] != 0 or not 0 < len(data) == len(indices) == indptr[-1]:
         return False
     bits = data.view(np.int32 if data.itemsize == 4 else np.int64)
-    infinity = np.array(np.inf, data.dtype).view(bits.dtype)
-    indptr, indices, bits = read_only(indptr.astype(np.int64, copy=False), indices, bits)
-    ascend, low, high, least, most = survey(indptr, indices, bits, _PIECE)
-    return bool(ascend and low >= 0 and high < n and least > 0 and most < infinity)
+    infinity = int(np.array(np.inf, data.dtype).view(bits.dtype))
+    arrays, blocks = read_only(indptr, indices, bits), -(-len(data) // _CELLS)
+    found = np.empty((blocks, 6), np.int64)
+
+    def look(block: int, worker: int = 0) -> None:
+        cells, rows = ((size * block // blocks, size * (block + 1) // blocks) for size in (len(data), m))
+        survey(*arrays, cells, rows, _PIECE, found[block])
+
+    if blocks == 1:
+        look(0)
+    else:
+        with Pool(num_threads) as pool:
+            pool.run(look, blocks)
+    inside = found[:, 2].min() >= 0 and found[:, 3].max() < n
+    return bool(
+        inside and not found[:, :2].sum(axis=0).any() and found[:, 4].min() > 0 and found[:, 5].max() < infinity
+    )
 
 
 def _is_plain_array(array: Any) -> bool:
