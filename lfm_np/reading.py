@@ -299,6 +299,8 @@ def _named(path: str) -> Iterator[None]:
     except FileNotFoundError:
         raise FileNotFoundError(errno.ENOENT, "no such file or folder", path) from None
     except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno:  # of the system, not of Arrow
+            raise
         first = "CSV conversion error" in str(error)
         hint = "; types are guessed from the first lines; say what a column is by column_types={'user': 'string'}"
         raise ValueError(f"cannot read {path}: {error}{hint if first else ''}") from None
