@@ -108,7 +108,7 @@ def as_ids(name: str, ids: Any) -> np.ndarray:
     try:
         array = as_array(name, ids)
         recast = not hasattr(ids, "dtype") and array.ndim == 1 and array.dtype.kind in "fSU"
-        if recast and array.tolist() != list(ids):
+        if recast and any(a != b for a, b in zip(array.tolist(), ids) if a == a):  # nan is refused as such
             array = _objects(ids)
     except MemoryError:
         array = _objects(ids)
