@@ -105,12 +105,13 @@ def is_plain(X: Any, num_threads: int = 1) -> bool:
         return False
     bits = data.view(np.int32 if data.itemsize == 4 else np.int64)
     infinity = int(np.array(np.inf, data.dtype).view(bits.dtype))
-    arrays, blocks = read_only(indptr, indices, bits), -(-len(data) // _CELLS)
+    indptr, indices, bits = read_only(indptr, indices, bits)
+    blocks = -(-len(data) // _CELLS)
     found = np.empty((blocks, 6), np.int64)
 
     def look(block: int, worker: int = 0) -> None:
         cells, rows = ((size * block // blocks, size * (block + 1) // blocks) for size in (len(data), m))
-        survey(*arrays, cells, rows, _PIECE, found[block])
+        survey(indptr, indices, bits, cells, rows, _PIECE, found[block])
 
     if blocks == 1:
         look(0)
