@@ -98,9 +98,10 @@ def recommend(
     Notes
     -----
     Exact: equal to scoring all items and sorting. Items are tried in order of falling norm, and a user's search
-    ends when no later item can reach the N-th best score so far; see ``lfm_np.kernels.topk``. In the worst case
-    every item is scored, O(p n k). Memory: the result, the item index (built once per result, O(n)), and a few
-    MiB a thread.
+    ends when no later item can reach the N-th best score so far; of the others, only those are scored whose bound
+    in bytes reaches it, on processors with AVX-512 VNNI; see ``lfm_np.kernels.topk``. In the worst case every item
+    is scored, O(p n k). Memory: the result, the item index (built once per result; with bytes about k + 30 of them
+    an item), and a few MiB a thread.
 
     References
     ----------

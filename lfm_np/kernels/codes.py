@@ -6,6 +6,8 @@ A row x becomes a scale s = max|x|/127 and integers q between −127 and 127, so
 
 where the sum of integers is exact. A processor with AVX-512 VNNI adds 64 such products in an instruction, against 16
 of float32; of the items of factor models about one in two hundred passes. Four bytes are packed as an int32.
+
+Integers as bounds are an idea of FEXIPRO (Li, Chan, Yiu, Mamoulis, SIGMOD 2017).
 """
 
 from __future__ import annotations
