@@ -24,7 +24,7 @@ def rate(factors: lfm_np.Factors, X: sp.csr_array, batch: int, seconds: float, t
     while spent < seconds:
         some = X[rng.integers(X.shape[0], size=batch)]
         start = time.perf_counter()
-        factors.fold_in_users(some, num_threads=threads, **ALS)
+        factors.fold_in_users(some, num_threads=threads)  # with the parameters of the fit
         spent += time.perf_counter() - start if rows >= 0 else 0.0
         rows += batch
     return rows / spent
