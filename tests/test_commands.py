@@ -44,6 +44,7 @@ SMALL = {  # how commands start, what is written after them, what they need
     "python -m benchmarks report als.jsonl": ("", "matplotlib"),
     "python -m benchmarks.als_choice": ("--factors 8 --datasets seed --sweeps 3", ""),
     "python -m benchmarks.als_kernels": ("--largest 64 --seconds 0.001", ""),
+    "python -m benchmarks.als_tuning": ("small --factors 4 --alphas 1 --regularizations 1 --sweeps 1", ""),
     "python -m benchmarks.ann": ("--users 50 --factors 4", "usearch faiss"),
     "python -m benchmarks.distributed": ("--factors 4 --sweeps 2 --repeats 1 --workers 1", "distributed"),
     "python -m benchmarks.fold_in": ("--factors 4 --seconds 0.01", ""),
