@@ -70,13 +70,25 @@ def rotated(Y: np.ndarray, Q: np.ndarray, out: np.ndarray, pool: Pool, only: np.
     return out
 
 
-def prepare_fixed(rotate: bool, Y: np.ndarray, out: np.ndarray, weights: Weights, factors: int, pool: Pool) -> Fixed:
-    """α₀YᵀY of the fixed side, and with ``rotate`` Y itself in the basis that makes it diagonal (into ``out``)."""
+def prepare_fixed(
+    rotate: bool,
+    Y: np.ndarray,
+    out: np.ndarray,
+    weights: Weights,
+    factors: int,
+    pool: Pool,
+    products: np.ndarray | None = None,
+) -> Fixed:
+    """α₀YᵀY of the fixed side, and with ``rotate`` Y itself in the basis that makes it diagonal (into ``out``).
+
+    ``products``: YᵀY where it is known.
+    """
     ld = Y.shape[1]
     G = np.zeros((ld, ld))
     floor, Q = -np.inf, None
     if weights.a0:
-        G[:factors, :factors] = weights.a0 * gram_matrix(Y, pool)[:factors, :factors]
+        products = gram_matrix(Y, pool) if products is None else products
+        G[:factors, :factors] = weights.a0 * products[:factors, :factors]
     if rotate:
         values, basis = spectrum(G[:factors, :factors])
         values = np.maximum(values, 0)

@@ -35,12 +35,13 @@ def test_shards_equal_dense_normal_equations(eager, weighting, exponent):
         np.testing.assert_allclose(found, history, rtol=1e-11)
 
 
+@pytest.mark.parametrize("shape", [(400, 50), (50, 400)])  # adds up equations of items; gathers users
 @pytest.mark.parametrize("shards", [1, 3])
-def test_shards_equal_the_single_process(eager, shards, monkeypatch):
+def test_shards_equal_the_single_process(eager, shards, shape, monkeypatch):
     """Rows by either system and of either length, biases, several blocks of items and several sums of shares."""
     monkeypatch.setattr("lfm_np.distributed.sweep.BLOCK_BYTES", 3000)
     monkeypatch.setattr("lfm_np.distributed.sweep.FAN_IN", 2)
-    X = matrix(400, 50, longest=30)
+    X = matrix(*shape, longest=30)
     for options in ({"weighting": "ials", "unobserved_weight": 0.1}, {"weighting": "ratings", "biases": True}):
         asked = {
             "factors": 5,
@@ -51,9 +52,7 @@ def test_shards_equal_the_single_process(eager, shards, monkeypatch):
             **options,
         }
         there, here = eager(X, shards=shards, **asked), lfm_np.als(X, **asked)
-        np.testing.assert_allclose(
-            there.scores(np.arange(50), np.arange(50)), here.scores(np.arange(50), np.arange(50)), rtol=0, atol=1e-11
-        )
+        np.testing.assert_allclose(scores(there), scores(here), rtol=0, atol=1e-11)
         np.testing.assert_allclose(
             [record["objective"] for record in there.history],
             [record["objective"] for record in here.history],
@@ -82,13 +81,17 @@ def test_names_the_row_or_column_of_a_singular_system(eager):
 
 
 def test_refuses_what_does_not_fit(eager, monkeypatch):
-    X = sp.csr_array(([1.0], ([0], [0])), shape=(4, 60_000))
+    X = sp.csr_array(([1.0], ([0], [0])), shape=(3_000_000, 60_000))
     with pytest.raises(MemoryError, match=r"normal equations of 60000 items with factors=64 .* 256 MiB .* Spark MLlib"):
         eager(X, factors=64)
     small = cluster_module().Workers(threads=2, memory=16 << 20)
     monkeypatch.setattr(Eager, "workers", lambda self: small)
     with pytest.raises(MemoryError, match=r"more than a quarter of the smallest worker's 16 MiB.*Spark MLlib"):
         eager(X, factors=20)
+    with pytest.raises(
+        MemoryError, match=r"the user factors \(40000 × 20\) take 5 MiB, more than a quarter of the smallest"
+    ):
+        eager(X[:40_000, :6000], factors=20)
 
 
 def test_refuses_what_is_no_client():
@@ -122,8 +125,9 @@ def test_equals_the_single_process(client, tall, shards):
     assert (there.params["shards"], there.status) == (shards, here.status)
 
 
-def test_any_number_of_workers_gives_the_same_bits(client, tall):
-    distributed = needed()
+@pytest.mark.parametrize("wide", [False, True])
+def test_any_number_of_workers_gives_the_same_bits(client, tall, wide):
+    distributed, tall = needed(), tall.T.tocsr() if wide else tall
     two = lfm_np.distributed.als(tall, client=client, shards=5, **OPTIONS)
     with distributed.Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=":0") as other:
         one = lfm_np.distributed.als(tall, client=other, shards=5, **OPTIONS)

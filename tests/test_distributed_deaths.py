@@ -59,6 +59,15 @@ def test_survives_the_death_of_workers(client, tall, whole, kill, name, times):
     assert killed() == times
 
 
+def test_survives_a_death_where_users_are_gathered(client, tall, kill):
+    asked = {"client": client, "shards": 2, "checkpoint_every": 2, **OPTIONS}
+    wide = tall.T.tocsr()
+    whole = lfm_np.distributed.als(wide, **asked)
+    killed = kill("items", count=3)
+    same_bits(lfm_np.distributed.als(wide, **asked), whole)
+    assert killed() == 1
+
+
 def test_gives_up_on_a_task_that_always_kills(client, tall, kill):
     def allow(failures):
         client.run_on_scheduler(lambda dask_scheduler: setattr(dask_scheduler, "allowed_failures", failures))

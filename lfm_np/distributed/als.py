@@ -16,7 +16,7 @@ from lfm_np.distributed import blocks
 from lfm_np.distributed.cluster import Cluster, Workers, check_client
 from lfm_np.distributed.parquet import ShardedInteractions
 from lfm_np.distributed.run import DriverRun
-from lfm_np.distributed.sweep import Sweeps, share_bytes
+from lfm_np.distributed.sweep import Sweeps, gathers_users, share_bytes
 from lfm_np.factors import Factors
 from lfm_np.kernels.als_rows import aligned
 from lfm_np.problem import Problem, check_problem, narrow
@@ -151,7 +151,7 @@ def als(
     with sigint_noted() as interrupted:
         cluster = Cluster(client, interrupted)
         workers = cluster.workers()
-        _refuse_what_cannot_fit(problem, workers)
+        _refuse_what_cannot_fit(problem, shape[0], workers)
         general = without_cells(problem)
         sources = source.sources(cluster, general) if sharded else _cut(problem, general, shards or workers.threads)
         state = Sweeps(cluster, general, sources, _start(problem, shape, given, rng), threads)
@@ -194,15 +194,19 @@ def _cut(problem: Problem, general: Problem, shards: int) -> list[tuple[Any, ...
     return [(blocks.make_shard, general, X[lo:hi], lo, shards) for lo, hi in itertools.pairwise(edges)]
 
 
-def _refuse_what_cannot_fit(problem: Problem, workers: Workers) -> None:
+def _refuse_what_cannot_fit(problem: Problem, m: int, workers: Workers) -> None:
     n, k = problem.X.shape[1], problem.factors
-    need = n * problem.columns * problem.X.dtype.itemsize
-    if workers.memory is not None and need > workers.memory // 4:
-        raise MemoryError(
-            f"the item factors ({n} × {k}) take {need / 2**20:.0f} MiB, more than a quarter of the smallest worker's "
-            f"{workers.memory / 2**20:.0f} MiB, and every worker holds all of them; take fewer factors or larger "
-            "workers, or Spark MLlib, which cuts both sides"
-        )
+    gathers = gathers_users(m, n, problem)
+    for noun, rows in {"item": n, **({"user": m} if gathers else {})}.items():
+        need = rows * problem.columns * problem.X.dtype.itemsize
+        if workers.memory is not None and need > workers.memory // 4:
+            raise MemoryError(
+                f"the {noun} factors ({rows} × {k}) take {need / 2**20:.0f} MiB, more than a quarter of the smallest "
+                f"worker's {workers.memory / 2**20:.0f} MiB, and every worker holds all of them; take fewer factors or "
+                "larger workers, or Spark MLlib, which cuts both sides"
+            )
+    if gathers:
+        return
     share = share_bytes(n, problem)
     if share > SHARE_LIMIT:
         raise MemoryError(

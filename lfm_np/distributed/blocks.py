@@ -7,6 +7,7 @@ the shards' shares of their normal equations, by blocks of items.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from lfm_np.half_sweep import (
     gram_matrix,
     minimised_by_eigenvalues,
     prepare_fixed,
+    rotated,
     singular,
     solve_rows,
 )
@@ -52,6 +54,7 @@ class Users(NamedTuple):
     gram: np.ndarray  # UᵀU, float64; empty where no cell beside Ω has a weight
     loss: float
     penalty: float
+    basis: np.ndarray | None  # (ld, ld) in which U is, seen from V; None if in the same
 
 
 class Share(NamedTuple):
@@ -116,11 +119,36 @@ def make_shard(problem: Problem, X: sp.csr_array, first: int, shards: int) -> Sh
     return Shard(replace(side, first=first), settled((indptr, transpose.indices, transpose.data)), Spare())
 
 
-def plan_again(problem: Problem, shard: Shard, rotate: bool) -> Shard:
-    """The shard with the basis of the fixed items that all shards share."""
+def plan_again(problem: Problem, shard: Shard, rotate: bool, gathers: bool) -> Shard:
+    """The shard with the basis of the fixed items that all shards share, and without a transpose that none needs."""
     fixed_rows = 0 if rotate else np.iinfo(np.int64).max
     users = plan_side(shard.users.csr, shard.users.lam, problem.weights, shard.users.k, fixed_rows)
-    return shard._replace(users=replace(users, first=shard.users.first, rotate=rotate))
+    indptr, indices, data = shard.transpose
+    transpose = (indptr, indices[:0].copy(), data[:0].copy()) if gathers else shard.transpose
+    return shard._replace(users=replace(users, first=shard.users.first, rotate=rotate), transpose=transpose)
+
+
+class ItemShard(NamedTuple):
+    """Columns of X, with the cells of all shards."""
+
+    items: Side
+    spare: Spare
+
+
+def columns_of(shard: Shard, items: tuple[int, int]) -> sp.csr_array:
+    """The shard's cells of the items lo … hi − 1: a row each."""
+    indptr, indices, data = shard.transpose
+    cells = slice(int(indptr[items[0]]), int(indptr[items[1]]))
+    own = indptr[items[0] : items[1] + 1] - indptr[items[0]]
+    return sp.csr_array((data[cells], indices[cells], own), shape=(len(own) - 1, shard.users.rows))
+
+
+def item_shard(problem: Problem, columns: list[sp.csr_array], lam: np.ndarray, first: int) -> ItemShard:
+    """The items whose cells these are."""
+    X = narrow(sp.csr_array(sp.hstack(columns, "csr")))
+    csr = settled((X.indptr.astype(np.int64), X.indices, X.data))
+    side = plan_side(csr, lam, problem.weights, problem.factors + problem.biases, X.shape[1])
+    return ItemShard(replace(side, first=first, noun="column"), Spare())
 
 
 class Summary(NamedTuple):
@@ -173,7 +201,7 @@ def solve_users(problem: Problem, shard: Shard, items: FixedItems, mean: float, 
     with Pool(threads) as pool:
         loss, penalty = solve_rows(shard.users, items.fixed, problem.weights, shift, U, pool)
         gram = gram_matrix(U, pool) if problem.weights.a0 else np.empty((0, 0))
-    return Users(U, gram, loss, penalty)
+    return Users(U, gram, loss, penalty, items.fixed.basis)
 
 
 def rotated_rows(
@@ -182,6 +210,8 @@ def rotated_rows(
     """A shard's rows in another basis, in a file from row ``first`` on if there is one, and their biases if any."""
     k = len(basis)
     with single_threaded_blas():
+        if users.basis is not None:
+            basis = (users.basis[:k, :k].T @ basis).astype(basis.dtype)
         rows = users.U[:, :k] @ basis
     if path is not None:
         whole = np.lib.format.open_memmap(path, "r+")
@@ -206,6 +236,23 @@ def share_of(problem: Problem, shard: Shard, users: Users, items: tuple[int, int
     lo, hi = items
     csr = frozen(indptr[lo : hi + 1]), indices, data
     return _share(problem, csr, users, mean, threads, shard.spare)
+
+
+def solve_item_rows(problem: Problem, shard: ItemShard, users: list[Users], mean: float, threads: int) -> Items:
+    """The items of a shard from the users of all."""
+    side, spare, users = settled(shard.items), shard.spare, settled(tuple(users))
+    U = spare.array((sum(len(part.U) for part in users), problem.columns), problem.X.dtype)
+    np.concatenate([part.U for part in users], out=U)
+    bias, V = _bias_taken(problem, U), aligned((side.rows, problem.columns), U.dtype)
+    shift, products = frozen(bias + U.dtype.type(mean)), sum(part.gram for part in users)
+    with Pool(threads) as pool:
+        weights, k = problem.weights, problem.factors + problem.biases
+        fixed = prepare_fixed(side.rotate, U, U, weights, k, pool, products)
+        loss, penalty = solve_rows(side, fixed, weights, shift, V, pool)
+    _rotate_back(V, fixed.basis)
+    _rotate_back(V, users[0].basis)
+    items = items_of(V)
+    return items._replace(loss=np.array([loss]), penalty=np.array([penalty]), energy=np.zeros(1), users=_sums(users))
 
 
 def wide_share_of(problem: Problem, shard: Shard, users: Users, items: np.ndarray, mean: float) -> Share:
@@ -255,6 +302,11 @@ def _users(shares: list[Share]) -> list[Users]:
     return [users for share in shares for users in share.users]
 
 
+def _sums(users: Sequence[Users]) -> tuple[float, float]:
+    """Loss and penalty of all."""
+    return sum(part.loss for part in users), sum(part.penalty for part in users)
+
+
 def _summed(shares: list[Share], rows: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Some rows of the sum: few enough to stay in the cache, where float64 costs no memory traffic."""
 
@@ -271,6 +323,7 @@ def _summed(shares: list[Share], rows: slice) -> tuple[np.ndarray, np.ndarray, n
 def solve_items(problem: Problem, shares: list[Share], lam: np.ndarray, threads: int) -> Items:
     """The items of a block from the shares of all shards."""
     items, status = _solve(problem, shares, lam, threads)
+    _rotate_back(items.V, shares[0].users[0].basis)
     return items._replace(unsolved=np.flatnonzero(status != OK))
 
 
@@ -315,7 +368,18 @@ def solve_items_again(problem: Problem, shares: list[Share], lam: np.ndarray, it
         x = V[place]
         loss[place] = found.energy[place] - b @ x - x @ (b - A @ x)
         penalty[place] = lam[place] * (x @ x)
-    return found._replace(V=V.astype(problem.X.dtype))
+    V = V.astype(problem.X.dtype)
+    _rotate_back(V, shares[0].users[0].basis)
+    return found._replace(V=V)
+
+
+def _rotate_back(V: np.ndarray, basis: np.ndarray | None) -> None:
+    """To the basis of the items before, which all agree on: computed again on another machine, that of a sweep may differ
+    by much where eigenvalues lie close together.
+    """
+    if basis is not None:
+        with Pool(1) as pool:
+            rotated(V, basis.T, V, pool)
 
 
 def patched(items: Items, again: Items, places: np.ndarray) -> Items:
@@ -336,7 +400,7 @@ def found_of(items: Items) -> Items:
 def _solve(problem: Problem, shares: list[Share], lam: np.ndarray, threads: int) -> tuple[Items, np.ndarray]:
     """The items from the sum of their shares, and the status of each."""
     rows, dtype, ld, users = len(shares[0].b), shares[0].b.dtype, problem.columns, _users(shares)
-    status, sums = np.empty(rows, np.uint8), (sum(part.loss for part in users), sum(part.penalty for part in users))
+    status, sums = np.empty(rows, np.uint8), _sums(users)
     loss, energy, penalty = np.empty((3, rows))
     items = Items(aligned((rows, ld), dtype), np.empty(0, np.int64), loss, energy, penalty, sums)
     G, limit = frozen(_padded_gram(problem, users, dtype)), PIVOT_LOSS / float(np.finfo(dtype).eps)

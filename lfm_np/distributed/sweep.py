@@ -14,6 +14,7 @@ from lfm_np.distributed.cluster import RESTARTS, Cluster, Lost, NoWorkers
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
 from lfm_np.problem import Problem
+from lfm_np.row_plan import primal_cost
 
 BLOCK_BYTES = 8 << 20  # of a shard's share of the normal equations of a block of items
 FAN_IN = 16  # shares that one task adds
@@ -41,6 +42,7 @@ class Sweeps:
     """
 
     _shards: list[Any]  # futures; none before they are made
+    _item_shards: list[Any]  # of the columns, where users are gathered
     _failed: SolverError | None = None  # with which this run gave up
     _V: list[Any]  # the blocks of items: futures, or tasks that bring back what was kept
     _before: list[Any]  # those before the last sweep
@@ -58,7 +60,6 @@ class Sweeps:
         self._shards = []
         self._cluster, self._problem, self._threads, self._sources = cluster, problem, threads, shards
         self._start, V = start
-        self._ranges = item_ranges(len(V), problem)
         self._go_back(Kept(0, V, V, 0.0))
         self._surviving(self._prepare)
         penalty = float(np.einsum("i,if,if->", self._lam, V, V, dtype=np.float64))
@@ -77,8 +78,19 @@ class Sweeps:
         self.mean = total / counts.sum() if problem.biases and counts.sum() else 0.0
         self._lam, self._rows = problem.row_regularization(counts, sum(rows)), rows
         self._rotate = 2 * sum(summary.rotates for summary in summaries) > len(summaries)
-        planned = [cluster.task("shard", blocks.plan_again, problem, shard, self._rotate) for shard in made]
-        (self._shards,) = cluster.groups(planned)
+        gathers = gathers_users(sum(rows), len(counts), problem)
+        self._ranges = (
+            ranges_of_equal_cost(counts, problem, len(made)) if gathers else item_ranges(len(counts), problem)
+        )
+        planned = [cluster.task("shard", blocks.plan_again, problem, shard, self._rotate, gathers) for shard in made]
+        columns = [self._columns(made, block) for block in self._ranges] if gathers else []
+        self._shards, self._item_shards = cluster.groups(planned, columns)
+
+    def _columns(self, made: list[Any], block: tuple[int, int]) -> Any:
+        """The task that brings the cells of a block of items together."""
+        cluster = self._cluster
+        parts = [cluster.task("columns", blocks.columns_of, shard, block) for shard in made]
+        return cluster.task("item_shard", blocks.item_shard, self._problem, parts, self._lam[slice(*block)], block[0])
 
     # ---- sweeps -----------------------------------------------------------------------------------------------------
 
@@ -111,7 +123,14 @@ class Sweeps:
     def _sweep(self) -> dict[str, Any]:
         cluster = self._cluster
         users = self._users(self._V)
-        items = [self._items(users, block) for block in self._ranges]
+        if self._item_shards:
+            asked = self.mean, self._threads
+            items = [
+                cluster.task("items", blocks.solve_item_rows, self._problem, shard, users, *asked)
+                for shard in self._item_shards
+            ]
+        else:
+            items = [self._items(users, block) for block in self._ranges]
         found = [cluster.task("found", blocks.found_of, part) for part in items]
         users, items, found = cluster.groups(users, items, found)
         values = cluster.gather(found)
@@ -212,10 +231,7 @@ class Sweeps:
 
     def _go_back(self, kept: Kept) -> None:
         self._kept, self._sweeps, self._item_penalty = kept, kept.sweeps, kept.penalty
-        self._V, self._before = (
-            [self._cluster.task("items_again", blocks.items_of, V[lo:hi]) for lo, hi in self._ranges]
-            for V in (kept.V, kept.before)
-        )
+        self._V, self._before = ([self._cluster.task("items_again", blocks.items_of, V)] for V in (kept.V, kept.before))
 
     # ---- the result -------------------------------------------------------------------------------------------------
 
@@ -269,6 +285,21 @@ def item_ranges(n: int, problem: Problem) -> list[tuple[int, int]]:
     count = max(1, -(-share_bytes(n, problem) // BLOCK_BYTES))
     step = max(8, -(-n // (8 * count)) * 8)
     return [(lo, min(lo + step, n)) for lo in range(0, max(n, 1), step)]
+
+
+def ranges_of_equal_cost(counts: np.ndarray, problem: Problem, blocks: int) -> list[tuple[int, int]]:
+    """Blocks of items that take about the same time."""
+    cost = np.cumsum(primal_cost(counts, problem.columns))
+    inner = (
+        np.searchsorted(cost, np.arange(1, blocks) * (cost[-1] / blocks)).tolist() if len(cost) else [0] * (blocks - 1)
+    )
+    return list(itertools.pairwise([0, *inner, len(counts)]))
+
+
+def gathers_users(m: int, n: int, problem: Problem) -> bool:
+    """Whether the users of all shards are fewer numbers than a shard's part of the normal equations of the items."""
+    width = problem.factors + problem.biases
+    return m * problem.columns < n * (width * (width + 3) // 2)
 
 
 def share_bytes(n: int, problem: Problem) -> int:
