@@ -100,16 +100,17 @@ def als(
     TypeError, ValueError
         For a bad argument; the message names it.
     MemoryError
-        V does not fit a worker, or the normal equations of the items do not fit what is worth sending.
+        V, or the users where they are sent, do not fit a worker, or the normal equations of the items are more than is
+        worth sending.
     SolverError
         As `lfm_np.als`; also when the same tasks lose their workers again and again, or no worker is left for five
         minutes.
 
     Notes
     -----
-    A sweep broadcasts V, solves each shard's users where they are, and adds the shards' shares of the items' normal
-    equations in a fixed order; user factors never travel. A worker sends n·k²/2 numbers a shard and sweep, and
-    receives n·k. See the page "On several machines".
+    A sweep broadcasts V and solves each shard's users where they are. The items are then solved from what is less to
+    send: the shards' shares of their normal equations, n·k²/2 numbers a shard, added in a fixed order, or all users,
+    m·k numbers a worker. See the page "On several machines".
 
     Examples
     --------

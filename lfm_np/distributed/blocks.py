@@ -244,7 +244,7 @@ def solve_item_rows(problem: Problem, shard: ItemShard, users: list[Users], mean
     U = spare.array((sum(len(part.U) for part in users), problem.columns), problem.X.dtype)
     np.concatenate([part.U for part in users], out=U)
     bias, V = _bias_taken(problem, U), aligned((side.rows, problem.columns), U.dtype)
-    shift, products = frozen(bias + U.dtype.type(mean)), sum(part.gram for part in users)
+    shift, products = frozen(bias + U.dtype.type(mean)), np.sum([part.gram for part in users], axis=0)
     with Pool(threads) as pool:
         weights, k = problem.weights, problem.factors + problem.biases
         fixed = prepare_fixed(side.rotate, U, U, weights, k, pool, products)
@@ -374,8 +374,9 @@ def solve_items_again(problem: Problem, shares: list[Share], lam: np.ndarray, it
 
 
 def _rotate_back(V: np.ndarray, basis: np.ndarray | None) -> None:
-    """To the basis of the items before, which all agree on: computed again on another machine, that of a sweep may differ
-    by much where eigenvalues lie close together.
+    """To the basis of the items before, on which all agree.
+
+    That of a sweep, computed again on another machine, may differ by much where eigenvalues lie close together.
     """
     if basis is not None:
         with Pool(1) as pool:
