@@ -88,7 +88,8 @@ def warm(tall):
     patch = pytest.MonkeyPatch()
     patch.setattr(als_module(), "check_client", lambda client: client)
     patch.setattr(als_module(), "Cluster", Eager)
-    lfm_np.distributed.als(tall, shards=2, **OPTIONS)
+    for X in (tall, tall.T.tocsr()):
+        lfm_np.distributed.als(X, shards=2, **OPTIONS)
     patch.undo()
 
 
