@@ -92,7 +92,9 @@ def curves(path: str) -> None:
         def callback(record: dict[str, Any], factors: lfm_np.Factors, values: list[float] = values) -> None:
             values.append(lfm_np.evaluate(factors, data.train, data.test, ("ndcg@20",))["ndcg@20"])
 
-        fit = lfm_np.sgd(data.train, random_state=0, callback=callback, **arguments(family, chosen))
+        options = arguments(family, chosen)
+        lfm_np.sgd(data.train, **options | {"epochs": 1})  # compiles
+        fit = lfm_np.sgd(data.train, random_state=0, callback=callback, **options)
         seconds = np.cumsum([record["seconds"] for record in fit.history])
         for axes, x in zip(panels, (np.arange(len(values)) + 1, seconds), strict=True):
             axes.plot(x, values, marker="o", markersize=3, label=f"{family}, {chosen['sampler']}, {chosen['schedule']}")
