@@ -61,6 +61,7 @@ SMALL = {  # how commands start, what is written after them, what they need
     "python -m benchmarks.sgd_quality losses": ("--seeds 1", ""),
     "python -m benchmarks.sgd_search": ("ratings --trials 1 --epochs 3", ""),
     "python -m benchmarks.sgd_search ml1m": ("BPR --trials 1 --epochs 3", ""),
+    "python -m benchmarks.sgd_search ncf BPR": ("--trials 1 --epochs 3", ""),
     "python -m benchmarks.sgd_speed": ("TRAIN.npz --factors 4 --rounds 1 --seconds 0.05 --profile", ""),
     "python -m benchmarks.topn": ("--users 50 --factors 4 --repeats 1", ""),
     "python -m benchmarks.validation": ("small --factors 4", ""),
@@ -112,7 +113,7 @@ def tiny_movielens(path, users, items, count):
 def folder(tmp_path_factory):
     """What commands of the pages find in the folder where they run."""
     place = tmp_path_factory.mktemp("commands")
-    tiny_movielens(place / "ml-1m.npz", 200, 130, 5000)
+    tiny_movielens(place / "ml-1m.npz", 200, 200, 5000)
     tiny_movielens(place / "ml-100k.npz", 100, 60, 2000)
     sp.save_npz(place / "TRAIN.npz", lfm_np.datasets.planted(300, 100, 5000, random_state=0).matrix)
     run = ["run", *RUN.split(), "--output", str(place / "als.jsonl")]
