@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lfm_np.canonical import canonical_items
-from lfm_np.distributed import blocks
+from lfm_np.distributed import blocks, equations
 from lfm_np.distributed.cluster import RESTARTS, Cluster, Lost, NoWorkers
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
@@ -153,10 +153,12 @@ class Sweeps:
         """The task that solves a block of items."""
         cluster, problem, threads = self._cluster, self._problem, self._threads
         shares = [
-            cluster.task("share", blocks.share_of, problem, shard, part, block, self.mean, threads)
+            cluster.task("share", equations.share_of, problem, shard, part, block, self.mean, threads)
             for shard, part in zip(self._shards, users)
         ]
-        return cluster.task("items", blocks.solve_items, problem, self._few(shares), self._lam[slice(*block)], threads)
+        return cluster.task(
+            "items", equations.solve_items, problem, self._few(shares), self._lam[slice(*block)], threads
+        )
 
     def _solved_again(
         self, users: list[Any], items: list[Any], found: list[blocks.Items]
@@ -164,16 +166,16 @@ class Sweeps:
         """The blocks of items with those that need float64 solved in it."""
         cluster, problem = self._cluster, self._problem
         patched = {}
-        for place, (block, places) in enumerate(zip(self._ranges, blocks.to_solve_again(found))):
+        for place, (block, places) in enumerate(zip(self._ranges, equations.to_solve_again(found))):
             if not len(places):
                 continue
             ids = block[0] + places
             shares = [
-                cluster.task("wide_share", blocks.wide_share_of, problem, shard, rows, ids, self.mean)
+                cluster.task("wide_share", equations.wide_share_of, problem, shard, rows, ids, self.mean)
                 for shard, rows in zip(self._shards, users)
             ]
             again = cluster.task(
-                "wide_items", blocks.solve_items_again, problem, self._few(shares), self._lam[ids], ids
+                "wide_items", equations.solve_items_again, problem, self._few(shares), self._lam[ids], ids
             )
             patched[place] = cluster.task("patched", blocks.patched, items[place], again, places)
         if not patched:
@@ -189,7 +191,7 @@ class Sweeps:
         """At most FAN_IN shares of the same sum."""
         while len(shares) > FAN_IN:
             groups = (shares[lo : lo + FAN_IN] for lo in range(0, len(shares), FAN_IN))
-            shares = [self._cluster.task("added", blocks.add_shares, group) for group in groups]
+            shares = [self._cluster.task("added", equations.add_shares, group) for group in groups]
         return shares
 
     def _record(self, items: list[blocks.Items]) -> dict[str, Any]:
