@@ -330,7 +330,7 @@ def test_damage_is_refused_by_name(name, damage, good, tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        {"format": "other"}, {"version": 2}, {"shape": [40]}, {"shape": [40, 31]}, {"shape": [10**30, 30]}, {"nnz": -1},
+        {"format": "other"}, {"version": 1}, {"shape": [40]}, {"shape": [40, 31]}, {"shape": [10**30, 30]}, {"nnz": -1},
         {"dtype": "int8"}, {"dtype": None}, {"rows": None}, {"columns": {}}, {"nnz": None},
     ],
     ids=str,

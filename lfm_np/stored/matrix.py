@@ -21,7 +21,7 @@ from lfm_np.stored.buckets import transpose
 from lfm_np.stored.files import OFFSET, StoredCsr, Writer, file_of
 from lfm_np.stored.records import ids_digests, read_ids, write_records
 
-_FORMAT, _VERSION = "lfm_np.stored_matrix", 1
+_FORMAT, _VERSION = "lfm_np.stored_matrix", 2
 _SORTING_ROW = 32  # bytes a row or column while cells are sorted: offsets, counts, bucket, where the next cell goes
 _LEAST = 1 << 20
 
