@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from lfm_np.row_plan import Weights, auto_solver, padded
+from lfm_np.row_plan import Weights, auto_solver, padded, steps_may_pay
 from lfm_np.stored import StoredMatrix
 from lfm_np.validation import (
     check_bool,
@@ -50,12 +50,14 @@ class Problem:
 
     def auto_solver(self) -> str:
         """What solver="auto" stands for."""
-        X = self.X
+        X, k = self.X, self.factors + self.biases
+        if not steps_may_pay(k, self.weights):  # the lengths are a pass over the cells
+            return "exact"
         if isinstance(X, StoredMatrix):
             lengths = X.rows.lengths(), X.columns.lengths()
         else:
             lengths = np.diff(X.indptr), np.bincount(X.indices, minlength=X.shape[1])
-        return auto_solver(self.factors + self.biases, self.weights, *lengths)
+        return auto_solver(k, self.weights, *lengths)
 
     def transposed(self) -> Problem:
         """The same problem with the roles of rows and columns exchanged."""

@@ -168,6 +168,11 @@ class Scheme(NamedTuple):
     cost: float  # ns of the half-sweep, with the Gram matrix and the rotations
 
 
+def steps_may_pay(k: int, weights: Weights) -> bool:
+    """Whether "auto" looks at the rows at all."""
+    return k >= FEWEST_FOR_STEPS and weights.a0 != 0
+
+
 def auto_solver(k: int, weights: Weights, users: np.ndarray, items: np.ndarray) -> str:
     """What solver="auto" stands for, given the cells of every row and of every column.
 
@@ -175,7 +180,7 @@ def auto_solver(k: int, weights: Weights, users: np.ndarray, items: np.ndarray) 
     objective as far as one of solutions (`python -m benchmarks.als_choice`). Below 64 factors a sweep is cheap in any
     case and stays exact.
     """
-    if k < FEWEST_FOR_STEPS or not weights.a0:
+    if not steps_may_pay(k, weights):
         return "exact"
     exact, cg = (
         sum(
