@@ -9,7 +9,7 @@ Liang, Krishnan, Hoffman, Jebara, "Variational autoencoders for collaborative fi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -87,10 +87,22 @@ def _safe(X: Any) -> Any:
     return wrap_csr("X", X) if sp.issparse(X) and X.ndim == 2 else X
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """What both estimators do once they can solve."""
+    """What both estimators take, and what they do once they can solve."""
 
-    factors_: Factors
+    factors: int = 64
+    tolerance: float = 0.0
+    init: Any = None
+    dtype: Any = np.float32
+    num_threads: int | None = None
+    random_state: Any = None
+    callback: Callback | None = None
+    progress: bool = False
+    raise_on_interrupt: bool = False
+    checkpoint: Any = None
+
+    factors_: Factors = field(init=False)
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Factor X.
@@ -172,7 +184,7 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         return tags
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, kw_only=True)
 class ALS(_Estimator):
     """`lfm_np.als` as a scikit-learn transformer from rows of interactions to user factors.
 
@@ -208,25 +220,14 @@ class ALS(_Estimator):
     ALS(factors=4, random_state=0, regularization=1.0)
     """
 
-    _: KW_ONLY
-    factors: int = 64
     regularization: float = 0.01
     alpha: float = 1.0
     unobserved_weight: float | None = None
     regularization_exponent: float = 0.0
     weighting: str = "hu-koren"
     iterations: int = 15
-    tolerance: float = 0.0
     solver: str = "auto"
     biases: bool = False
-    init: Any = None
-    dtype: Any = np.float32
-    num_threads: int | None = None
-    random_state: Any = None
-    callback: Callback | None = None
-    progress: bool = False
-    raise_on_interrupt: bool = False
-    checkpoint: Any = None
 
     def _solve(self, X: sp.csr_array) -> Factors:
         return als(X, **self.get_params(deep=False))
@@ -276,21 +277,11 @@ class SGD(_Estimator):
     _: KW_ONLY
     sampler: Any = sampling.Uniform()  # noqa: RUF009 (immutable)
     negatives: int = 1
-    factors: int = 64
     learning_rate: float = 0.05
     schedule: str = "constant"
     regularization: float | Mapping[str, float] = 0.01
     biases: bool | str = False
     epochs: int = 20
-    tolerance: float = 0.0
-    init: Any = None
-    dtype: Any = np.float32
-    num_threads: int | None = None
-    random_state: Any = None
-    callback: Callback | None = None
-    progress: bool = False
-    raise_on_interrupt: bool = False
-    checkpoint: Any = None
     fold_in: Mapping[str, Any] | None = None
 
     def _solve(self, X: sp.csr_array) -> Factors:
