@@ -119,32 +119,44 @@ def solve_rows(
     """
     X[side.empty] = 0
     status = np.zeros(side.rows, np.uint8)
-    loss, penalty = _run_blocks(side, fixed, weights, shift, X, status, pool).sum(axis=0)
+    sums = _Blocks(side, fixed, weights, shift, X, status).run(pool)
     failed = np.flatnonzero(status)
     if len(failed):
         G = fixed.G if X.dtype == np.float64 else _gram_in_float64(fixed, weights, pool)
         for rows in _chunks(side, failed, X.shape[1]):
-            part, Y, own_shift = _rows_in_float64(side, fixed, weights, shift, rows)
-            exact = Fixed(Y, frozen(G), frozen(G.diagonal().copy()), -np.inf)
-            solution, status = np.empty((len(rows), X.shape[1])), np.ones(len(rows), np.uint8)
-            if X.dtype == np.float32:
-                status[:] = 0
-                more_loss, more_penalty = _run_blocks(part, exact, weights, own_shift, solution, status, pool).sum(
-                    axis=0
-                )
-                loss, penalty = loss + more_loss, penalty + more_penalty
-            for row in np.flatnonzero(status).tolist():
-                with np.errstate(all="ignore"):
-                    more_loss, more_penalty = _solve_by_eigenvalues(part, exact, weights, own_shift, row, solution[row])
-                if not np.isfinite(more_loss):
-                    raise singular(side.noun, side.first + rows[row], int(np.count_nonzero(status)))
-                loss, penalty = loss + more_loss, penalty + more_penalty
-            with np.errstate(over="ignore", under="ignore"):
-                X[rows] = solution
-            overflown = rows[~np.isfinite(X[rows]).all(axis=1)]
-            if len(overflown):
-                raise singular(side.noun, side.first + overflown[0], len(overflown))
-    return float(loss), float(penalty)
+            sums += _solve_again(side, fixed, G, weights, shift, rows, X, pool)
+    return float(sums[0]), float(sums[1])
+
+
+def _solve_again(
+    side: Side,
+    fixed: Fixed,
+    G: np.ndarray,
+    weights: Weights,
+    shift: np.ndarray,
+    rows: np.ndarray,
+    X: np.ndarray,
+    pool: Pool,
+) -> np.ndarray:
+    """Write the minimisers of some ``rows`` to X, by float64 where that is new, else by eigenvalues; their sums."""
+    part, Y, shift = _rows_in_float64(side, fixed, weights, shift, rows)
+    exact = Fixed(Y, frozen(G), frozen(G.diagonal().copy()), -np.inf)
+    solution, status, sums = np.empty((len(rows), X.shape[1])), np.ones(len(rows), np.uint8), np.zeros(2)
+    if X.dtype == np.float32:
+        status[:] = 0
+        sums += _Blocks(part, exact, weights, shift, solution, status).run(pool)
+    for row in np.flatnonzero(status).tolist():
+        with np.errstate(all="ignore"):
+            more = _solve_by_eigenvalues(part, exact, weights, shift, row, solution[row])
+        if not np.isfinite(more[0]):
+            raise singular(side.noun, side.first + rows[row], int(np.count_nonzero(status)))
+        sums += more
+    with np.errstate(over="ignore", under="ignore"):
+        X[rows] = solution
+    overflown = rows[~np.isfinite(X[rows]).all(axis=1)]
+    if len(overflown):
+        raise singular(side.noun, side.first + overflown[0], len(overflown))
+    return sums
 
 
 def singular(noun: str, row: int, count: int) -> SolverError:
@@ -222,81 +234,89 @@ def minimised_by_eigenvalues(A: np.ndarray, b: np.ndarray, lam: float, x: np.nda
     return True
 
 
-def _run_blocks(
-    side: Side, fixed: Fixed, weights: Weights, shift: np.ndarray, X: np.ndarray, status: np.ndarray, pool: Pool
-) -> np.ndarray:
-    """Σ loss and penalty of the rows, those left UNSOLVED aside."""
-    ld, dtype = X.shape[1], X.dtype
-    limits = (1e-3, PIVOT_LOSS / float(np.finfo(dtype).eps), fixed.floor)
-    cells = side.heavy.cells
-    heavy_blocks = -(-len(side.heavy.rows) // LANES)
-    parts = np.empty((len(cells), ld, ld), dtype), np.empty((len(cells), ld), dtype), np.empty(len(cells))
-    row_blocks = side.primal + side.dual
-    sums = np.zeros((len(row_blocks) + len(side.steps.blocks) + heavy_blocks + 1, 2))
-    later = np.zeros(len(side.heavy.rows), np.uint8)
-    given = Given(side.csr, fixed.Y, (fixed.G, fixed.energy, side.lam), tuple(weights), shift)
+class _Blocks:
+    """The rows of a side as blocks, each solved by one thread, which writes those rows and a sum of its own."""
 
-    kept: list[tuple[Any, Any]] = [(None, None)] * pool.num_threads
+    def __init__(
+        self, side: Side, fixed: Fixed, weights: Weights, shift: np.ndarray, X: np.ndarray, status: np.ndarray
+    ) -> None:
+        ld, dtype, cells = X.shape[1], X.dtype, side.heavy.cells
+        self._side, self._X, self._status = side, X, status
+        self._given = Given(side.csr, fixed.Y, (fixed.G, fixed.energy, side.lam), tuple(weights), shift)
+        self._limits = (1e-3, PIVOT_LOSS / float(np.finfo(dtype).eps), fixed.floor)
+        self._rows, self._heavy = side.primal + side.dual, -(-len(side.heavy.rows) // LANES)
+        self._parts = np.empty((len(cells), ld, ld), dtype), np.empty((len(cells), ld), dtype), np.empty(len(cells))
+        self._unmeasured = np.zeros(len(side.heavy.rows), np.uint8)  # heavy rows whose loss is not among the sums
+        self._sums = np.zeros((len(self._rows) + len(side.steps.blocks) + self._heavy + 1, 2))
+        self._kept: dict[int, tuple[Any, Any]] = {}
 
-    def scratch(worker: int, make: Callable[..., Any], *sizes: int) -> Any:
+    def run(self, pool: Pool) -> np.ndarray:
+        """Loss and penalty, (2,): those of rows left UNSOLVED aside."""
+        side = self._side
+        step_heavy(side, self._given, self._limits, self._X, self._status, self._sums[-1], pool)
+        jobs = [partial(self._segment, part) for part in range(len(side.heavy.cells))]
+        # Blocks of the longest rows first: one may cost much more than a block should, and nobody waits for it then.
+        jobs += [partial(self._primal, block) for block in reversed(range(len(side.primal)))]
+        jobs += [partial(self._dual, block) for block in range(len(side.primal), len(self._rows))]
+        jobs += [partial(self._step, block) for block in reversed(range(len(side.steps.blocks)))]
+        pool.run(lambda job, worker: jobs[job](worker), len(jobs))
+        pool.run(self._heavy_rows, self._heavy)
+        self._sums[-1, 0] += self._loss_of_heavy(pool)
+        return self._sums.sum(axis=0)
+
+    def _scratch(self, worker: int, make: Callable[..., Any], *sizes: int) -> Any:
         """That of the worker's last block if it serves: making one takes as long as solving hundreds of short rows."""
-        if kept[worker][0] != (make, sizes):
-            kept[worker] = (make, sizes), make(*sizes, dtype)
-        return kept[worker][1]
+        wanted = make, sizes
+        if self._kept.get(worker, (None,))[0] != wanted:
+            self._kept[worker] = wanted, make(*sizes, self._X.dtype)
+        return self._kept[worker][1]
 
-    def segment(part: int, worker: int) -> None:
-        _, start, stop = cells[part]
-        block = 0, np.empty(0, dtype), 0
-        place = start, stop, scratch(worker, als_primal.primal_scratch, ld), *parts, part
-        als_primal.segment_system(side.csr, fixed.Y, tuple(weights), shift, block, *place)
+    def _primal_scratch(self, worker: int) -> Any:
+        return self._scratch(worker, als_primal.primal_scratch, self._X.shape[1])
 
-    def rows(block: int, worker: int) -> None:
-        lo, hi = row_blocks[block]
-        place = side.order, lo, hi, limits
-        if block < len(side.primal):
-            mine = scratch(worker, als_primal.primal_scratch, ld)
-            als_primal.primal_rows(*given, *place, mine, X, status, sums[block])
-        else:
-            last = side.order[hi - 1]
-            longest = int(side.csr[0][last + 1] - side.csr[0][last]) + 3
-            mine = scratch(worker, als_dual.dual_scratch, -(-longest // 4) * 4, ld)
-            als_dual.dual_rows(*given, *place, mine, X, status, sums[block])
+    def _segment(self, part: int, worker: int) -> None:
+        """The system of a piece of a heavy row."""
+        _, start, stop = self._side.heavy.cells[part]
+        csr, Y, _, weights, shift = self._given
+        block = 0, np.empty(0, Y.dtype), 0
+        place = start, stop, self._primal_scratch(worker), *self._parts, part
+        als_primal.segment_system(csr, Y, weights, shift, block, *place)
 
-    def heavy(block: int, worker: int) -> None:
-        lo, hi = block * LANES, min((block + 1) * LANES, len(side.heavy.rows))
-        place = side.heavy.rows, lo, hi, limits, scratch(worker, als_primal.primal_scratch, ld)
-        own = X, status, sums[-1 - heavy_blocks + block], later
-        als_primal.heavy_rows(*given, *place, parts, side.heavy.first, *own)
+    def _primal(self, block: int, worker: int) -> None:
+        place = self._side.order, *self._rows[block], self._limits, self._primal_scratch(worker)
+        als_primal.primal_rows(*self._given, *place, self._X, self._status, self._sums[block])
 
-    step_heavy(side, given, limits, X, status, sums[-1], pool)
-    own = sums[len(row_blocks) :]
-    jobs = [partial(segment, part) for part in range(len(cells))]
-    # Blocks of the longest rows first: one may cost much more than a block should, and nobody waits for it then.
-    jobs += [partial(rows, block) for block in reversed(range(len(side.primal)))]
-    jobs += [partial(rows, block) for block in range(len(side.primal), len(row_blocks))]
+    def _dual(self, block: int, worker: int) -> None:
+        side, (lo, hi) = self._side, self._rows[block]
+        last = side.order[hi - 1]
+        longest = int(side.csr[0][last + 1] - side.csr[0][last]) + 3
+        mine = self._scratch(worker, als_dual.dual_scratch, -(-longest // 4) * 4, self._X.shape[1])
+        place = side.order, lo, hi, self._limits, mine
+        als_dual.dual_rows(*self._given, *place, self._X, self._status, self._sums[block])
 
-    def step(block: int, worker: int) -> None:
-        step_block(side, block, given, limits, X, status, own[block])
+    def _step(self, block: int, worker: int) -> None:
+        own = self._sums[len(self._rows) + block]
+        step_block(self._side, block, self._given, self._limits, self._X, self._status, own)
 
-    jobs += [partial(step, block) for block in reversed(range(len(side.steps.blocks)))]
-    pool.run(lambda job, worker: jobs[job](worker), len(jobs))
-    pool.run(heavy, heavy_blocks)
-    sums[-1, 0] += _loss_of_cells(side, fixed, weights, shift, X, later, pool)
-    return sums
+    def _heavy_rows(self, block: int, worker: int) -> None:
+        """Heavy rows from the systems of their pieces."""
+        heavy = self._side.heavy
+        lo, hi = block * LANES, min((block + 1) * LANES, len(heavy.rows))
+        place = heavy.rows, lo, hi, self._limits, self._primal_scratch(worker), self._parts, heavy.first
+        own = self._X, self._status, self._sums[-1 - self._heavy + block], self._unmeasured
+        als_primal.heavy_rows(*self._given, *place, *own)
 
+    def _loss_of_heavy(self, pool: Pool) -> float:
+        """Σ c(p − s)² − α₀s² over the cells of the unmeasured heavy rows, LOSS_CELLS a block."""
+        (indptr, *_), Y, _, weights, shift = self._given
+        rows = self._side.heavy.rows[self._unmeasured > 0]
+        cells = [(u, start, indptr[u + 1]) for u in rows for start in range(indptr[u], indptr[u + 1], LOSS_CELLS)]
+        losses = np.empty(len(cells))
 
-def _loss_of_cells(
-    side: Side, fixed: Fixed, weights: Weights, shift: np.ndarray, X: np.ndarray, marked: np.ndarray, pool: Pool
-) -> float:
-    """Σ c(p − s)² − α₀s² over the cells of the ``marked`` heavy rows, LOSS_CELLS a block."""
-    rows, indptr = side.heavy.rows[marked > 0], side.csr[0]
-    cells = [(u, start, indptr[u + 1]) for u in rows for start in range(indptr[u], indptr[u + 1], LOSS_CELLS)]
-    losses = np.empty(len(cells))
+        def work(part: int, worker: int) -> None:
+            u, start, end = cells[part]
+            place = start, min(start + LOSS_CELLS, end), self._X, u
+            losses[part] = als_primal.segment_loss(self._side.csr, Y, weights, shift, *place)
 
-    def work(part: int, worker: int) -> None:
-        u, start, end = cells[part]
-        place = start, min(start + LOSS_CELLS, end), X, u
-        losses[part] = als_primal.segment_loss(side.csr, fixed.Y, tuple(weights), shift, *place)
-
-    pool.run(work, len(cells))
-    return float(losses.sum())
+        pool.run(work, len(cells))
+        return float(losses.sum())
