@@ -204,8 +204,8 @@ class Pool:
         try:
             for _ in self._helpers:
                 self._tasks.put(None)
-            for helper in self._helpers:
-                helper.join()
+            while self._helpers:  # let go of here: Python code runs when a thread is freed, and would swallow a Ctrl-C
+                self._helpers.pop().join()
         finally:
             self._blas.__exit__(None, None, None)
 
