@@ -12,6 +12,7 @@ from lfm_np import validation as check
 from lfm_np.factors import Factors, Status
 from lfm_np.kernels import metrics as kernels
 from lfm_np.kernels import topk
+from lfm_np.kernels.forbidden import Forbidden
 from lfm_np.kernels.jit import Pool
 from lfm_np.kernels.scores import Model, pair_scores
 
@@ -272,7 +273,7 @@ def _list_ranker(factors: Factors, known: _Known, relevant: _Cells, N: int) -> _
         (users,) = check.read_only(relevant.users[part])
         ids = np.empty((len(users), N), np.int64)
         scores = np.empty((len(users), N), model.user_factors.dtype)
-        forbidden = topk.Forbidden(users, known.indptr, known.items, nobody)
+        forbidden = Forbidden(users, known.indptr, known.items, nobody)
         topk.best_items(model, index, forbidden, users, scores, ids)
         ranks = np.empty(len(items), np.int64)
         kernels.list_ranks(ids, starts, items, ranks)

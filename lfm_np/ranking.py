@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lfm_np.kernels import topk
+from lfm_np.kernels.forbidden import Forbidden
 from lfm_np.kernels.jit import Pool
 from lfm_np.kernels.scores import Model, pair_scores
 from lfm_np.validation import read_only
@@ -76,7 +77,7 @@ def best(
     def work(block: int, worker: int) -> None:
         part = slice(block * block_size, (block + 1) * block_size)
         some, their_rows = read_only(users[part], rows[part])
-        forbidden = topk.Forbidden(their_rows, indptr, indices, exclude)
+        forbidden = Forbidden(their_rows, indptr, indices, exclude)
         topk.best_items(model, index, forbidden, some, found[part], ids[part])
 
     with Pool(num_threads) as pool:

@@ -17,6 +17,7 @@ import lfm_np
 from lfm_np import cells, half_sweep, losses, row_plan, sampling, sgd_epoch
 from lfm_np.item_index import build_index
 from lfm_np.kernels import dense, random, sgd_cells, sgd_draws, topk
+from lfm_np.kernels.forbidden import Forbidden
 from lfm_np.kernels.jit import Pool
 from lfm_np.kernels.scores import Model, pair_scores
 from lfm_np.problem import model_weights
@@ -207,7 +208,7 @@ def test_best_items(screen):
         index = build_index(model, n + np.arange(1100), **screen)
         rows = behind(start, seen.indices.astype(np.int32) + np.int32(n))
         nobody, some = np.empty(0, np.int64), m + np.arange(30)
-        forbidden = topk.Forbidden(*read_only(np.arange(30), seen.indptr.astype(np.int64) + start, rows, nobody))
+        forbidden = Forbidden(*read_only(np.arange(30), seen.indptr.astype(np.int64) + start, rows, nobody))
         ids, found, again = np.empty((30, N), np.int64), np.empty((30, N), np.float32), np.empty(30 * N, np.float32)
         topk.best_items(model, index, forbidden, *read_only(some), found, ids)
         pairs = read_only(np.repeat(some, N), ids.ravel())

@@ -297,16 +297,6 @@ def integers_as(typingctx, a, like):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def lowest_bit(typingctx, mask):  # type: ignore[no-untyped-def]
-    """Position of the lowest set bit of an int64 that is not zero."""
-
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        return builder.cttz(args[0], ir.IntType(1)(1))
-
-    return types.int64(types.int64), codegen
-
-
-@intrinsic
 def prefetch(typingctx, array, offset):  # type: ignore[no-untyped-def]
     """Ask for the cache line of element ``offset``. Harmless for any offset."""
 
@@ -382,9 +372,6 @@ if JIT_DISABLED:  # the twin: the same names on NumPy arrays, so that kernels ru
 
     def integers_as(a, like):  # type: ignore[no-untyped-def]
         return a.astype(like.dtype)
-
-    def lowest_bit(mask):  # type: ignore[no-untyped-def]
-        return (int(mask) & -int(mask)).bit_length() - 1
 
     def prefetch(array, offset):  # type: ignore[no-untyped-def]
         pass

@@ -15,12 +15,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lfm_np.kernels.bits import lowest_bit
 from lfm_np.kernels.codes import TERMS, code_bounds, encode_users
+from lfm_np.kernels.forbidden import allowed, contains, mark_forbidden
 from lfm_np.kernels.heap import push, sort_best_first
 from lfm_np.kernels.jit import exact_inlined as inlined
 from lfm_np.kernels.jit import exact_jit as jit
 from lfm_np.kernels.scores import PANEL, TILE, chains, pack, pair_scores, score_tile
-from lfm_np.kernels.simd import LANES, at_least, broadcast, lowest_bit, store
+from lfm_np.kernels.seeds import LONGEST, SEEDS, ranked
+from lfm_np.kernels.simd import LANES, at_least, broadcast, store
 
 CELL = 4  # panels of a cell
 WINDOW = 256  # panels whose forbidden items are kept as bits; beyond them a binary search does
@@ -38,15 +41,6 @@ class Index(NamedTuple):
     directions: np.ndarray  # (k, d) float64, orthonormal columns; d = 0: no sketches
     sketches: np.ndarray  # (panels, d + 2, PANEL); with codes their terms, (panels, TERMS, PANEL)
     codes: np.ndarray  # (panels, ⌈k / 4⌉, PANEL) int32: bytes of the items, see `codes`; none: no panels
-
-
-class Forbidden(NamedTuple):
-    """Sorted item ids that a user must not get."""
-
-    rows: np.ndarray  # (users of the block,) their rows in indptr
-    indptr: np.ndarray
-    indices: np.ndarray
-    everybody: np.ndarray  # and those that nobody gets
 
 
 class Search(NamedTuple):
@@ -109,48 +103,56 @@ def sketch(A, ids, directions, slack, out):
         out[r, d] = np.sqrt(max(rest, 0.0) + slack[0] * square + slack[1]) * (1.0 + slack[2])
 
 
-# ---- forbidden items ------------------------------------------------------------------------------------------------
+# ---- heaps -----------------------------------------------------------------------------------------------------------
 
 
 @inlined
-def contains(sorted_ids, low, high, item):
-    """Binary search in sorted_ids[low:high]."""
-    end = high
-    while low < high:
-        middle = (low + high) // 2
-        if sorted_ids[middle] < item:
-            low = middle + 1
-        else:
-            high = middle
-    return low < end and sorted_ids[low] == item
+def least_bound(worst, constant, slack):
+    """A bound, without the user's constant, below which a score is below ``worst``."""
+    w, c = np.float64(worst), np.float64(constant)
+    return w - c - slack[2] * (abs(w) + abs(c))
 
 
 @jit
-def mark(bits, t, position, ids, low, high):
-    """Set the bits of ids[low:high] that lie in the window."""
-    for p in range(low, high):
-        at = position[ids[p]]
-        panel = at // PANEL
-        if panel < bits.shape[1]:
-            bits[t, panel] |= np.uint16(1 << (at % PANEL))
-
-
-@jit
-def mark_forbidden(index, forbidden, bits):
-    rows, indptr, indices, everybody = forbidden
-    position = index.position
-    for t in range(len(rows)):
-        mark(bits, t, position, indices, indptr[rows[t]], indptr[rows[t] + 1])
-        mark(bits, t, position, everybody, 0, len(everybody))
-
-
-@inlined
-def allowed(mask, bits, t0, t1, t2, t3, panel):
-    """The tile's mask without the forbidden lanes of a panel in the window."""
-    if mask == 0 or panel >= bits.shape[1]:
-        return mask
-    low = np.int64(bits[t0, panel]) | np.int64(bits[t1, panel]) << 16
-    return mask & ~(low | np.int64(bits[t2, panel]) << 32 | np.int64(bits[t3, panel]) << 48)
+def seed(model, index, search, live, panels, hits):
+    """Make heaps of the first cell, packed; write the hits of users without N different scores there, their number."""
+    U, constant, users, bits = model.user_factors, model.user_constant, search.users, search.bits
+    order, slack, live_users = index.order, index.slack, search.live
+    scores, ids, sizes, threshold, cut = search.scores, search.ids, search.sizes, search.threshold, search.cut
+    who, places, found = hits
+    row, by_rank = np.empty(TILE * SEEDS, panels.dtype), np.empty(SEEDS, np.int64)
+    N, size, count = scores.shape[1], (U.shape[1] + 1) * PANEL, 0
+    best = (np.int64(1) << N) - 1
+    for a in range(0, live, TILE):
+        t0, t1, t2, t3 = live_users[a], live_users[a + 1], live_users[a + 2], live_users[a + 3]
+        for p in range(CELL):
+            s = score_tile(U, constant, users[t0], users[t1], users[t2], users[t3], panels, p * size)
+            store(row, p * PANEL, s[0])
+            store(row, p * PANEL + SEEDS, s[1])
+            store(row, p * PANEL + 2 * SEEDS, s[2])
+            store(row, p * PANEL + 3 * SEEDS, s[3])
+        for j in range(min(TILE, live - a)):
+            t, at = live_users[a + j], j * SEEDS
+            mask = ~(
+                np.int64(bits[t, 0])
+                | np.int64(bits[t, 1]) << 16
+                | np.int64(bits[t, 2]) << 32
+                | np.int64(bits[t, 3]) << 48
+            )
+            if ranked(row, at, mask, by_rank) & best == best:
+                for r in range(N):
+                    scores[t, N - 1 - r] = row[at + by_rank[r]]
+                    ids[t, N - 1 - r] = order[by_rank[r]]
+                sizes[t] = N
+                threshold[t] = scores[t, 0]
+                cut[t] = least_bound(scores[t, 0], constant[users[t]], slack)
+                continue
+            while mask != 0:
+                place = lowest_bit(mask)
+                mask ^= np.int64(1) << place
+                who[count], places[count], found[count] = t, place, row[at + place]
+                count += 1
+    return count
 
 
 @jit
@@ -177,10 +179,8 @@ def settle(model, index, forbidden, search, hits, count):
                 continue
         sizes[t] = push(scores, ids, t, sizes[t], found[h], item)
         if sizes[t] == scores.shape[1]:
-            worst = np.float64(scores[t, 0])
-            constant = np.float64(constants[users[t]])
             threshold[t] = scores[t, 0]
-            cut[t] = worst - constant - slack[2] * (abs(worst) + abs(constant))
+            cut[t] = least_bound(scores[t, 0], constants[users[t]], slack)
 
 
 # ---- cells ----------------------------------------------------------------------------------------------------------
@@ -320,7 +320,7 @@ def start_search(model, index, forbidden, users, scores, ids):
     )
     search.threshold[count] = np.inf
     search.cut[count] = np.inf
-    mark_forbidden(index, forbidden, search.bits)
+    mark_forbidden(index.position, forbidden, search.bits)
     return search
 
 
@@ -336,7 +336,8 @@ def best_items(model, index, forbidden, users, scores, ids):
     size = (model.item_factors.shape[1] + 1) * PANEL
     panels = np.empty(CELL * size, scores.dtype)
     starts = np.empty(LANES, np.int64)
-    wait = next_wait = 0  # cells to score densely before the sketches are tried again
+    seeded = scores.shape[1] <= LONGEST and len(index.order) >= SEEDS
+    wait, next_wait = np.int64(seeded), 0  # cells to score densely before the sketches are tried again
     trust = next_trust = 0  # cells until the bounds are tried again: on flat factors they end nobody's search
     for cell in range(len(index.bounds)):
         trust -= 1
@@ -360,7 +361,10 @@ def best_items(model, index, forbidden, users, scores, ids):
             wait -= 1
         for p in range(first, last):
             pack(model, index.order, p * PANEL, panels, (p - first) * size, starts)
-        count = dense_cell(model, search, live, first, last, panels, hits)
+        if seeded and cell == 0:
+            count = seed(model, index, search, live, panels, hits)
+        else:
+            count = dense_cell(model, search, live, first, last, panels, hits)
         settle(model, index, forbidden, search, hits, count)
     for t in range(len(users)):
         sort_best_first(scores, ids, t, search.sizes[t])

@@ -1,0 +1,60 @@
+"""Items that a user must not get, looked up by id or by place in the order of a search."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from lfm_np.kernels.jit import exact_inlined as inlined
+from lfm_np.kernels.jit import exact_jit as jit
+from lfm_np.kernels.scores import PANEL
+
+
+class Forbidden(NamedTuple):
+    """Sorted item ids that a user must not get."""
+
+    rows: np.ndarray  # (users of the block,) their rows in indptr
+    indptr: np.ndarray
+    indices: np.ndarray
+    everybody: np.ndarray  # and those that nobody gets
+
+
+@inlined
+def contains(sorted_ids, low, high, item):
+    """Binary search in sorted_ids[low:high]."""
+    end = high
+    while low < high:
+        middle = (low + high) // 2
+        if sorted_ids[middle] < item:
+            low = middle + 1
+        else:
+            high = middle
+    return low < end and sorted_ids[low] == item
+
+
+@jit
+def mark(bits, t, position, ids, low, high):
+    """Set the bits of ids[low:high] that lie in the window."""
+    for p in range(low, high):
+        at = position[ids[p]]
+        panel = at // PANEL
+        if panel < bits.shape[1]:
+            bits[t, panel] |= np.uint16(1 << (at % PANEL))
+
+
+@jit
+def mark_forbidden(position, forbidden, bits):
+    rows, indptr, indices, everybody = forbidden
+    for t in range(len(rows)):
+        mark(bits, t, position, indices, indptr[rows[t]], indptr[rows[t] + 1])
+        mark(bits, t, position, everybody, 0, len(everybody))
+
+
+@inlined
+def allowed(mask, bits, t0, t1, t2, t3, panel):
+    """The tile's mask without the forbidden lanes of a panel in the window."""
+    if mask == 0 or panel >= bits.shape[1]:
+        return mask
+    low = np.int64(bits[t0, panel]) | np.int64(bits[t1, panel]) << 16
+    return mask & ~(low | np.int64(bits[t2, panel]) << 32 | np.int64(bits[t3, panel]) << 48)
