@@ -11,7 +11,8 @@ from strategies_ranking import factor_models
 
 from lfm_np import Factors, Interactions, ranking, sgd
 from lfm_np.item_index import build_index, worthwhile_directions
-from lfm_np.kernels import codes, topk
+from lfm_np.kernels import codes, seeds, topk
+from lfm_np.kernels.jit import jit
 from lfm_np.kernels.scores import PANEL
 from lfm_np.kernels.simd import has_dot_bytes
 from lfm_np.losses import Squared
@@ -67,6 +68,26 @@ def test_scores_are_pairwise_and_a_scalar_goes_with_all():
     assert factors.scores([], []).shape == (0,)
     with pytest.raises(ValueError, match="equally long, got 2 and 3"):
         factors.scores([0, 1], [0, 1, 2])
+
+
+@jit
+def _ranked(row, at, mask, by_rank):
+    return seeds.ranked(row, at, mask, by_rank)
+
+
+@pytest.mark.small
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("mask", [-1, 0, 1 << 62, -(1 << 63), 0x5A5A_0000_FFFF_1234])
+def test_scores_are_ranked_by_counting(dtype, mask):
+    row = np.random.default_rng(0).permutation(100).astype(dtype)[: 3 + seeds.SEEDS]
+    by_rank = np.empty(seeds.SEEDS, np.int64)
+    places = [p for p in range(seeds.SEEDS) if mask >> p & 1]
+    ranks = _ranked(row, 3, np.int64(mask), by_rank)
+    assert int(ranks) % 2**64 == 2 ** len(places) - 1
+    assert by_rank[: len(places)].tolist() == sorted(places, key=lambda p: -row[3 + p])
+    if len(places) > 1:  # two that are equal leave the better one's rank empty
+        row[3 + by_rank[1]] = row[3 + by_rank[0]]
+        assert not _ranked(row, 3, np.int64(mask), by_rank) & 1
 
 
 # ---- recommend ------------------------------------------------------------------------------------------------------
@@ -248,9 +269,9 @@ def test_codes_let_few_items_pass(kind):
 def test_small_problems_with_and_without_the_jit(dtype, screen):
     rng = np.random.default_rng(2)
     factors = Factors(
-        rng.normal(size=(5, 9)).astype(dtype), rng.normal(size=(40, 9)).astype(dtype), item_bias=rng.normal(size=40)
+        rng.normal(size=(5, 9)).astype(dtype), rng.normal(size=(80, 9)).astype(dtype), item_bias=rng.normal(size=80)
     )
-    index = build_index(factors._model, np.arange(40), **screen)
+    index = build_index(factors._model, np.arange(80), **screen)
     seen = np.arange(5), np.arange(0, 20, 3), np.tile([1, 4, 6], 5).astype(np.int32)
     result = ranking.best(factors._model, index, np.arange(5), 6, seen, np.array([0]), 1)
     assert_same(result, brute_force(factors, range(5), 6, [{0, 1, 4, 6}] * 5))

@@ -16,8 +16,22 @@ import numpy as np
 
 from lfm_np.kernels.jit import exact_inlined as inlined
 from lfm_np.kernels.jit import exact_jit as jit
+from lfm_np.kernels.jit import jit as fast_jit
 from lfm_np.kernels.scores import PANEL
-from lfm_np.kernels.simd import broadcast, dot_bytes, fma, integers_as, load, mul
+from lfm_np.kernels.simd import (
+    LANES,
+    broadcast,
+    dot_bytes,
+    fma,
+    integers_as,
+    load,
+    load_part,
+    maximum,
+    mul,
+    store,
+    sub,
+    zeros,
+)
 
 LARGEST_K = 1024  # beyond it float32 does not hold the integers exactly
 MIDDLE = 128  # makes the bytes of items unsigned, as the instruction wants those of one side
@@ -25,18 +39,36 @@ TYPICAL = 1 / 128  # ‖x − x̂‖ / ‖x‖ of rows of factor models
 TERMS = 3
 
 
-@jit
+@inlined
+def largest_size(A, at, lanes):
+    """max |x| over row ``at`` of A, float64. ``lanes``: room for LANES numbers."""
+    k = A.shape[1]
+    whole, start = k // LANES * LANES, at * k
+    none = high = low = zeros(A, LANES)
+    for f in range(0, whole, LANES):
+        x = load(A, start + f, LANES)
+        high, low = maximum(high, x), maximum(low, sub(none, x))
+    if whole < k:
+        x = load_part(A, start + whole, k - whole, LANES)
+        high, low = maximum(high, x), maximum(low, sub(none, x))
+    store(lanes, 0, maximum(high, low))
+    largest = 0.0
+    for j in range(LANES):
+        largest = max(largest, np.float64(lanes[j]))
+    return largest
+
+
+@fast_jit
 def encode(A, ids, slack, codes, terms):
     """Integers of the rows ids[r] of A, their scales, and margins whose products cover the last two terms and rounding.
 
-    codes : (rows, at least k) int8, zeros. terms : (rows, TERMS); the last column is not written.
+    codes : (rows, at least k) int8, zeros. terms : (rows, TERMS); the last column is not written. Sums may be
+    regrouped: the margins cover that, and no result depends on them.
     """
+    lanes = np.empty(LANES, A.dtype)
     for r in range(len(ids)):
         row = ids[r]
-        largest = 0.0
-        for f in range(A.shape[1]):
-            largest = max(largest, abs(np.float64(A[row, f])))
-        terms[r, 0] = largest / 127.0
+        terms[r, 0] = largest_size(A, row, lanes) / 127.0
         scale = np.float64(terms[r, 0])  # as rounded
         inverse = 1.0 / scale if scale > 1e-300 else 0.0
         square = near = apart = 0.0
@@ -99,8 +131,8 @@ def encode_users(A, ids, slack, codes, terms):
     encode(A, ids, slack, bytes_, terms)
     packed = bytes_.view(np.int32)
     for r in range(len(ids)):
-        total = 0
+        total = np.int64(0)
         for f in range(A.shape[1]):
-            total += bytes_[r, f]
+            total += np.int64(bytes_[r, f])
         codes[r, 0] = -MIDDLE * total
         codes[r, 1:] = packed[r]

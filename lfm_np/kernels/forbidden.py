@@ -58,3 +58,10 @@ def allowed(mask, bits, t0, t1, t2, t3, panel):
         return mask
     low = np.int64(bits[t0, panel]) | np.int64(bits[t1, panel]) << 16
     return mask & ~(low | np.int64(bits[t2, panel]) << 32 | np.int64(bits[t3, panel]) << 48)
+
+
+@inlined
+def allowed_first(bits, t):
+    """The lanes of the first four panels that are not forbidden to a user."""
+    low = np.int64(bits[t, 0]) | np.int64(bits[t, 1]) << 16
+    return ~(low | np.int64(bits[t, 2]) << 32 | np.int64(bits[t, 3]) << 48)

@@ -17,7 +17,7 @@ import numpy as np
 
 from lfm_np.kernels.bits import lowest_bit
 from lfm_np.kernels.codes import TERMS, code_bounds, encode_users
-from lfm_np.kernels.forbidden import allowed, contains, mark_forbidden
+from lfm_np.kernels.forbidden import allowed, allowed_first, contains, mark_forbidden
 from lfm_np.kernels.heap import push, sort_best_first
 from lfm_np.kernels.jit import exact_inlined as inlined
 from lfm_np.kernels.jit import exact_jit as jit
@@ -133,12 +133,7 @@ def seed(model, index, search, live, panels, hits):
             store(row, p * PANEL + 3 * SEEDS, s[3])
         for j in range(min(TILE, live - a)):
             t, at = live_users[a + j], j * SEEDS
-            mask = ~(
-                np.int64(bits[t, 0])
-                | np.int64(bits[t, 1]) << 16
-                | np.int64(bits[t, 2]) << 32
-                | np.int64(bits[t, 3]) << 48
-            )
+            mask = allowed_first(bits, t)
             if ranked(row, at, mask, by_rank) & best == best:
                 for r in range(N):
                     scores[t, N - 1 - r] = row[at + by_rank[r]]
@@ -337,7 +332,7 @@ def best_items(model, index, forbidden, users, scores, ids):
     panels = np.empty(CELL * size, scores.dtype)
     starts = np.empty(LANES, np.int64)
     seeded = scores.shape[1] <= LONGEST and len(index.order) >= SEEDS
-    wait, next_wait = np.int64(seeded), 0  # cells to score densely before the sketches are tried again
+    wait, next_wait = int(seeded), 0  # cells to score densely before the sketches are tried again
     trust = next_trust = 0  # cells until the bounds are tried again: on flat factors they end nobody's search
     for cell in range(len(index.bounds)):
         trust -= 1
