@@ -17,13 +17,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_MERGE = 1 << 20  # distinct ids of the batches that wait, before they are merged
+_MERGE = 1 << 18  # records that wait, before their ids are merged with those before
+_ID_COPIES, _ID_BYTES = 4, 160  # of distinct ids while they are merged, sorted and written: measured
 
 
 class IdEncoder:
-    """Numbers the ids of a column that comes in batches; only distinct ids and int32 numbers are kept."""
+    """Numbers the ids of a column that comes in batches; only distinct ids and int32 numbers are kept.
 
-    def __init__(self, name: str, type: pa.DataType) -> None:
+    At least ``merge`` records wait before their ids are merged with those before.
+    """
+
+    def __init__(self, name: str, type: pa.DataType, merge: int | None = None) -> None:
+        self._least = merge or _MERGE
         if pa.types.is_dictionary(type):
             type = type.value_type
         self._is_uuid = isinstance(type, pa.UuidType)
@@ -42,8 +47,10 @@ class IdEncoder:
             ids = pc.add(ids, pa.scalar(0.0, self._type))  # −0 is 0, and Arrow would number them apart
         encoded = ids.dictionary_encode()
         self._pending.append(encoded)
-        self._waiting += len(encoded.dictionary)
-        if self._waiting > max(_MERGE, len(self._distinct)):  # each merge doubles at least, so all cost O(records)
+        self._waiting += len(ids)
+        if self._waiting > max(
+            self._least, len(self._distinct)
+        ):  # as many records as ids at least: all merges cost O(records)
             self._merge()
 
     def _merge(self) -> None:
@@ -52,6 +59,11 @@ class IdEncoder:
         self._distinct = known.dictionary  # begins with those known before, so their numbers stand
         self._codes += [chunk.indices.to_numpy() for chunk in pending]
         self._pending, self._waiting = [], 0
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the distinct ids so far take, until they are written."""
+        return _ID_COPIES * self._distinct.nbytes + _ID_BYTES * len(self._distinct)
 
     def drain(self) -> list[np.ndarray]:
         """The numbers of the records so far, by the first occurrence of their ids, but for those that wait."""

@@ -264,8 +264,11 @@ def _from_files(cls: type[Interactions], path: str | os.PathLike[str], format: A
     return _assemble(cls, plan, *open_files(path, format, plan), None)
 
 
-def open_files(path: str | os.PathLike[str], format: Any, plan: Plan) -> tuple[pa.Schema, Iterable[pa.RecordBatch]]:
-    """The schema of the files, and the columns of the plan in batches."""
+def open_files(
+    path: str | os.PathLike[str], format: Any, plan: Plan, records: int = 0
+) -> tuple[pa.Schema, Iterable[pa.RecordBatch]]:
+    """The schema of the files, and the columns of the plan in batches of at most so many records."""
+    records = records or BATCH
     (dataset,) = _pyarrow("pyarrow.dataset")
     name: str = check.check_path("path", path)
     filesystem = None
@@ -278,8 +281,12 @@ def open_files(path: str | os.PathLike[str], format: Any, plan: Plan) -> tuple[p
     with _named(name):
         source = dataset.dataset(name, filesystem=filesystem, format=format, partitioning="hive")
     columns = _check_present(plan, source.schema.names)
+    if format == "parquet":
+        from lfm_np.parquet_files import parquet_batches
+
+        return source.schema, _read(name, parquet_batches(source, columns, records))
     batches = source.to_batches(
-        columns=columns, batch_size=BATCH, batch_readahead=READAHEAD, fragment_readahead=1, cache_metadata=False
+        columns=columns, batch_size=records, batch_readahead=READAHEAD, fragment_readahead=1, cache_metadata=False
     )
     return source.schema, _read(name, batches)
 

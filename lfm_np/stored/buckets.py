@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,11 +20,31 @@ from lfm_np.stored.files import StoredCsr, Writer, cut, file_of
 
 _PIECE = 1 << 18  # cells that one thread sorts at once
 _INDEX = np.dtype(np.int32)
+_ROW = 36  # bytes a row or column while cells are sorted: offsets, counts, number, bucket, where the next cell goes
+_LEAST = 1 << 19  # bytes to work in
 
 
 def cell_bytes(dtype: np.dtype) -> int:
-    """Memory of a cell while it is sorted: its three numbers twice, its key and place."""
-    return 2 * (2 * _INDEX.itemsize + dtype.itemsize) + 8
+    """Memory of a cell while it is sorted: its three numbers twice, its key and place; an eighth more malloc keeps."""
+    return 9 * (2 * (2 * _INDEX.itemsize + dtype.itemsize) + 8) // 8
+
+
+class Budget(NamedTuple):
+    """Bytes that a build may take."""
+
+    memory: int  # what the caller said
+    left: int
+
+    def less(self, bytes: int, what: str) -> Budget:
+        """What is left beside ``bytes``; MemoryError where that is next to nothing."""
+        if (left := self.left - bytes) < _LEAST:
+            need = self.memory + _LEAST - left
+            raise MemoryError(f"memory must be at least {need} bytes for {what}, got {self.memory}; give more")
+        return self._replace(left=left)
+
+    def sorting(self, shape: tuple[int, ...]) -> Budget:
+        """What is left for cells."""
+        return self.less(_ROW * sum(shape), f"{shape[0]} rows and {shape[1]} columns")
 
 
 class Buckets:
@@ -97,7 +117,7 @@ class Buckets:
         return out[1], out[2]
 
 
-def transpose(rows: StoredCsr, folder: Path, scratch: Path, memory: int, num_threads: int) -> None:
+def transpose(rows: StoredCsr, folder: Path, scratch: Path, budget: Budget, num_threads: int) -> None:
     """Write the transpose of ``rows`` to ``folder``, with files in ``scratch`` on the way.
 
     Reads the cells twice and writes them twice, all in runs; threads share the sorting of a piece in the first pass,
@@ -106,8 +126,8 @@ def transpose(rows: StoredCsr, folder: Path, scratch: Path, memory: int, num_thr
     dtype, each = rows.data.dtype, cell_bytes(rows.data.dtype)
     indptr = counted(rows.indices.pieces(), rows.width)
     longest = max(1, int(np.diff(indptr).max(initial=0)))
-    if longest * each > memory:
-        raise MemoryError(f"memory must be at least {longest * each}, for a column of {longest} cells, got {memory}")
+    budget.less(longest * each - _LEAST, f"a column of {longest} cells")
+    memory = budget.left
     with Writer(file_of(folder, "columns", "indptr"), np.int64) as out:
         out.append(indptr)
     cells = max(longest, memory // (num_threads * each))

@@ -17,13 +17,14 @@ from lfm_np.fingerprint import PIECE
 from lfm_np.kernels.als_rows import aligned
 from lfm_np.memory import available_memory
 from lfm_np.reading import Columns, plan_columns
-from lfm_np.stored.buckets import transpose
+from lfm_np.stored.buckets import Budget, transpose
 from lfm_np.stored.files import OFFSET, StoredCsr, Writer, file_of
 from lfm_np.stored.records import ids_digests, read_ids, write_records
 
 _FORMAT, _VERSION = "lfm_np.stored_matrix", 2
-_SORTING_ROW = 32  # bytes a row or column while cells are sorted: offsets, counts, bucket, where the next cell goes
 _LEAST = 1 << 20
+_LEAST_RECORDS = 40 << 20
+_ARROW = 32 << 20  # what pyarrow and malloc keep for themselves while records are read and sorted: measured
 
 
 class StoredMatrix:
@@ -118,7 +119,7 @@ class StoredMatrix:
         twice = "sum" if zeros == "drop" else "refuse"
         csr = check.check_matrix("X", X, zeros=zeros, duplicates=twice, negative=True, dtype=dtype)
 
-        def write(place: Path, scratch: Path, memory: int) -> tuple[int, int]:
+        def write(place: Path, scratch: Path, budget: Budget) -> tuple[int, int]:
             parts = {"indptr": (csr.indptr, np.int64), "indices": (csr.indices, np.int32), "data": (csr.data, dtype)}
             for name, (array, kind) in parts.items():
                 with Writer(file_of(place, "rows", name), kind) as file:
@@ -126,7 +127,8 @@ class StoredMatrix:
                         file.append(array[lo : lo + PIECE])
             return csr.shape
 
-        return cls._made(write, folder, csr.dtype, memory, num_threads)
+        budget, threads = _check_memory(memory), check.check_num_threads(num_threads)
+        return cls._made(write, folder, csr.dtype, Budget(budget, budget), threads, memory)
 
     @classmethod
     def from_parquet(
@@ -161,26 +163,25 @@ class StoredMatrix:
         check.check_choice("nulls", columns.get("nulls", "error"), ("error", "drop"))
         plan, threads = plan_columns("from_parquet", columns), check.check_num_threads(num_threads)
 
-        def write(place: Path, scratch: Path, memory: int) -> tuple[int, int]:
-            return write_records(path, plan, zeros, place, scratch, memory, threads)
+        def write(place: Path, scratch: Path, budget: Budget) -> tuple[int, int]:
+            return write_records(path, plan, zeros, place, scratch, budget, threads)
 
-        return cls._made(write, folder, np.dtype(np.float32), memory, num_threads)
+        budget = _check_memory(memory, _LEAST_RECORDS)
+        return cls._made(write, folder, np.dtype(np.float32), Budget(budget, budget - _ARROW), threads, memory)
 
     @classmethod
     def _made(
-        cls, write: Any, folder: Any, dtype: np.dtype, memory: int | None, num_threads: int | None
+        cls, write: Any, folder: Any, dtype: np.dtype, budget: Budget, threads: int, given: int | None
     ) -> StoredMatrix:
-        """``write(place, scratch, memory)`` the rows, and all the rest here."""
-        folder, given = Path(check.check_path("folder", folder)), memory
-        memory, threads = _check_memory(memory), check.check_num_threads(num_threads)
+        """``write(place, scratch, budget)`` the rows, and all the rest here; ``given``: the memory of the result."""
+        folder = Path(check.check_path("folder", folder))
         with appearing(folder) as place, tempfile.TemporaryDirectory(dir=place) as temporary:
             scratch = Path(temporary)
-            shape = write(place, scratch, memory)
+            shape = write(place, scratch, budget)
             nnz = (file_of(place, "rows", "indices").stat().st_size - OFFSET) // 4
             manifest = {"format": _FORMAT, "version": _VERSION, "shape": shape, "nnz": nnz, "dtype": dtype.name}
             rows, columns = _orders(place, manifest)
-            left = max(_LEAST // 2, memory - _SORTING_ROW * sum(shape))
-            transpose(rows, place, scratch, left, threads)
+            transpose(rows, place, scratch, budget.sorting(shape), threads)
             manifest |= _examined(rows, columns) | {"ids": ids_digests(place)}
             _write_text(place / "manifest.json", json.dumps(manifest, indent=1))
         return cls(folder, memory=given)
@@ -250,10 +251,10 @@ class StoredMatrix:
         return self._factors_in is not None
 
 
-def _check_memory(memory: int | None) -> int:
+def _check_memory(memory: int | None, least: int = _LEAST) -> int:
     if memory is None:
-        return (available_memory() or 4 << 30) // 2
-    return check.check_int("memory", memory, _LEAST)
+        return max(least, (available_memory() or 4 << 30) // 2)
+    return check.check_int("memory", memory, least)
 
 
 def _orders(folder: Path, manifest: dict[str, Any]) -> tuple[StoredCsr, StoredCsr]:

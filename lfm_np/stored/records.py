@@ -15,23 +15,28 @@ from lfm_np.atomic import open_regular
 from lfm_np.cells import cells_of, matrix_of
 from lfm_np.kernels.jit import Pool
 from lfm_np.reading import BATCH, Plan, numbers, open_files, without_nulls
-from lfm_np.stored.buckets import Buckets, cell_bytes, counted
+from lfm_np.stored.buckets import Buckets, Budget, cell_bytes, counted
 from lfm_np.stored.files import NumberFile, Writer, file_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_GROUPING = 160  # bytes a record while a bucket's records become cells
+_READING = 2048  # bytes of memory for each record of a batch, which with its copies may take half of them
+_GROUPING = 180  # bytes a record while a bucket's records become cells
 _VALUE = np.dtype(np.float64)  # of a record: sums and means are accumulated in it
 
 
 def write_records(
-    path: str | os.PathLike[str], plan: Plan, zeros: str, folder: Path, scratch: Path, memory: int, num_threads: int
+    path: str | os.PathLike[str], plan: Plan, zeros: str, folder: Path, scratch: Path, budget: Budget, num_threads: int
 ) -> tuple[int, int]:
     """Write the rows, and the ids of rows and columns; returns the shape. The records are read once."""
-    users, items, values = _number(path, plan, folder, scratch)
+    users, items, values = _number(path, plan, folder, scratch, budget)
     shape = len(users[1]), len(items[1])
     indptr = counted((users[1][piece] for piece in users[0].pieces()), shape[0])
+    budget = budget.sorting(shape)
+    longest = int(np.diff(indptr).max(initial=0))
+    budget.less(longest * _GROUPING, f"a user with {longest} records")
+    memory = budget.left
     with (
         Pool(num_threads) as pool,
         Buckets(scratch, indptr, memory // _GROUPING, _VALUE, pool) as buckets,
@@ -48,27 +53,32 @@ Numbered = tuple[NumberFile, np.ndarray]  # numbers by first occurrence, and the
 
 
 def _number(
-    path: str | os.PathLike[str], plan: Plan, folder: Path, scratch: Path
+    path: str | os.PathLike[str], plan: Plan, folder: Path, scratch: Path, budget: Budget
 ) -> tuple[Numbered, Numbered, NumberFile]:
     """Records as numbers in files, with what brings the numbers to the order of the ids."""
+    import pyarrow as pa
+
     from lfm_np.id_columns import IdEncoder
 
-    schema, batches = open_files(path, "parquet", plan)
+    size = min(BATCH, max(1, budget.left // _READING))
+    schema, batches = open_files(path, "parquet", plan, size)
     names = "user", "item"
-    encoders = {name: IdEncoder(name, schema.field(plan.names[name]).type) for name in names}
+    encoders = {name: IdEncoder(name, schema.field(plan.names[name]).type, size) for name in names}
     with contextlib.ExitStack() as stack:
         files = {name: stack.enter_context(Writer(file_of(scratch, "records", name), np.int32)) for name in names}
         values = stack.enter_context(Writer(file_of(scratch, "records", "value"), _VALUE))
         for batch in without_nulls(plan, batches):
-            for part in (batch.slice(lo, BATCH) for lo in range(0, len(batch), BATCH)):
-                values.append(_values(plan, part))
-                for name in names:
-                    encoders[name].add(part.column(plan.names[name]))
-                    _append(files[name], encoders[name].drain())
+            values.append(_values(plan, batch))
+            for name in names:
+                encoders[name].add(batch.column(plan.names[name]))
+                _append(files[name], encoders[name].drain())
+            pa.default_memory_pool().release_unused()
+            budget.less(sum(encoder.memory for encoder in encoders.values()), "the distinct users and items so far")
         numbered = []
         for name in names:
-            ids, place = encoders[name].distinct()
-            _append(files[name], encoders[name].drain())
+            encoder = encoders.pop(name)
+            ids, place = encoder.distinct()
+            _append(files[name], encoder.drain())
             _write_ids(folder / f"{name}s.parquet", ids)
             numbered.append((files[name].finished(), place))
         return numbered[0], numbered[1], values.finished()
