@@ -133,7 +133,7 @@ def test_a_singular_row_is_named_by_its_number_in_the_whole(tmp_path, small_part
 
 # ---- memory ---------------------------------------------------------------------------------------------------------
 
-FIT = """
+MEASURE = """
     import gc, sys
     import numpy as np
     import lfm_np
@@ -142,17 +142,32 @@ FIT = """
         with open("/proc/self/status") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
 
-    folder, warm, budget = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    options = {"factors": 8, "iterations": 1, "random_state": 0, "num_threads": 2}
-    lfm_np.als(lfm_np.StoredMatrix(warm), **options)  # compiles, imports, starts threads once
+    def fit(path):
+        lfm_np.als(lfm_np.StoredMatrix(path, memory=budget), factors=8, iterations=1, random_state=0, num_threads=2)
+
+    def build(path):
+        lfm_np.StoredMatrix.from_parquet(path, path + ".stored", memory=budget, num_threads=2)
+
+    task, path, warm, budget = globals()[sys.argv[1]], sys.argv[2], sys.argv[3], int(sys.argv[4])
+    task(warm)  # compiles, imports, starts threads once
     gc.collect()
     base = resident("VmRSS")
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the peak starts here
-    stored = lfm_np.StoredMatrix(folder, memory=budget)
-    lfm_np.als(stored, **options)
+    task(path)
     print(resident("VmHWM") - base)
 """
+
+
+def growth(*arguments):
+    """Bytes that the resident set of a new process grows by."""
+    command = [sys.executable, "-c", textwrap.dedent(MEASURE), *map(str, arguments)]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+measured = pytest.mark.skipif(
+    JIT_DISABLED or not Path("/proc/self/clear_refs").exists(), reason="compiled code on Linux"
+)
 
 
 def wide_rows(m, n, each):
@@ -162,15 +177,27 @@ def wide_rows(m, n, each):
     return sp.csr_array((np.ones(m * each, np.float32), indices, np.arange(0, m * each + 1, each)), shape=(m, n))
 
 
-@pytest.mark.skipif(JIT_DISABLED or not Path("/proc/self/clear_refs").exists(), reason="compiled code on Linux")
+@measured
 def test_the_resident_memory_stays_within_a_tenth_of_the_matrix(tmp_path):
     X = wide_rows(12_000, 2_500, 1_250)
     budget = X.nnz * 8 // 10
     StoredMatrix.from_matrix(X, tmp_path / "x")
     StoredMatrix.from_matrix(wide_rows(1000, 2500, 1250), tmp_path / "warm")
-    command = [sys.executable, "-c", textwrap.dedent(FIT), tmp_path / "x", tmp_path / "warm", str(budget)]
-    peak = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    assert 0 < peak < budget
+    assert 0 < growth("fit", tmp_path / "x", tmp_path / "warm", budget) < budget
+
+
+@measured
+def test_records_of_many_times_the_memory_are_built_within_it(tmp_path):
+    pa, pq = require("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rng, budget = np.random.default_rng(0), 40 << 20
+    ids = pa.array([f"user {number:041d}" for number in range(10_000)])
+    records = 2_500_000
+    users, items = ids.take(pa.array(rng.integers(0, len(ids), records))), rng.integers(0, 2_000, records)
+    table = pa.table({"user": users, "item": items})
+    assert table.nbytes > 3 * budget
+    pq.write_table(table, tmp_path / "records", row_group_size=records, use_dictionary=False)  # one group of all
+    pq.write_table(table[:2], tmp_path / "warm")
+    assert 0 < growth("build", tmp_path / "records", tmp_path / "warm", budget) < budget
 
 
 @pytest.mark.small
@@ -184,8 +211,26 @@ def test_too_little_memory_is_refused_with_what_is_needed_and_a_remedy(tmp_path,
     with pytest.raises(MemoryError) as error:
         lfm_np.als(on_disk, factors=600)
     assert needed - int(str(error.value).split()[5]) == 2 * 4 * 608 * 360
-    with pytest.raises(MemoryError, match=r"a column of 292 cells, got 100"):
-        buckets.transpose(little.rows, tmp_path, tmp_path, 100, 1)
+    with pytest.raises(MemoryError, match=r"memory must be at least 10512 bytes for a column of 292 cells, got 100"):
+        buckets.transpose(little.rows, tmp_path, tmp_path, buckets.Budget(100, 100), 1)
+    with pytest.raises(
+        MemoryError, match=r"memory must be at least 1\d+ bytes for 20000 rows and 3 columns, got 1048576"
+    ):
+        StoredMatrix.from_matrix(sp.csr_array((20_000, 3)), tmp_path / "wide", memory=1 << 20)
+
+
+def test_records_that_cannot_fit_the_memory_are_refused_with_what_they_need(tmp_path):
+    pa, pq = require("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    folder, some = tmp_path / "x", np.arange(50_000)
+    for users, message in ((some, "the distinct users and items so far"), (0 * some, "a user with 50000 records")):
+        pq.write_table(pa.table({"user": users, "item": some % 9}), tmp_path / "records")
+        with pytest.raises(MemoryError, match=rf"memory must be at least (\d+) bytes for {message}, got") as error:
+            StoredMatrix.from_parquet(tmp_path / "records", folder, memory=38 << 20)
+        needed = int(str(error.value).split()[5])
+        assert StoredMatrix.from_parquet(tmp_path / "records", folder, memory=2 * needed).nnz
+        shutil.rmtree(folder)
+    with pytest.raises(ValueError, match=r"memory must be an integer ≥ 35651584, got 1048576"):
+        StoredMatrix.from_parquet(tmp_path / "records", folder, memory=1 << 20)
 
 
 # ---- building -------------------------------------------------------------------------------------------------------
@@ -208,7 +253,8 @@ def test_both_orders_are_the_matrix(X, piece, threads, dtype):
                 if order == "columns":
                     for path in folder.glob("columns.*"):
                         path.unlink()
-                    buckets.transpose(stored.rows, folder, _emptied(folder / "scratch"), memory, threads)
+                    budget = buckets.Budget(memory, memory)
+                    buckets.transpose(stored.rows, folder, _emptied(folder / "scratch"), budget, threads)
                 found = as_csr(folder, order, wanted.shape)
                 np.testing.assert_array_equal(found.indptr, wanted.indptr)
                 np.testing.assert_array_equal(found.indices, wanted.indices)
@@ -230,7 +276,7 @@ def test_parquet_gives_what_interactions_give(kind, duplicates, tmp_path, monkey
     pa, pq = require("pyarrow"), pytest.importorskip("pyarrow.parquet")
     from lfm_np import id_columns
 
-    monkeypatch.setattr(records, "_GROUPING", (1 << 20) // 50)  # buckets of 50 records
+    monkeypatch.setattr(records, "_GROUPING", (8 << 20) // 50)  # buckets of 50 records
     monkeypatch.setattr(id_columns, "_MERGE", 40)
     rng = np.random.default_rng(1)
     source = tmp_path / "records"
@@ -249,7 +295,7 @@ def test_parquet_gives_what_interactions_give(kind, duplicates, tmp_path, monkey
     data = lfm_np.Interactions.from_parquet(source, **asked)
     for zeros in ("keep", "drop"):
         stored = StoredMatrix.from_parquet(
-            source, tmp_path / zeros, zeros=zeros, memory=1 << 20, num_threads=2, **asked
+            source, tmp_path / zeros, zeros=zeros, memory=40 << 20, num_threads=2, **asked
         )
         wanted = data.matrix.copy()
         if zeros == "drop":

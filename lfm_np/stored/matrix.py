@@ -23,8 +23,8 @@ from lfm_np.stored.records import ids_digests, read_ids, write_records
 
 _FORMAT, _VERSION = "lfm_np.stored_matrix", 2
 _LEAST = 1 << 20
-_LEAST_RECORDS = 40 << 20
 _ARROW = 32 << 20  # what pyarrow and malloc keep for themselves while records are read and sorted: measured
+_LEAST_RECORDS = _ARROW + (2 << 20)
 
 
 class StoredMatrix:
@@ -147,16 +147,23 @@ class StoredMatrix:
         ----------
         path : str or path
             A file, a folder or a URL.
-        folder, zeros, memory, num_threads
+        folder, zeros, num_threads
             As in `from_matrix`.
+        memory : int, optional
+            Bytes that the build may take, and the result has; at least 34 MiB.
         **columns
             ``user``, ``item``, ``value``, ``duplicates`` (by default "sum"; "last" is the last in the order of the
             files) and ``nulls`` ("error" or "drop").
 
         Notes
         -----
-        In memory are a few batches, the distinct ids, 40 bytes a row and column, and ``memory`` for sorting. On the
-        disk, for a while, 32 bytes a record.
+        ``memory`` must hold 32 MiB for Arrow, and one after the other the distinct ids with their copies and the cells
+        that are sorted, with 36 bytes a row and column. On the disk, for a while, 32 bytes a record.
+
+        Raises
+        ------
+        MemoryError
+            The distinct ids, or the records of one user, do not fit; with what they need.
         """
         check.check_names("from_parquet", columns, ("user", "item", "value", "duplicates", "nulls"))
         check.check_choice("zeros", zeros, ("drop", "keep"))
