@@ -155,15 +155,15 @@ class StoredMatrix:
             ``user``, ``item``, ``value``, ``duplicates`` (by default "sum"; "last" is the last in the order of the
             files) and ``nulls`` ("error" or "drop").
 
-        Notes
-        -----
-        ``memory`` must hold 32 MiB for Arrow, and one after the other the distinct ids with their copies and the cells
-        that are sorted, with 36 bytes a row and column. On the disk, for a while, 32 bytes a record.
-
         Raises
         ------
         MemoryError
             The distinct ids, or the records of one user, do not fit; with what they need.
+
+        Notes
+        -----
+        ``memory`` must hold 32 MiB for Arrow, and one after the other the distinct ids with their copies and the cells
+        that are sorted, with 36 bytes a row and column. On the disk, for a while, 32 bytes a record.
         """
         check.check_names("from_parquet", columns, ("user", "item", "value", "duplicates", "nulls"))
         check.check_choice("zeros", zeros, ("drop", "keep"))
