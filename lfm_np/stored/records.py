@@ -21,6 +21,8 @@ from lfm_np.stored.files import NumberFile, Writer, file_of
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from lfm_np.id_columns import IdEncoder
+
 _READING = 2048  # bytes of memory for each record of a batch, which with its copies may take half of them
 _GROUPING = 128  # bytes a record while a bucket becomes cells: measured 105
 _VALUE = np.dtype(np.float64)  # of a record: sums and means are accumulated in it
@@ -74,14 +76,15 @@ def _number(
                 _append(files[name], encoders[name].drain())
             pa.default_memory_pool().release_unused()
             budget.less(sum(encoder.memory for encoder in encoders.values()), "the distinct users and items so far")
-        numbered = []
-        for name in names:
-            encoder = encoders.pop(name)
-            ids, place = encoder.distinct()
-            _append(files[name], encoder.drain())
-            _write_ids(folder / f"{name}s.parquet", ids)
-            numbered.append((files[name].finished(), place))
-        return numbered[0], numbered[1], values.finished()
+        users, items = (_finished(encoders.pop(name), files[name], folder / f"{name}s.parquet") for name in names)
+        return users, items, values.finished()
+
+
+def _finished(encoder: IdEncoder, file: Writer, path: Path) -> Numbered:
+    ids, place = encoder.distinct()
+    _append(file, encoder.drain())
+    _write_ids(path, ids)
+    return file.finished(), place
 
 
 def _append(file: Writer, parts: list[np.ndarray]) -> None:
