@@ -131,6 +131,36 @@ def test_a_singular_row_is_named_by_its_number_in_the_whole(tmp_path, small_part
     assert str(on_disk.value) == str(in_memory.value)
 
 
+@pytest.mark.parametrize("asked", [{}, {"weighting": "ratings", "biases": True}, {"solver": "subspace"}], ids=str)
+def test_a_sweep_reads_the_cells_of_either_order_once_from_the_first_to_the_last(asked, tmp_path, small_parts):
+    X, reads, sweeps = make(), [], []
+    stored = StoredMatrix.from_matrix(X, tmp_path / "x")
+    readinto = files.io.FileIO.readinto
+
+    class Spy(files.io.FileIO):
+        def readinto(self, room):
+            start, got = self.tell(), readinto(self, room)
+            reads.append((Path(self.name).name, start, start + got))
+            return got
+
+    def swept(record, factors):
+        sweeps.append(reads.copy())
+        reads.clear()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "open", lambda path, mode, buffering: Spy(path, mode), raising=False)
+        lfm_np.als(stored, factors=4, iterations=3, random_state=0, callback=swept, **asked)
+    for seen in sweeps[1:]:  # before the first, weights are looked at
+        names = [name for name, _, _ in seen]
+        assert set(names) == {f"{order}.{part}.npy" for order in ORDERS for part in ("indices", "data")}
+        assert names == sorted(names, key=lambda name: name.startswith("columns"))  # all rows, then all columns
+        for name in set(names):
+            edges = [edge for file, *edges in seen if file == name for edge in edges]
+            assert len(edges) > 10  # of several parts
+            assert (edges[0], edges[-1]) == (files.OFFSET, files.OFFSET + 4 * X.nnz)
+            assert edges[1:-1:2] == edges[2::2]  # each begins where the one before ended
+
+
 # ---- memory ---------------------------------------------------------------------------------------------------------
 
 MEASURE = """
