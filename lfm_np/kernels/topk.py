@@ -207,6 +207,13 @@ def still_live(index, search, live, cell):
 
 
 @jit
+def pack_cell(model, order, first, last, panels, starts):
+    size = (model.item_factors.shape[1] + 1) * PANEL
+    for p in range(first, last):
+        pack(model, order, p * PANEL, panels, (p - first) * size, starts)
+
+
+@jit
 def dense_cell(model, search, live, first, last, panels, hits):
     """Score packed panels for every live user; write what reaches the thresholds and return its number."""
     U, constant, users, bits = model.user_factors, model.user_constant, search.users, search.bits
@@ -328,8 +335,7 @@ def best_items(model, index, forbidden, users, scores, ids):
     room = (live + TILE) * CELL * PANEL
     hits = Hits(np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, scores.dtype))
     pairs = np.empty((2, room), np.int64)
-    size = (model.item_factors.shape[1] + 1) * PANEL
-    panels = np.empty(CELL * size, scores.dtype)
+    panels = np.empty(CELL * (model.item_factors.shape[1] + 1) * PANEL, scores.dtype)
     starts = np.empty(LANES, np.int64)
     seeded = scores.shape[1] <= LONGEST and len(index.order) >= SEEDS
     wait, next_wait = int(seeded), 0  # cells to score densely before the sketches are tried again
@@ -354,8 +360,7 @@ def best_items(model, index, forbidden, users, scores, ids):
             next_wait = 2 * next_wait + 1
         else:
             wait -= 1
-        for p in range(first, last):
-            pack(model, index.order, p * PANEL, panels, (p - first) * size, starts)
+        pack_cell(model, index.order, first, last, panels, starts)
         if seeded and cell == 0:
             count = seed(model, index, search, live, panels, hits)
         else:
