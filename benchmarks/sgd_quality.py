@@ -32,6 +32,10 @@ CHOSEN: dict[str, tuple[str, dict[str, Any]]] = {
     "ml1m BPR uniform": ("BPR uniform", START["BPR uniform"] | {"epochs": 78}),
     "ml1m WARP": ("WARP", START["WARP"] | {"epochs": 27}),
     "ml1m SampledSoftmax": ("SampledSoftmax", START["SampledSoftmax"] | {"negatives": 32, "epochs": 51}),
+    "ncf SampledSoftmax": (
+        "SampledSoftmax",
+        START["SampledSoftmax"] | {"sampler": "Popularity(0.5)", "biases": "item", "factors": 128, "epochs": 39},
+    ),
     "ncf BPR": ("BPR", START["BPR"] | {"regularization": 0.02, "biases": "item", "factors": 256, "epochs": 36}),
 }
 RATINGS = [
