@@ -209,7 +209,7 @@ def als(
 
 
 SOLVERS = ("auto", "exact", *STEP_COSTS)
-_DRAWN = 1 << 16  # rows of starting factors drawn at once
+_ROWS = 1 << 14  # rows of factors drawn or copied at once
 
 
 def draw_items(V: np.ndarray, rng: np.random.Generator) -> None:
@@ -217,8 +217,8 @@ def draw_items(V: np.ndarray, rng: np.random.Generator) -> None:
 
     Drawn in float32 for either dtype, so that float32 and float64 runs start from the same numbers.
     """
-    for lo in range(0, len(V), _DRAWN):
-        rows = V[lo : lo + _DRAWN]
+    for lo in range(0, len(V), _ROWS):
+        rows = V[lo : lo + _ROWS]
         rows[:] = rng.standard_normal(rows.shape, dtype=np.float32) * np.float32(0.1 / np.sqrt(V.shape[1]))
 
 
@@ -297,8 +297,9 @@ class _State:
         stepped = side.stepped
         if fixed.basis is not None:
             rotated(old, fixed.basis, X, self._pool, only=stepped)
-        elif len(stepped):
-            X[stepped] = old[stepped]
+        else:
+            for lo in range(0, len(stepped), _ROWS):
+                X[stepped[lo : lo + _ROWS]] = old[stepped[lo : lo + _ROWS]]
         loss = penalty = 0.0
         for part in side.parts():
             own = X[part.first : part.first + part.rows]

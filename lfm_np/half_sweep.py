@@ -23,6 +23,7 @@ from lfm_np.validation import frozen
 
 GRAM_BYTES = 8 << 20  # memory of the partial sums of a Gram matrix
 RETRY_BYTES = 32 << 20  # memory of a chunk of rows that are solved again in float64
+ROTATED_BYTES = 1 << 20  # memory of the rows that a thread rotates at once
 LOSS_CELLS = 1 << 14  # cells of a block that sums their loss
 PIVOT_LOSS = 1e-5  # a pivot may lose digits until eps · loss reaches this; such rows are solved again in float64
 
@@ -59,7 +60,8 @@ def rotated(Y: np.ndarray, Q: np.ndarray, out: np.ndarray, pool: Pool, only: np.
     """Write YQ to ``out`` (which may be Y) by blocks of rows, all or ``only`` some."""
     with np.errstate(under="ignore"):
         Q = Q.astype(Y.dtype)
-    step = max(1, int(row_plan.SMALLEST_BLOCK / (row_plan.ROTATE_ROW * Q.size)))
+    step = int(row_plan.SMALLEST_BLOCK / (row_plan.ROTATE_ROW * Q.size))
+    step = max(1, min(step, ROTATED_BYTES // (Y.shape[1] * Y.itemsize)))
 
     def work(block: int, worker: int) -> None:
         rows = slice(block * step, (block + 1) * step)

@@ -53,6 +53,7 @@ def estimate_memory(
     factors : int
         k.
     solver : {"als", "sgd"}
+        `als` takes as much with any of its own solvers.
     dtype : float32 or float64
     biases : bool
     num_threads : int, optional
@@ -86,7 +87,8 @@ def estimate_memory(
     if solver == "als":
         systems = 2 * LANES * size + 16  # of ld²: eight systems and their transpose, a wide sum, the Gram matrix
         scratch = ld * ld * (threads * systems + min(_heavy(nnz, ld), BLOCKS) * size)
-        needed = 2 * ld * size * rows + nnz * (_INDEX + size) + scratch + rotating
+        training = 2 * ld * size * rows + nnz * (_INDEX + size) + scratch
+        needed = max(training, (ld + k) * size * rows + rotating)
     else:
         training = 2 * ld * size * rows + nnz * (_RECORD + size)
         needed = max(training, (2 * ld + k) * size * rows + nnz * _RECORD + rotating)

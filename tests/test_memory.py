@@ -1,5 +1,6 @@
 """Estimated memory against the arrays that are alive at the peak, and refusing in time."""
 
+import functools
 import re
 import tracemalloc
 
@@ -19,6 +20,7 @@ SHAPES = [  # m, n, cells, k: cells weigh most, users, both sides with large k, 
 ]
 
 
+@functools.cache
 def matrix(m, n, cells):
     """Canonical, with int32 indices."""
     rng = np.random.default_rng(0)
@@ -27,28 +29,46 @@ def matrix(m, n, cells):
     return sp.csr_array((np.ones(len(key), np.float32), (key % n).astype(np.int32), indptr), shape=(m, n))
 
 
-@pytest.mark.skipif(JIT_DISABLED, reason="of compiled code")
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("loss", [None, losses.BPR(), losses.Logistic()], ids=["als", "BPR", "Logistic"])
-def test_the_estimate_is_within_15_percent_of_the_peak(shape, loss):
-    *sizes, k = shape
-    X, options = matrix(*sizes), {"factors": k, "num_threads": 2, "random_state": 0}
-
-    def fit(X):
-        if loss is None:
-            return lfm_np.als(X, iterations=1, **options)
-        return lfm_np.sgd(X, loss, epochs=1, **options)
-
-    fit(matrix(300, 40, 1000))  # compiles
+def peak_of(fit, X):
+    """Bytes of NumPy's arrays at the peak of ``fit(X)``, beside X."""
+    fit(matrix(300, 40, 1000).astype(X.dtype))  # compiles
     tracemalloc.start()
     try:
         fit(X)
-        peak = tracemalloc.get_traced_memory()[1]
+        return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    solver = "als" if loss is None else "sgd"
-    estimate = lfm_np.estimate_memory(*sizes[:2], X.nnz, factors=k, solver=solver, num_threads=2)
-    assert estimate == pytest.approx(peak, rel=0.15)
+
+
+ALS = [
+    {},
+    {"solver": "cg"},
+    {"solver": "subspace"},
+    {"weighting": "ratings", "biases": True, "regularization": 10.0},  # of well-conditioned rows
+    {"weighting": "ratings", "biases": True, "solver": "cg", "dtype": "float64"},
+    {"dtype": "float64"},
+]
+SGD = [
+    {"loss": losses.BPR()},
+    {"loss": losses.Logistic()},
+    {"loss": losses.Squared(), "biases": True, "sampler": None, "dtype": "float64"},
+]
+
+
+@pytest.mark.skipif(JIT_DISABLED, reason="of compiled code")
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("options", ALS + SGD, ids=lambda some: "-".join(map(str, some.values())) or "als")
+def test_the_estimate_is_within_15_percent_of_the_peak(shape, options):
+    *sizes, k = shape
+    solver, sweeps = ("sgd", "epochs") if "loss" in options else ("als", "iterations")
+    own = {name: options[name] for name in ("dtype", "biases") if name in options}
+    X = matrix(*sizes).astype(own.get("dtype", "float32"))
+
+    def fit(X):
+        getattr(lfm_np, solver)(X, factors=k, num_threads=2, random_state=0, **{sweeps: 1} | options)
+
+    estimate = lfm_np.estimate_memory(*sizes[:2], X.nnz, factors=k, solver=solver, num_threads=2, **own)
+    assert estimate == pytest.approx(peak_of(fit, X), rel=0.15)
 
 
 @pytest.mark.small
