@@ -14,7 +14,7 @@ from lfm_np.validation.scalars import shown
 
 MOST_ROWS = 2**31 - 2  # rows and columns are numbered by int32; of cells there may be any number
 _PIECE = 4096  # cells of which indices and values fit in the first-level cache
-_CELLS = 1 << 20  # that one thread looks at at once
+_CELLS = 1 << 18  # that one thread looks at at once
 
 
 def check_matrix(
