@@ -36,7 +36,7 @@ def build_index(model: Model, candidates: np.ndarray, d: int | None = None, code
     promise = pivot * norms + highest
     by_promise = np.argsort(-promise, kind="stable")
     (order,) = read_only(candidates[by_promise])
-    position = np.full(len(V), len(order), np.int64)
+    position = np.full(len(V), len(order), np.int32)
     position[order] = np.arange(len(order))
     step = PANEL * CELL
     bounds = np.column_stack([suffix_maximum(a[by_promise], step) for a in (norms, highest, promise)])

@@ -37,10 +37,10 @@ def contains(sorted_ids, low, high, item):
 def mark(bits, t, position, ids, low, high):
     """Set the bits of ids[low:high] that lie in the window."""
     for p in range(low, high):
-        at = position[ids[p]]
-        panel = at // PANEL
+        at = np.uint32(position[ids[p]])  # unsigned, so that the division is a shift
+        panel = at // np.uint32(PANEL)
         if panel < bits.shape[1]:
-            bits[t, panel] |= np.uint16(1 << (at % PANEL))
+            bits[t, panel] |= np.uint16(1) << np.uint16(at % np.uint32(PANEL))
 
 
 @jit
