@@ -13,6 +13,7 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -45,12 +46,19 @@ def main() -> None:
 
 def _measured(options: argparse.Namespace) -> dict[str, Any]:
     """Run a step; its seconds, and MiB of its peak beyond where it began."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     import lfm_np
 
     work = {"write": _write, "store": _store, "transpose": _transpose, "memory": _in_memory}.get(options.here, _on_disk)
     options.folder.mkdir(parents=True, exist_ok=True)
     small = lfm_np.datasets.make_interactions(2000, 300, 20, random_state=0)
     lfm_np.als(lfm_np.to_csr(small), factors=options.factors, iterations=1, num_threads=options.threads)  # compiles
+    with tempfile.TemporaryDirectory() as place:  # imports and compiles what builds
+        table = pa.table({"user": small[:, 0], "item": small[:, 1]})
+        pq.write_table(table, f"{place}/records.parquet")
+        lfm_np.StoredMatrix.from_parquet(f"{place}/records.parquet", f"{place}/matrix", num_threads=options.threads)
     before = _resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     started = time.perf_counter()
@@ -99,16 +107,14 @@ def _store(options: argparse.Namespace) -> dict[str, Any]:
 
 def _transpose(options: argparse.Namespace) -> dict[str, float]:
     """The transpose alone, with one thread and with all."""
-    import tempfile
-
     import lfm_np
-    from lfm_np.stored.buckets import transpose
+    from lfm_np.stored.buckets import Budget, transpose
 
-    rows, found = lfm_np.StoredMatrix(options.folder / "matrix").rows, {}
+    rows, found, memory = lfm_np.StoredMatrix(options.folder / "matrix").rows, {}, options.memory << 20
     for threads in (1, options.threads):
         with tempfile.TemporaryDirectory(dir=options.folder) as place:
             started = time.perf_counter()
-            transpose(rows, Path(place), Path(place), options.memory << 20, threads)
+            transpose(rows, Path(place), Path(place), Budget(memory, memory), threads)
             found[f"seconds_{threads}_threads"] = round(time.perf_counter() - started, 2)
     return found
 
