@@ -307,6 +307,7 @@ def test_parquet_gives_what_interactions_give(kind, duplicates, tmp_path, monkey
     from lfm_np import id_columns
 
     monkeypatch.setattr(records, "_GROUPING", (8 << 20) // 50)  # buckets of 50 records
+    monkeypatch.setattr(records, "_READING", (8 << 20) // 40)  # batches of 40, whose ids are merged
     monkeypatch.setattr(id_columns, "_MERGE", 40)
     rng = np.random.default_rng(1)
     source = tmp_path / "records"
