@@ -48,9 +48,7 @@ class IdEncoder:
         encoded = ids.dictionary_encode()
         self._pending.append(encoded)
         self._waiting += len(ids)
-        if self._waiting > max(
-            self._least, len(self._distinct)
-        ):  # as many records as ids at least: all merges cost O(records)
+        if self._waiting > max(self._least, len(self._distinct)):  # so that all merges cost O(records)
             self._merge()
 
     def _merge(self) -> None:

@@ -265,9 +265,9 @@ def _from_files(cls: type[Interactions], path: str | os.PathLike[str], format: A
 
 
 def open_files(
-    path: str | os.PathLike[str], format: Any, plan: Plan, records: int = 0
+    path: str | os.PathLike[str], format: Any, plan: Plan, records: int | None = None
 ) -> tuple[pa.Schema, Iterable[pa.RecordBatch]]:
-    """The schema of the files, and the columns of the plan in batches of at most so many records."""
+    """The schema of the files, and the columns of the plan in batches of at most so many records, BATCH by default."""
     records = records or BATCH
     (dataset,) = _pyarrow("pyarrow.dataset")
     name: str = check.check_path("path", path)

@@ -25,7 +25,7 @@ from lfm_np.kernels.scores import PANEL, TILE, chains, pack, pair_scores, score_
 from lfm_np.kernels.seeds import LONGEST, SEEDS, ranked
 from lfm_np.kernels.simd import LANES, at_least, broadcast, store
 
-CELL = 4  # panels of a cell
+CELL = SEEDS // PANEL  # panels of a cell; the first is ranked at once
 WINDOW = 256  # panels whose forbidden items are kept as bits; beyond them a binary search does
 SPARSE = 4  # a score of `pair_scores`, found by a sketch, costs about four of `score_tile`
 
@@ -208,6 +208,7 @@ def still_live(index, search, live, cell):
 
 @jit
 def pack_cell(model, order, first, last, panels, starts):
+    """The panels first … last − 1 of items, one after the other."""
     size = (model.item_factors.shape[1] + 1) * PANEL
     for p in range(first, last):
         pack(model, order, p * PANEL, panels, (p - first) * size, starts)
