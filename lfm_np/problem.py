@@ -12,11 +12,11 @@ from lfm_np.row_plan import Weights, auto_solver, padded, steps_may_pay
 from lfm_np.stored import StoredMatrix
 from lfm_np.validation import (
     check_bool,
+    check_cells,
     check_choice,
     check_dtype,
     check_float,
     check_int,
-    check_matrix,
     share_csr,
     shown,
 )
@@ -119,11 +119,10 @@ def check_problem(
     if check_bool("biases", biases) and not ratings:
         raise ValueError(f'biases=True needs weighting="ratings", got weighting={weighting!r}')
     dtype = check_dtype("dtype", dtype)
-    on_disk = stored and isinstance(X, StoredMatrix)
-    csr = (
-        X.checked("X", ratings, ratings, dtype)
-        if on_disk
-        else check_matrix(
+    if stored and isinstance(X, StoredMatrix):
+        cells, highest = X.checked("X", ratings, ratings, dtype), X.highest
+    else:
+        cells, highest = check_cells(
             "X",
             X,
             shape=shape,
@@ -133,14 +132,12 @@ def check_problem(
             dtype=dtype,
             num_threads=num_threads,
         )
-    )
     weights = model_weights(weighting, alpha, unobserved_weight)
     if unobserved_weight > float(np.finfo(dtype).max):
         raise ValueError(f"unobserved_weight overflows {dtype}, got {unobserved_weight:g}")
     # Only ratings may be negative, and they are not multiplied.
-    top = X.highest if on_disk else float(csr.data.max(initial=0))
-    if weights.t0 + weights.t1 * top > float(np.finfo(dtype).max):
-        raise ValueError(f"alpha · value overflows {dtype}: alpha is {alpha:g} and the largest value {top:g}")
+    if weights.t0 + weights.t1 * highest > float(np.finfo(dtype).max):
+        raise ValueError(f"alpha · value overflows {dtype}: alpha is {alpha:g} and the largest value {highest:g}")
     params = {
         "factors": factors,
         "regularization": regularization,
@@ -151,7 +148,7 @@ def check_problem(
         "biases": bool(biases),
         "dtype": dtype.name,
     }
-    return Problem(csr, factors, weights, regularization, exponent, bool(biases), params)
+    return Problem(cells, factors, weights, regularization, exponent, bool(biases), params)
 
 
 def same_problem(problem: Problem, X: Any) -> Problem:

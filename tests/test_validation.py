@@ -11,7 +11,7 @@ from strategies import many, raw_csr
 
 from lfm_np.problem import WEIGHTINGS, check_problem
 from lfm_np.validation import check_matrix, matrices
-from lfm_np.validation.matrices import is_plain
+from lfm_np.validation.matrices import highest_if_plain
 
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -61,15 +61,15 @@ def test_check_matrix(X):
     for count in (1, 2**20):  # cells of a block: blocks begin and end anywhere, also where offsets are wrong
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(matrices, "_CELLS", count)
-            assert is_plain(X) == nothing_against(X, cells)
+            assert highest_if_plain(X) == highest_if_nothing_against(X, cells)
 
 
-def nothing_against(X, cells):
-    """Whether X is canonical, with positive finite floats only."""
+def highest_if_nothing_against(X, cells):
+    """The largest value of a canonical X with positive finite floats only, else 0."""
     stored = [] if cells is None else [v for found in cells.values() for v in found]
     plain = bool(stored) and X.dtype.kind == "f" and all(0 < v < np.inf for v in stored)
     plain = plain and all(len(found) == 1 for found in cells.values()) and list(cells) == sorted(cells)
-    return plain and len(stored) == len(X.data)
+    return max(stored) if plain and len(stored) == len(X.data) else 0
 
 
 # ---- parameters -----------------------------------------------------------------------------------------------------

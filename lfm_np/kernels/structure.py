@@ -24,6 +24,22 @@ def _extremes(values):
     return low, high
 
 
+@inlined
+def _row_starts(begins, ends, indices):
+    """How many rows begin with an index that is not above the one before, and how many end before they begin.
+
+    Where a row begins is not known to be true: it is only looked at within the array. No branches, so that LLVM
+    vectorises it.
+    """
+    last, descents, falls = indices.shape[0] - 1, np.int64(0), np.int64(0)
+    for t in range(begins.shape[0]):
+        begin, end = begins[t], ends[t]
+        at = np.uint64(min(max(begin, 1), last))
+        descents += (indices[at] <= indices[at - np.uint64(at > 0)]) & (begin > 0) & (begin < end)
+        falls += end < begin
+    return descents, falls
+
+
 @jit
 def survey(indptr, indices, bits, cells, rows, piece, found):
     """Look at a range of cells and a range of rows, of which there may be any, and write six numbers to ``found``.
@@ -34,10 +50,10 @@ def survey(indptr, indices, bits, cells, rows, piece, found):
     largest finite positive one. Integers are what LLVM vectorises. Taken a piece at a time, which the first-level cache
     holds for all passes.
     """
-    count, (begin, end) = indices.shape[0], cells
+    (begin, end), (above, below) = cells, rows
     low = high = indices[begin]
     least = most = bits[begin]
-    descents = falls = np.int64(0)
+    descents = np.int64(0)
     for start in range(begin, end, piece):
         stop = min(start + piece, end)
         a, b = _extremes(indices[start:stop])
@@ -46,9 +62,5 @@ def survey(indptr, indices, bits, cells, rows, piece, found):
         least, most = min(least, a), max(most, b)
         first = max(start, 1)
         descents += _descents(indices[first - 1 : stop - 1], indices[first:stop])
-    for row in range(rows[0], rows[1]):  # a descent between rows is no mistake; products, as branches cost more
-        lo, hi = np.int64(indptr[row]), np.int64(indptr[row + 1])
-        at = min(max(lo, 1), count - 1)
-        descents -= np.int64(lo > 0) * np.int64(lo < hi) * np.int64(indices[at] <= indices[at - 1])
-        falls += hi < lo
-    found[0], found[1], found[2], found[3], found[4], found[5] = descents, falls, low, high, least, most
+    between, falls = _row_starts(indptr[above:below], indptr[above + 1 : below + 1], indices)  # no mistakes
+    found[0], found[1], found[2], found[3], found[4], found[5] = descents - between, falls, low, high, least, most

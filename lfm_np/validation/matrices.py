@@ -17,7 +17,12 @@ _PIECE = 4096  # cells of which indices and values fit in the first-level cache
 _CELLS = 1 << 18  # that one thread looks at at once
 
 
-def check_matrix(
+def check_matrix(name: str, X: Any, **rules: Any) -> sp.csr_array:
+    """The matrix that `check_cells` returns, with the same arguments."""
+    return check_cells(name, X, **rules)[0]
+
+
+def check_cells(
     name: str,
     X: Any,
     *,
@@ -28,10 +33,11 @@ def check_matrix(
     unknown: bool = False,
     dtype: Any = np.float32,
     num_threads: int = 1,
-) -> sp.csr_array:
-    """``X`` as canonical CSR: sorted, no duplicates, int32 or int64 indices, values of ``dtype``.
+) -> tuple[sp.csr_array, float]:
+    """``X`` as canonical CSR, and its largest value, 0 if it has none.
 
-    Shares the caller's arrays where they are canonical already and copies otherwise; never writes to them.
+    Canonical: sorted, no duplicates, int32 or int64 indices, values of ``dtype``. Shares the caller's arrays where they
+    are so already and copies otherwise; never writes to them.
 
     Parameters
     ----------
@@ -58,6 +64,24 @@ def check_matrix(
         Indices out of range or inconsistent with indptr, wrong shape, non-finite or forbidden values.
     """
     X = getattr(X, "matrix", X)
+    _check_shape(name, X, shape)
+    if highest := highest_if_plain(X, num_threads):
+        csr = share_csr(X.data, X.indices, X.indptr, X.shape)
+    else:
+        csr = _canonical(name, wrap_csr(name, X), zeros, duplicates)
+        _check_values(name, csr, negative, unknown)
+        highest = float(csr.data.max(initial=0))
+    with np.errstate(over="ignore", under="ignore"):
+        data = csr.data.astype(dtype, copy=False)
+    if data is not csr.data:
+        if np.dtype(dtype) == np.float32 and np.isinf(data).any():
+            raise ValueError(f"{name} has a value too large for float32: {shown(float(np.abs(csr.data).max()))}")
+        csr = share_csr(data, csr.indices, csr.indptr, csr.shape)
+    return csr, highest
+
+
+def _check_shape(name: str, X: Any, shape: tuple[int | None, int | None]) -> None:
+    """A sparse matrix of real numbers, of such a shape."""
     if not sp.issparse(X):
         raise TypeError(
             f"{name} must be a scipy.sparse matrix or Interactions, got {type(X).__name__}; "
@@ -72,18 +96,6 @@ def check_matrix(
             raise ValueError(f"{name} must have {want} {axis}, got {have} (shape {X.shape})")
     if max(X.shape) > MOST_ROWS:
         raise ValueError(f"{name} must have at most {MOST_ROWS} rows and columns, got shape {X.shape}")
-    if is_plain(X, num_threads):
-        csr = share_csr(X.data, X.indices, X.indptr, X.shape)
-    else:
-        csr = _canonical(name, wrap_csr(name, X), zeros, duplicates)
-        _check_values(name, csr, negative, unknown)
-    with np.errstate(over="ignore", under="ignore"):
-        data = csr.data.astype(dtype, copy=False)
-    if data is not csr.data:
-        if np.dtype(dtype) == np.float32 and np.isinf(data).any():
-            raise ValueError(f"{name} has a value too large for float32: {shown(float(np.abs(csr.data).max()))}")
-        csr = share_csr(data, csr.indices, csr.indptr, csr.shape)
-    return csr
 
 
 def check_real(name: str, X: Any) -> None:
@@ -94,23 +106,36 @@ def check_real(name: str, X: Any) -> None:
         raise TypeError(f"{name} must hold real numbers, got dtype {X.dtype}")
 
 
-def is_plain(X: Any, num_threads: int = 1) -> bool:
-    """Whether X is canonical CSR with positive finite floats, found in one pass, so that no other check can object."""
+def highest_if_plain(X: Any, num_threads: int = 1) -> float:
+    """The largest value of a canonical CSR matrix with positive finite floats, to which no other check can object.
+
+    Else, and if there are no values, 0. Found in one pass.
+    """
     if X.format != "csr" or not all(_is_plain_array(part) for part in (X.data, X.indices, X.indptr)):
-        return False
+        return 0.0
     (data, indices, indptr), (m, n) = (X.data, X.indices, X.indptr), X.shape
     if data.dtype.kind != "f" or data.dtype.itemsize < 4 or indices.dtype.kind != "i" or indptr.dtype.kind != "i":
-        return False
+        return 0.0
     if len(indptr) != m + 1 or indptr[0] != 0 or not 0 < len(data) == len(indices) == indptr[-1]:
-        return False
+        return 0.0
     bits = data.view(np.int32 if data.itemsize == 4 else np.int64)
+    disorder, (least, most), (lowest, highest) = _survey(indptr, indices, bits, num_threads)
     infinity = int(np.array(np.inf, data.dtype).view(bits.dtype))
+    plain = not disorder and least >= 0 and most < n and lowest > 0 and highest < infinity
+    return float(np.array(highest, bits.dtype).view(data.dtype)) if plain else 0.0
+
+
+def _survey(
+    indptr: np.ndarray, indices: np.ndarray, bits: np.ndarray, num_threads: int
+) -> tuple[bool, tuple[int, int], tuple[int, int]]:
+    """Whether the order is wrong anywhere, and the ranges of indices and bits; see `survey`."""
     indptr, indices, bits = read_only(indptr, indices, bits)
-    blocks = -(-len(data) // _CELLS)
+    blocks = -(-len(bits) // _CELLS)
     found = np.empty((blocks, 6), np.int64)
 
     def look(block: int, worker: int = 0) -> None:
-        cells, rows = ((size * block // blocks, size * (block + 1) // blocks) for size in (len(data), m))
+        sizes = len(bits), len(indptr) - 1
+        cells, rows = ((size * block // blocks, size * (block + 1) // blocks) for size in sizes)
         survey(indptr, indices, bits, cells, rows, _PIECE, found[block])
 
     if blocks == 1:
@@ -118,10 +143,10 @@ def is_plain(X: Any, num_threads: int = 1) -> bool:
     else:
         with Pool(num_threads) as pool:
             pool.run(look, blocks)
-    inside = found[:, 2].min() >= 0 and found[:, 3].max() < n
-    return bool(
-        inside and not found[:, :2].sum(axis=0).any() and found[:, 4].min() > 0 and found[:, 5].max() < infinity
-    )
+    descents, falls = found[:, :2].sum(axis=0).tolist()
+    least, lowest = found[:, 2::2].min(axis=0).tolist()
+    most, highest = found[:, 3::2].max(axis=0).tolist()
+    return bool(descents or falls), (least, most), (lowest, highest)
 
 
 def _is_plain_array(array: Any) -> bool:

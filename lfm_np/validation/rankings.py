@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from lfm_np.validation.formats import check_data, check_index, share_csr, wrap_csr
-from lfm_np.validation.matrices import check_real, is_plain, owned_csr, read_only
+from lfm_np.validation.matrices import check_real, highest_if_plain, owned_csr, read_only
 from lfm_np.validation.scalars import as_array, shown
 
 
@@ -26,7 +26,7 @@ def check_seen(
     rows = users
     if X.format == "csr" and 8 * len(users) < shape[0]:
         X, rows = _take_rows(name, X, users)
-    if is_plain(X):
+    if highest_if_plain(X):
         return read_only(rows, X.indptr.astype(np.int64, copy=False), X.indices.astype(np.int32, copy=False))
     csr = wrap_csr(name, X)
     drop = not keep_zeros and not np.all(csr.data)
