@@ -38,7 +38,7 @@ def mark(bits, t, position, ids, low, high):
     """Set the bits of ids[low:high] that lie in the window."""
     for p in range(low, high):
         at = np.uint32(position[ids[p]])  # unsigned, so that the division is a shift
-        panel = at // np.uint32(PANEL)
+        panel = np.int64(at // np.uint32(PANEL))  # and compared as integers: with an unsigned one, as float64
         if panel < bits.shape[1]:
             bits[t, panel] |= np.uint16(1) << np.uint16(at % np.uint32(PANEL))
 

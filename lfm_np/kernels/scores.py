@@ -33,13 +33,12 @@ class Model(NamedTuple):
 
 
 @inlined
-def products8(U, V, u, v, k, out):
-    """Eight inner products U[u[p] : u[p] + k] · V[v[p] : v[p] + k]."""
+def chains8(U, V, u, v, rows):
+    """The chains of eight inner products U[u[p] : u[p] + rows] · V[v[p] : v[p] + rows], rows a multiple of LANES."""
     a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = zeros(U, LANES)
     u0, u1, u2, u3, u4, u5, u6, u7 = u[0], u[1], u[2], u[3], u[4], u[5], u[6], u[7]
     v0, v1, v2, v3, v4, v5, v6, v7 = v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]
-    whole = k // LANES * LANES
-    for f in range(0, whole, LANES):
+    for f in range(0, rows, LANES):
         a0 = fma(load(U, u0 + f, LANES), load(V, v0 + f, LANES), a0)
         a1 = fma(load(U, u1 + f, LANES), load(V, v1 + f, LANES), a1)
         a2 = fma(load(U, u2 + f, LANES), load(V, v2 + f, LANES), a2)
@@ -48,18 +47,22 @@ def products8(U, V, u, v, k, out):
         a5 = fma(load(U, u5 + f, LANES), load(V, v5 + f, LANES), a5)
         a6 = fma(load(U, u6 + f, LANES), load(V, v6 + f, LANES), a6)
         a7 = fma(load(U, u7 + f, LANES), load(V, v7 + f, LANES), a7)
-    if whole < k:
-        f = whole
-        n = k - whole
-        a0 = fma(load_part(U, u0 + f, n, LANES), load_part(V, v0 + f, n, LANES), a0)
-        a1 = fma(load_part(U, u1 + f, n, LANES), load_part(V, v1 + f, n, LANES), a1)
-        a2 = fma(load_part(U, u2 + f, n, LANES), load_part(V, v2 + f, n, LANES), a2)
-        a3 = fma(load_part(U, u3 + f, n, LANES), load_part(V, v3 + f, n, LANES), a3)
-        a4 = fma(load_part(U, u4 + f, n, LANES), load_part(V, v4 + f, n, LANES), a4)
-        a5 = fma(load_part(U, u5 + f, n, LANES), load_part(V, v5 + f, n, LANES), a5)
-        a6 = fma(load_part(U, u6 + f, n, LANES), load_part(V, v6 + f, n, LANES), a6)
-        a7 = fma(load_part(U, u7 + f, n, LANES), load_part(V, v7 + f, n, LANES), a7)
-    store(out, 0, sums8(a0, a1, a2, a3, a4, a5, a6, a7))
+    return a0, a1, a2, a3, a4, a5, a6, a7
+
+
+@inlined
+def last8(a, U, V, u, v, f, n):
+    """`chains8`, with the last n < LANES dimensions from f on."""
+    return (
+        fma(load_part(U, u[0] + f, n, LANES), load_part(V, v[0] + f, n, LANES), a[0]),
+        fma(load_part(U, u[1] + f, n, LANES), load_part(V, v[1] + f, n, LANES), a[1]),
+        fma(load_part(U, u[2] + f, n, LANES), load_part(V, v[2] + f, n, LANES), a[2]),
+        fma(load_part(U, u[3] + f, n, LANES), load_part(V, v[3] + f, n, LANES), a[3]),
+        fma(load_part(U, u[4] + f, n, LANES), load_part(V, v[4] + f, n, LANES), a[4]),
+        fma(load_part(U, u[5] + f, n, LANES), load_part(V, v[5] + f, n, LANES), a[5]),
+        fma(load_part(U, u[6] + f, n, LANES), load_part(V, v[6] + f, n, LANES), a[6]),
+        fma(load_part(U, u[7] + f, n, LANES), load_part(V, v[7] + f, n, LANES), a[7]),
+    )
 
 
 @jit
@@ -67,20 +70,22 @@ def pair_scores(model, users, items, count, out):
     """out[p] = score of (users[p], items[p]) for p < count."""
     U, V, constant, bias = model
     k = U.shape[1]
+    whole = k // LANES * LANES
     u = np.empty(LANES, np.int64)
     v = np.empty(LANES, np.int64)
-    terms = np.empty((3, LANES), out.dtype)
+    terms = np.empty((2, LANES), out.dtype)
     for start in range(0, count, LANES):
         for j in range(LANES):
             p = min(start + j, count - 1)  # the last group repeats its last pair
             u[j] = users[p] * k
             v[j] = items[p] * k
-            terms[1, j] = bias[items[p]]
-            terms[2, j] = constant[users[p]]
-        products8(U, V, u, v, k, terms[0])
-        # as vectors, since fast-math may reorder plain additions
-        s = add(add(load(terms, 0, LANES), load(terms, LANES, LANES)), load(terms, 2 * LANES, LANES))
-        store(terms, 0, s)
+            terms[0, j] = bias[items[p]]
+            terms[1, j] = constant[users[p]]
+        a = chains8(U, V, u, v, whole)
+        if whole < k:
+            a = last8(a, U, V, u, v, whole, k - whole)
+        s = add(sums8(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]), load(terms, 0, LANES))
+        store(terms, 0, add(s, load(terms, LANES, LANES)))
         for p in range(start, min(start + LANES, count)):
             out[p] = terms[0, p - start]
 
