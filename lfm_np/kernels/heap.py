@@ -1,4 +1,8 @@
-"""The N best so far of each user: heaps whose root is the worst, one a row."""
+"""The N best so far of each user, one a row: a short list, the best first, or a longer heap, whose root is the worst.
+
+Up to LONGEST a list is the faster one: an insertion moves what is worse, in a loop with one branch that is hard to
+foresee, where a heap has two on each level.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ import numpy as np
 
 from lfm_np.kernels.jit import exact_inlined as inlined
 from lfm_np.kernels.jit import exact_jit as jit
+
+LONGEST = 32  # a list of more than that is a heap
 
 
 @inlined
@@ -50,10 +56,27 @@ def push(scores, ids, t, size, score, item):
     return size
 
 
+@inlined
+def insert(scores, ids, t, size, score, item):
+    """Offer an item to list ``t`` of ``size`` items; the new size."""
+    at = size
+    if size == scores.shape[1]:
+        at = size - 1
+        if not worse(scores[t, at], ids[t, at], score, item):
+            return size
+    while at > 0 and worse(scores[t, at - 1], ids[t, at - 1], score, item):
+        scores[t, at] = scores[t, at - 1]
+        ids[t, at] = ids[t, at - 1]
+        at -= 1
+    scores[t, at] = score
+    ids[t, at] = item
+    return min(size + 1, scores.shape[1])
+
+
 @jit
-def sort_best_first(scores, ids, t, size):
-    """Turn heap ``t`` into a list, best first, padded with id −1 and score −inf."""
-    for last in range(size - 1, 0, -1):
+def finish(scores, ids, t, size):
+    """Turn heap ``t`` into a list, the best first; pad a list with id −1 and score −inf."""
+    for last in range(size - 1 if scores.shape[1] > LONGEST else 0, 0, -1):
         scores[t, 0], scores[t, last] = scores[t, last], scores[t, 0]
         ids[t, 0], ids[t, last] = ids[t, last], ids[t, 0]
         sift_down(scores, ids, t, last, 0)

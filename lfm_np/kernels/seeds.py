@@ -14,7 +14,6 @@ from lfm_np.kernels.scores import PANEL
 from lfm_np.kernels.simd import at_least, broadcast, load
 
 SEEDS = 4 * PANEL  # scores that are ranked: a bit each in an int64
-LONGEST = 32  # a list of more than that is grown item by item
 
 
 @inlined

@@ -18,11 +18,12 @@ import numpy as np
 from lfm_np.kernels.bits import lowest_bit
 from lfm_np.kernels.codes import TERMS, code_bounds, encode_users
 from lfm_np.kernels.forbidden import allowed, allowed_first, contains, mark_forbidden
-from lfm_np.kernels.heap import push, sort_best_first
+from lfm_np.kernels.heap import LONGEST, finish, insert, push
 from lfm_np.kernels.jit import exact_inlined as inlined
 from lfm_np.kernels.jit import exact_jit as jit
+from lfm_np.kernels.jit import jit as fast_jit
 from lfm_np.kernels.scores import PANEL, TILE, chains, pack, pair_scores, score_tile
-from lfm_np.kernels.seeds import LONGEST, SEEDS, ranked
+from lfm_np.kernels.seeds import SEEDS, ranked
 from lfm_np.kernels.simd import LANES, at_least, broadcast, store
 
 CELL = SEEDS // PANEL  # panels of a cell; the first is ranked at once
@@ -70,9 +71,12 @@ class Hits(NamedTuple):
 # ---- bounds ---------------------------------------------------------------------------------------------------------
 
 
-@jit
+@fast_jit
 def row_norms(A, ids, slack, norms):
-    """norms[r] = ‖A[ids[r]]‖, float64, rounded up so that a product of two also covers the rounding of a score."""
+    """norms[r] = ‖A[ids[r]]‖, float64, rounded up so that a product of two also covers the rounding of a score.
+
+    Sums may be regrouped: the slack covers that, and no result depends on them.
+    """
     for r in range(len(ids)):
         row = ids[r]
         square = 0.0
@@ -136,11 +140,11 @@ def seed(model, index, search, live, panels, hits):
             mask = allowed_first(bits, t)
             if ranked(row, at, mask, by_rank) & best == best:
                 for r in range(N):
-                    scores[t, N - 1 - r] = row[at + by_rank[r]]
-                    ids[t, N - 1 - r] = order[by_rank[r]]
+                    scores[t, r] = row[at + by_rank[r]]
+                    ids[t, r] = order[by_rank[r]]
                 sizes[t] = N
-                threshold[t] = scores[t, 0]
-                cut[t] = least_bound(scores[t, 0], constant[users[t]], slack)
+                threshold[t] = scores[t, N - 1]
+                cut[t] = least_bound(scores[t, N - 1], constant[users[t]], slack)
                 continue
             while mask != 0:
                 place = lowest_bit(mask)
@@ -162,6 +166,8 @@ def settle(model, index, forbidden, search, hits, count):
     users, bits, scores, ids, sizes = search.users, search.bits, search.scores, search.ids, search.sizes
     threshold, cut = search.threshold, search.cut
     who, places, found = hits
+    N = scores.shape[1]
+    worst = N - 1 if N <= LONGEST else 0
     for h in range(count):
         t = who[h]
         if found[h] < threshold[t]:
@@ -172,10 +178,13 @@ def settle(model, index, forbidden, search, hits, count):
                 continue
             if contains(everybody, 0, len(everybody), item):
                 continue
-        sizes[t] = push(scores, ids, t, sizes[t], found[h], item)
-        if sizes[t] == scores.shape[1]:
-            threshold[t] = scores[t, 0]
-            cut[t] = least_bound(scores[t, 0], constants[users[t]], slack)
+        if N <= LONGEST:
+            sizes[t] = insert(scores, ids, t, sizes[t], found[h], item)
+        else:
+            sizes[t] = push(scores, ids, t, sizes[t], found[h], item)
+        if sizes[t] == N:
+            threshold[t] = scores[t, worst]
+            cut[t] = least_bound(scores[t, worst], constants[users[t]], slack)
 
 
 # ---- cells ----------------------------------------------------------------------------------------------------------
@@ -368,4 +377,4 @@ def best_items(model, index, forbidden, users, scores, ids):
             count = dense_cell(model, search, live, first, last, panels, hits)
         settle(model, index, forbidden, search, hits, count)
     for t in range(len(users)):
-        sort_best_first(scores, ids, t, search.sizes[t])
+        finish(scores, ids, t, search.sizes[t])
