@@ -87,17 +87,23 @@ def encode(A, ids, slack, codes, terms):
 
 
 @inlined
-def byte_sums(codes, r0, r1, r2, r3, panels, at, size):
-    """Σ q_u (q_v + MIDDLE) over the packed bytes, for four users and PANEL items, plus each user's first integer."""
-    a0, a1 = broadcast(codes, r0, PANEL), broadcast(codes, r1, PANEL)
-    a2, a3 = broadcast(codes, r2, PANEL), broadcast(codes, r3, PANEL)
+def byte_sums(codes, r0, r1, r2, r3, panels, a, b, size):
+    """Σ q_u (q_v + MIDDLE) over the packed bytes, for four users and two panels, plus each user's first integer."""
+    a0 = b0 = broadcast(codes, r0, PANEL)
+    a1 = b1 = broadcast(codes, r1, PANEL)
+    a2 = b2 = broadcast(codes, r2, PANEL)
+    a3 = b3 = broadcast(codes, r3, PANEL)
     for f in range(size):
-        b = load(panels, at + f * PANEL, PANEL)
-        a0 = dot_bytes(a0, b, broadcast(codes, r0 + 1 + f, PANEL))
-        a1 = dot_bytes(a1, b, broadcast(codes, r1 + 1 + f, PANEL))
-        a2 = dot_bytes(a2, b, broadcast(codes, r2 + 1 + f, PANEL))
-        a3 = dot_bytes(a3, b, broadcast(codes, r3 + 1 + f, PANEL))
-    return a0, a1, a2, a3
+        v, w = load(panels, a + f * PANEL, PANEL), load(panels, b + f * PANEL, PANEL)
+        u = broadcast(codes, r0 + 1 + f, PANEL)
+        a0, b0 = dot_bytes(a0, v, u), dot_bytes(b0, w, u)
+        u = broadcast(codes, r1 + 1 + f, PANEL)
+        a1, b1 = dot_bytes(a1, v, u), dot_bytes(b1, w, u)
+        u = broadcast(codes, r2 + 1 + f, PANEL)
+        a2, b2 = dot_bytes(a2, v, u), dot_bytes(b2, w, u)
+        u = broadcast(codes, r3 + 1 + f, PANEL)
+        a3, b3 = dot_bytes(a3, v, u), dot_bytes(b3, w, u)
+    return (a0, a1, a2, a3), (b0, b1, b2, b3)
 
 
 @inlined
@@ -109,12 +115,8 @@ def code_bound(sums, terms, at, scale, margin, highest):
 
 
 @inlined
-def code_bounds(codes, terms, t0, t1, t2, t3, panels, rows, p):
-    """Bounds of the scores, without the user's constant, of four users and the items of panel p."""
-    size = panels.shape[1]
-    n = size + 1
-    i = byte_sums(codes, t0 * n, t1 * n, t2 * n, t3 * n, panels, p * size * PANEL, size)
-    at = p * TERMS * PANEL
+def panel_bounds(i, terms, t0, t1, t2, t3, rows, at):
+    """Bounds of four users and the items of a panel, whose terms are at ``at``, from their sums ``i``."""
     scale, margin, highest = load(rows, at, PANEL), load(rows, at + PANEL, PANEL), load(rows, at + 2 * PANEL, PANEL)
     return (
         code_bound(i[0], terms, t0 * TERMS, scale, margin, highest),
@@ -122,6 +124,16 @@ def code_bounds(codes, terms, t0, t1, t2, t3, panels, rows, p):
         code_bound(i[2], terms, t2 * TERMS, scale, margin, highest),
         code_bound(i[3], terms, t3 * TERMS, scale, margin, highest),
     )
+
+
+@inlined
+def code_bounds(codes, terms, t0, t1, t2, t3, panels, rows, p, q):
+    """Bounds of the scores, without the user's constant, of four users and the items of panels p and q."""
+    size = panels.shape[1]
+    n, width = size + 1, size * PANEL
+    i, j = byte_sums(codes, t0 * n, t1 * n, t2 * n, t3 * n, panels, p * width, q * width, size)
+    a, b = p * TERMS * PANEL, q * TERMS * PANEL
+    return panel_bounds(i, terms, t0, t1, t2, t3, rows, a), panel_bounds(j, terms, t0, t1, t2, t3, rows, b)
 
 
 @jit

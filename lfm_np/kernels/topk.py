@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lfm_np.kernels.bits import lowest_bit
+from lfm_np.kernels.bits import count_bits, lowest_bit
 from lfm_np.kernels.codes import TERMS, code_bounds, encode_users
 from lfm_np.kernels.forbidden import allowed, allowed_first, contains, mark_forbidden
 from lfm_np.kernels.heap import LONGEST, finish, insert, push
@@ -253,22 +253,38 @@ def dense_cell(model, search, live, first, last, panels, hits):
 
 
 @jit
-def promising(index, search, live, p, hits, count, room):
-    """Append the pairs whose sketches or codes pass to the hits and return their number; −1 when there is no room."""
-    S, bits, cut, live_users, sketches = search.sketches, search.bits, search.cut, search.live, index.sketches
+def screen(index, search, live, p, masks):
+    """masks[j, tile]: what passes the bounds by codes of panel p + j, j = 0, 1, or those by sketches of panel p."""
+    S, cut, live_users, sketches = search.sketches, search.cut, search.live, index.sketches
     codes, panels, coded = search.codes, index.codes, len(index.codes) > 0
-    who, places = hits.who, hits.places
-    D = S.shape[1]
+    D, next_p = S.shape[1], min(p + 1, len(sketches) - 1)
     for a in range(0, live, TILE):
         t0, t1, t2, t3 = live_users[a], live_users[a + 1], live_users[a + 2], live_users[a + 3]
         if coded:
-            s = code_bounds(codes, S, t0, t1, t2, t3, panels, sketches, p)
+            s = code_bounds(codes, S, t0, t1, t2, t3, panels, sketches, p, next_p)
+            masks[1, a // TILE] = pass_mask(s[1], cut, t0, t1, t2, t3)
+            masks[0, a // TILE] = pass_mask(s[0], cut, t0, t1, t2, t3)
         else:
             s = chains(S, t0 * D, t1 * D, t2 * D, t3 * D, sketches, p * D * PANEL, 0, 1, D)
-        mask = allowed(pass_mask(s, cut, t0, t1, t2, t3), bits, t0, t1, t2, t3, p)
+            masks[0, a // TILE] = pass_mask(s, cut, t0, t1, t2, t3)
+
+
+@jit
+def collect(search, live, p, masks, row, hits, count, room):
+    """Append the allowed pairs of panel p in a row of masks to the hits; their number, −1 when there is no room.
+
+    Apart from `screen`, which no branch that is hard to foresee then holds up.
+    """
+    bits, live_users = search.bits, search.live
+    who, places = hits.who, hits.places
+    for a in range(0, live, TILE):
+        mask = masks[row, a // TILE]
+        if mask == 0:
+            continue
+        mask = allowed(mask, bits, live_users[a], live_users[a + 1], live_users[a + 2], live_users[a + 3], p)
+        if count + count_bits(mask) > room:
+            return -1
         while mask != 0:
-            if count == room:
-                return -1
             bit = lowest_bit(mask)
             mask ^= np.int64(1) << bit
             who[count] = live_users[a + bit // PANEL]
@@ -278,12 +294,16 @@ def promising(index, search, live, p, hits, count, room):
 
 
 @jit
-def sparse_cell(model, index, search, live, first, last, hits, pairs):
+def sparse_cell(model, index, search, live, first, last, hits, pairs, masks):
     """Score what passes the sketches or codes of some panels; the number of hits, or −1 if a dense cell is cheaper."""
     room = live * (last - first) * PANEL // SPARSE
+    step = 2 if len(index.codes) > 0 else 1
     count = 0
     for p in range(first, last):
-        count = promising(index, search, live, p, hits, count, room)
+        row = (p - first) % step
+        if row == 0:
+            screen(index, search, live, p, masks)
+        count = collect(search, live, p, masks, row, hits, count, room)
         if count < 0:
             return -1
     users, order = search.users, index.order
@@ -345,6 +365,7 @@ def best_items(model, index, forbidden, users, scores, ids):
     room = (live + TILE) * CELL * PANEL
     hits = Hits(np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, scores.dtype))
     pairs = np.empty((2, room), np.int64)
+    masks = np.empty((2, live // TILE + 1), np.int64)
     panels = np.empty(CELL * (model.item_factors.shape[1] + 1) * PANEL, scores.dtype)
     starts = np.empty(LANES, np.int64)
     seeded = scores.shape[1] <= LONGEST and len(index.order) >= SEEDS
@@ -361,7 +382,7 @@ def best_items(model, index, forbidden, users, scores, ids):
             trust = next_trust
         first, last = cell * CELL, min((cell + 1) * CELL, end)
         if wait == 0 and len(index.sketches) > 0:
-            count = sparse_cell(model, index, search, live, first, last, hits, pairs)
+            count = sparse_cell(model, index, search, live, first, last, hits, pairs, masks)
             if count >= 0:
                 settle(model, index, forbidden, search, hits, count)
                 next_wait = 0
