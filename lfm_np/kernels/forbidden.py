@@ -9,6 +9,10 @@ import numpy as np
 from lfm_np.kernels.jit import exact_inlined as inlined
 from lfm_np.kernels.jit import exact_jit as jit
 from lfm_np.kernels.scores import PANEL
+from lfm_np.kernels.simd import prefetch
+
+AHEAD = 2  # users whose items are on their way to the cache
+LINE = 16  # ids of a cache line
 
 
 class Forbidden(NamedTuple):
@@ -45,8 +49,12 @@ def mark(bits, t, position, ids, low, high):
 
 @jit
 def mark_forbidden(position, forbidden, bits):
+    """Set the bits of all items that the users of a block must not get."""
     rows, indptr, indices, everybody = forbidden
     for t in range(len(rows)):
+        later = rows[min(t + AHEAD, len(rows) - 1)]  # users come in any order: nothing else would fetch their rows
+        for p in range(indptr[later], indptr[later + 1], LINE):
+            prefetch(indices, p)
         mark(bits, t, position, indices, indptr[rows[t]], indptr[rows[t] + 1])
         mark(bits, t, position, everybody, 0, len(everybody))
 

@@ -279,8 +279,6 @@ def collect(search, live, p, masks, row, hits, count, room):
     who, places = hits.who, hits.places
     for a in range(0, live, TILE):
         mask = masks[row, a // TILE]
-        if mask == 0:
-            continue
         mask = allowed(mask, bits, live_users[a], live_users[a + 1], live_users[a + 2], live_users[a + 3], p)
         if count + count_bits(mask) > room:
             return -1
