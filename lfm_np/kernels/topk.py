@@ -52,7 +52,7 @@ class Search(NamedTuple):
     sketches: np.ndarray  # (count + 1, d + 2), with codes (count + 1, TERMS)
     codes: np.ndarray  # (count + 1, 1 + ⌈k / 4⌉)
     bits: np.ndarray  # (count + 1, panels up to WINDOW) uint16: forbidden lanes
-    scores: np.ndarray  # (count, N) heaps
+    scores: np.ndarray  # (count, N) lists or heaps, see `heap`
     ids: np.ndarray  # (count, N)
     sizes: np.ndarray  # (count,)
     threshold: np.ndarray  # (count + 1,) the N-th best score; −inf while there are fewer, +inf for nobody
@@ -61,7 +61,7 @@ class Search(NamedTuple):
 
 
 class Hits(NamedTuple):
-    """Scores that may change a heap."""
+    """Scores that may change a list."""
 
     who: np.ndarray  # users of the block
     places: np.ndarray  # in the order
@@ -107,7 +107,7 @@ def sketch(A, ids, directions, slack, out):
         out[r, d] = np.sqrt(max(rest, 0.0) + slack[0] * square + slack[1]) * (1.0 + slack[2])
 
 
-# ---- heaps -----------------------------------------------------------------------------------------------------------
+# ---- lists -----------------------------------------------------------------------------------------------------------
 
 
 @inlined
@@ -119,7 +119,7 @@ def least_bound(worst, constant, slack):
 
 @jit
 def seed(model, index, search, live, panels, hits):
-    """Make heaps of the first cell, packed; write the hits of users without N different scores there, their number."""
+    """Make lists of the first cell, packed; write the hits of users without N different scores there, their number."""
     U, constant, users, bits = model.user_factors, model.user_constant, search.users, search.bits
     order, slack, live_users = index.order, index.slack, search.live
     scores, ids, sizes, threshold, cut = search.scores, search.ids, search.sizes, search.threshold, search.cut
@@ -156,7 +156,7 @@ def seed(model, index, search, live, panels, hits):
 
 @jit
 def settle(model, index, forbidden, search, hits, count):
-    """Offer scored items to the heaps and lift the thresholds.
+    """Offer scored items to the lists and lift the thresholds.
 
     Arrays are taken out of their tuples once, and hits come in batches, because each access to such a field costs an
     atomic reference count.
@@ -318,7 +318,7 @@ def sparse_cell(model, index, search, live, first, last, hits, pairs, masks):
 
 @jit
 def start_search(model, index, forbidden, users, scores, ids):
-    """Norms, sketches, forbidden items and empty heaps for a block of users."""
+    """Norms, sketches, forbidden items and empty lists for a block of users."""
     count = len(users)
     dtype = model.user_factors.dtype
     everyone = np.empty(count + 1, np.int64)
