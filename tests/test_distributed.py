@@ -1,6 +1,8 @@
 """distributed.als: the single process's factors from any number of shards and workers."""
 
+import gc
 import importlib
+import time
 
 import numpy as np
 import oracles_als as oracle
@@ -94,6 +96,12 @@ def test_refuses_what_does_not_fit(eager, monkeypatch):
         eager(X[:40_000, :6000], factors=20)
 
 
+@pytest.mark.parametrize("solver", ["cg", "subspace"])
+def test_refuses_other_solvers_by_name(eager, solver):
+    with pytest.raises(ValueError, match=f"solver must be one of .*'auto', 'exact'.*{solver}"):
+        eager(matrix(5, 4), solver=solver)
+
+
 def test_refuses_what_is_no_client():
     needed()
     X = matrix(5, 4)
@@ -141,6 +149,30 @@ def test_workers_load_kernels_from_the_cache(client, tall):
     for counts in client.run(compiled).values():
         assert all(misses == 0 and signatures <= 1 for misses, signatures in counts)
     assert sum(signatures for counts in client.run(compiled).values() for _, signatures in counts) > 0
+
+
+def solved_users(dask_worker=None):
+    """How many shards' users this worker holds."""
+    return sum("lfm_users" in str(key) for key in dask_worker.data)
+
+
+def test_workers_free_users_after_a_sweep_that_was_waited_for(client, tall, monkeypatch):
+    """They may lie in a cycle of the driver, and a worker that cannot use their memory again touches new pages."""
+    monkeypatch.setattr(cluster_module(), "_POLL", 1e-3)
+    held = []
+
+    def callback(record, factors):
+        until = time.monotonic() + 5
+        while (count := sum(client.run(solved_users).values())) and time.monotonic() < until:
+            time.sleep(0.01)
+        held.append(count)
+
+    gc.disable()
+    try:
+        lfm_np.distributed.als(tall, client=client, callback=callback, **{**OPTIONS, "iterations": 2})
+    finally:
+        gc.enable()
+    assert held == [0, 0]
 
 
 def test_tolerance_callback_and_warm_start(client, tall):

@@ -108,6 +108,15 @@ class Cluster:
         except (KilledWorker, CancelledError) as error:
             raise Lost(str(error)) from error
 
+    def release(self, futures: Sequence[distributed.Future]) -> None:
+        """Let workers free the results of futures now.
+
+        To drop them is not enough: where a wait timed out they stay in a cycle until Python's collector finds it, and
+        the workers' memory with them.
+        """
+        for future in futures:
+            future.release()
+
     def _wait(self, futures: list[distributed.Future], heed: bool) -> None:
         since = time.monotonic()
         while True:

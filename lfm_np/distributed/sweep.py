@@ -135,6 +135,7 @@ class Sweeps:
         users, items, found = cluster.groups(users, items, found)
         values = cluster.gather(found)
         items, values = self._solved_again(users, items, values)
+        cluster.release(users)
         record = self._record(values)
         self._before, self._V, self._item_penalty = self._V, items, _penalty(values)
         self._sweeps += 1
