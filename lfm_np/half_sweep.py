@@ -38,18 +38,22 @@ class Fixed(NamedTuple):
     basis: np.ndarray | None = None  # (ld, ld) orthogonal: Y is the given matrix times it
 
 
+def gram_chunks(rows: int, ld: int) -> range:
+    """Where the chunks begin that `gram_matrix` adds up, ld² numbers of float64 each."""
+    most = max(16, GRAM_BYTES // (8 * ld * ld))
+    return range(0, rows, max(1, int(row_plan.SMALLEST_BLOCK / (row_plan.GRAM_ROW * ld * ld)), -(-rows // most)))
+
+
 def gram_matrix(Y: np.ndarray, pool: Pool) -> np.ndarray:
     """YᵀY (ld × ld, float64) from fixed chunks of rows, added in order."""
     ld = Y.shape[1]
-    most = max(16, GRAM_BYTES // (8 * ld * ld))
-    step = max(1, int(row_plan.SMALLEST_BLOCK / (row_plan.GRAM_ROW * ld * ld)), -(-len(Y) // most))
-    starts = range(0, len(Y), step)
+    starts = gram_chunks(len(Y), ld)
     parts = np.zeros((len(starts), ld, ld))
     Y = frozen(Y)
 
     def work(block: int, worker: int) -> None:
         lo = starts[block]
-        dense.gram_rows(Y, lo, min(lo + step, len(Y)), np.empty((ld, ld), Y.dtype), parts[block])
+        dense.gram_rows(Y, lo, min(lo + starts.step, len(Y)), np.empty((ld, ld), Y.dtype), parts[block])
 
     pool.run(work, len(starts))
     upper = np.triu(parts.sum(axis=0))
@@ -195,8 +199,7 @@ def _rows_in_float64(
     cell = np.arange(ends[-1]) + np.repeat(indptr[rows] - ends[:-1], lengths)
     columns, own = np.unique(indices[cell], return_inverse=True)
     csr = ends, own.astype(np.int32), data[cell].astype(np.float64)
-    never = np.iinfo(np.int64).max  # rows in the other side: too many to rotate
-    part = plan_side(csr, side.lam[rows].astype(np.float64), weights, side.k, fixed_rows=never)
+    part = plan_side(csr, side.lam[rows].astype(np.float64), weights, side.k, row_plan.NEVER)
     own_shift = shift[columns].astype(np.float64) if len(shift) else np.empty(0)
     return part, frozen(fixed.Y[columns].astype(np.float64)), frozen(own_shift)
 

@@ -11,8 +11,9 @@ import scipy.sparse as sp
 
 from lfm_np import validation as check
 from lfm_np.canonical import ROWS
+from lfm_np.half_sweep import gram_chunks
 from lfm_np.kernels.simd import LANES
-from lfm_np.row_plan import BLOCKS, padded
+from lfm_np.row_plan import most_segments, padded
 
 if TYPE_CHECKING:
     from lfm_np.stored.matrix import StoredMatrix
@@ -83,13 +84,13 @@ def estimate_memory(
     size, biases = check.check_dtype("dtype", dtype).itemsize, check.check_bool("biases", biases)
     threads, rows = check.check_num_threads(num_threads), m + n
     ld = padded(k + (solver == "als" and biases))
-    rotating = min(max(m, n), ROWS) * k * 8  # to the canonical basis, in float64
     if solver == "als":
-        systems = 2 * LANES * size + 16  # of ld²: eight systems and their transpose, a wide sum, the Gram matrix
-        scratch = ld * ld * (threads * systems + min(_heavy(nnz, ld), BLOCKS) * size)
-        training = 2 * ld * size * rows + nnz * (_INDEX + size) + scratch
-        needed = max(training, (ld + k) * size * rows + rotating)
+        each = 2 * LANES * size + 16  # of ld²: eight systems and their transpose, a wide sum, the Gram matrix
+        systems = ld * ld * (threads * each + most_segments(rows, ld) // 2 * size)
+        gram = ld * ld * 8 * (len(gram_chunks(max(m, n), ld)) + 7)  # of a Gram matrix, with its sum
+        needed = 2 * ld * size * rows + nnz * (_INDEX + size) + max(systems, gram)
     else:
+        rotating = min(max(m, n), ROWS) * k * 8  # to the canonical basis, in float64
         training = 2 * ld * size * rows + nnz * (_RECORD + size)
         needed = max(training, (2 * ld + k) * size * rows + nnz * _RECORD + rotating)
     return needed + _ROW_BYTES[solver] * rows
@@ -117,11 +118,6 @@ def cells_at_once(stored: StoredMatrix, *, factors: int, biases: bool, num_threa
             "StoredMatrix(folder, factors_in=…)"
         )
     return (stored.memory - rest) // each
-
-
-def _heavy(nnz: int, ld: int) -> int:
-    """About how many segments the heaviest rows are cut into, each with a system of its own."""
-    return nnz * ld // 1_000_000_000
 
 
 def refuse_what_cannot_fit(solver: str, X: sp.csr_array, **options: Any) -> None:

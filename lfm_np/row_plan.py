@@ -33,6 +33,8 @@ WIDTH_OF_BLOCKS = 64  # factors that a step of "subspace" solves for at once
 FEWEST_FOR_STEPS, MARGIN = 64, 1.1  # of "auto": factors, and how much cheaper a sweep of steps must be
 
 BLOCKS = 256  # a row that costs more than so large a share of all is cut into segments of it
+FEWEST_BLOCKS = 16  # where systems of segments would take too much memory beside the factors
+NEVER = np.iinfo(np.int64).max  # as ``fixed_rows``: too many to rotate
 FINE_BLOCKS = 1024  # about so many blocks of whole rows at most: they even out what 64 threads wait for each other
 ROWS_AT_ONCE = 1 << 20  # rows looked at together where all rows of a side are
 SMALLEST_BLOCK = 400e3  # ns; handing out a block costs about 15 µs of Python
@@ -225,7 +227,17 @@ def choose_scheme(
     rows_ns = cheapest if diagonal else primal
     turned = rotate * (fixed_rows + stepped)  # the old rows too, from which steps start
     shared_ns = (GRAM_ROW * fixed_rows * (weights.a0 != 0) + ROTATE_ROW * turned) * ld * ld
-    return Scheme(k, solver, rotate, diagonal, max(SMALLEST_BLOCK, rows_ns / BLOCKS), rows_ns + shared_ns)
+    segments = BLOCKS if solver != "exact" else most_segments(len(lengths) + fixed_rows * (fixed_rows < NEVER), ld)
+    return Scheme(k, solver, rotate, diagonal, max(SMALLEST_BLOCK, rows_ns / segments), rows_ns + shared_ns)
+
+
+def most_segments(rows: int, ld: int) -> int:
+    """Into about how many segments all rows together may be cut: each has a system of ld² numbers of its own.
+
+    All of them take at most an eighth of the 2·ld numbers a row that the factors take, or as much as the scratch of a
+    thread. Rows that take steps have no such systems.
+    """
+    return min(BLOCKS, max(FEWEST_BLOCKS, rows // (4 * ld)))
 
 
 def count_kinds(lengths: np.ndarray, negative: np.ndarray, scheme: Scheme) -> dict[str, int]:

@@ -236,6 +236,7 @@ def test_segments_of_heavy_rows_add_up(monkeypatch, alpha):
     init = start(X, 4)
     plain = fit(X, factors=4, init=init, alpha=alpha)
     many_blocks(monkeypatch, 150.0)
+    monkeypatch.setattr(row_plan, "FEWEST_BLOCKS", row_plan.BLOCKS)
     side = row_plan.plan_side((X.indptr, X.indices, X.data), np.ones(63), row_plan.Weights(1, 0, 1, 0, 0.5), 16, 50)
     assert len(side.heavy.rows)
     assert len(side.heavy.cells) > len(side.heavy.rows)

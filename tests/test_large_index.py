@@ -90,6 +90,7 @@ def test_half_sweep(monkeypatch, solver, weighting, cut):
     if cut:
         monkeypatch.setattr(row_plan, "SMALLEST_BLOCK", 3e3 if solver == "exact" else 0.5)
         monkeypatch.setattr(row_plan, "BLOCKS", 10**6)
+        monkeypatch.setattr(row_plan, "FEWEST_BLOCKS", 10**6)
     if solver != "exact":
         cost = row_plan.STEP_COSTS[solver]
         monkeypatch.setattr(row_plan, "STEP_COSTS", {solver: lambda n, ld: 1e-3 * cost(n, ld)})

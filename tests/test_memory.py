@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 
 import lfm_np
-from lfm_np import losses, memory
+from lfm_np import losses, memory, row_plan
 from lfm_np.kernels.jit import JIT_DISABLED
 
 SHAPES = [  # m, n, cells, k: cells weigh most, users, both sides with large k, a little of everything
@@ -50,12 +50,13 @@ MORE_FITS = [  # to two of them
     {"dtype": "float64"},
     {"loss": losses.Squared(), "biases": True, "sampler": None, "dtype": "float64"},
 ]
+LARGE_K = (4_000, 1_000, 100_000, 320)  # to `als` only: what counts is in k²
 
 
 @pytest.mark.skipif(JIT_DISABLED, reason="of compiled code")
 @pytest.mark.parametrize(
     ("options", "shape"),
-    [*itertools.product(FITS, SHAPES), *itertools.product(MORE_FITS, SHAPES[1:3])],
+    [*itertools.product(FITS, SHAPES), *itertools.product(MORE_FITS, SHAPES[1:3]), ({}, LARGE_K)],
     ids=lambda some: "-".join(map(str, some.values())) or "als" if isinstance(some, dict) else str(some),
 )
 def test_the_estimate_is_within_15_percent_of_the_peak(shape, options):
@@ -69,6 +70,16 @@ def test_the_estimate_is_within_15_percent_of_the_peak(shape, options):
 
     estimate = lfm_np.estimate_memory(*sizes[:2], X.nnz, factors=k, solver=solver, num_threads=2, **own)
     assert estimate == pytest.approx(peak_of(fit, X), rel=0.15)
+
+
+@pytest.mark.parametrize(("m", "k"), [(500, 800), (50_000, 320)])
+def test_systems_of_segments_take_a_share_of_the_factors(m, k):
+    """A row of all cells, and few others: it is cut, but not into many systems of k² numbers."""
+    n = 4000
+    X = sp.vstack([sp.csr_array(np.ones((1, n), np.float32)), matrix(m - 1, n, 10 * m)]).tocsr()
+    side = row_plan.plan_side((X.indptr, X.indices, X.data), np.ones(m), row_plan.Weights(0, 1, 0, 1, 1), k, n)
+    segments = len(side.heavy.cells)
+    assert 1 < segments * k * k <= 5 / 3 * max(16 * k * k, 2 * (m + n) * k / 8)  # ⌈cost⌉ < 5/3 cost, of more than 1.5
 
 
 @pytest.mark.small

@@ -20,7 +20,7 @@ from lfm_np.half_sweep import Fixed, gram_matrix, prepare_fixed, rotated, solve_
 from lfm_np.kernels.als_rows import aligned
 from lfm_np.kernels.jit import Pool, single_threaded_blas
 from lfm_np.problem import Problem, narrow
-from lfm_np.row_plan import Side, plan_side
+from lfm_np.row_plan import NEVER, Side, plan_side
 from lfm_np.validation import frozen, share_csr
 
 _LINE = 64  # bytes
@@ -99,7 +99,7 @@ def make_shard(problem: Problem, X: sp.csr_array, first: int, shards: int) -> Sh
 
 def plan_again(problem: Problem, shard: Shard, rotate: bool, gathers: bool) -> Shard:
     """The shard with the basis of the fixed items that all shards share, and without a transpose that none needs."""
-    fixed_rows = 0 if rotate else np.iinfo(np.int64).max
+    fixed_rows = 0 if rotate else NEVER
     users = plan_side(shard.users.csr, shard.users.lam, problem.weights, shard.users.k, fixed_rows)
     indptr, indices, data = shard.transpose
     transpose = (indptr, indices[:0].copy(), data[:0].copy()) if gathers else shard.transpose
