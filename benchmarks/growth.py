@@ -1,20 +1,19 @@
 """How seconds and memory of a sweep of `als` grow with m, n, cells and k, beside what the models say.
 
 ``python -m benchmarks.growth`` changes one of them at a time over two decades, each fit in a process of its own, and
-prints measured and predicted values with the exponents fitted to them; ``--plot FOLDER`` draws both. Seconds are CPU
-time on one thread (best of some sweeps), predicted by the cost model that plans the rows (`lfm_np.row_plan`); memory is
-the peak of the resident set beyond that before the fit, predicted by `lfm_np.estimate_memory`.
+prints measured and predicted values with the exponents fitted to them; ``--plot FOLDER``, one that exists, draws both.
+Seconds are CPU time on one thread (best of some sweeps), predicted by the cost model that plans the rows
+(`lfm_np.row_plan`); memory is that of the arrays at the peak, beside X, predicted by `lfm_np.estimate_memory`.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import json
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ import lfm_np
 from benchmarks.report import exponent
 from benchmarks.schedule import zipf_matrix
 from lfm_np import row_plan
+from lfm_np.problem import narrow
 
 MIDDLE = {"m": 100_000, "n": 3_000, "cells": 1_000_000, "k": 64}
 SIZES = {
@@ -40,6 +40,7 @@ VALUES = "seconds", "seconds_model", "bytes", "bytes_model"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--axes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--largest", type=int, default=10**9, help="leave out sizes above this")
     parser.add_argument("--plot", type=Path, help="a folder")
     parser.add_argument("--here", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -47,7 +48,7 @@ def main() -> None:
         print(json.dumps(measured(**options.here)))
         return
     for axis in options.axes:
-        rows = [run(MIDDLE | {axis: size}) for size in SIZES[axis]]
+        rows = [run(MIDDLE | {axis: size}) for size in SIZES[axis] if size <= options.largest]
         print(table(axis, rows), flush=True)
         if options.plot:
             plot(axis, rows, options.plot / f"growth_{axis}.png")
@@ -55,17 +56,15 @@ def main() -> None:
 
 def run(sizes: dict[str, int]) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.growth", "--here", json.dumps(sizes)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    root = Path(__file__).parents[1]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=root).stdout)
 
 
 def measured(m: int, n: int, cells: int, k: int) -> dict[str, Any]:
     """One fit, and what the models say of it."""
-    X, seconds = zipf_matrix(m, n, cells), []
+    X, seconds = narrow(zipf_matrix(m, n, cells)), []  # else `als` does it, which takes memory
     fit(zipf_matrix(2000, 300, 20_000), k, lambda record, factors: None)  # compiles
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # so that what is free does not hide what the fit takes
-    before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")
+    tracemalloc.start()
     started = [time.thread_time()]
 
     def note(record: dict[str, Any], factors: Any) -> None:
@@ -80,7 +79,7 @@ def measured(m: int, n: int, cells: int, k: int) -> dict[str, Any]:
         "k": k,
         "seconds": min(seconds[1:]),
         "seconds_model": modelled(X, k),
-        "bytes": resident("VmHWM") - before,
+        "bytes": tracemalloc.get_traced_memory()[1],
         "bytes_model": lfm_np.estimate_memory(m, n, X.nnz, factors=k, num_threads=1),
     }
 
@@ -88,11 +87,6 @@ def measured(m: int, n: int, cells: int, k: int) -> dict[str, Any]:
 def fit(X: sp.csr_array, k: int, callback: Any) -> None:
     asked = {"alpha": 10.0, "regularization": 0.1, "num_threads": 1, "random_state": 0, "solver": "exact"}
     lfm_np.als(X, factors=k, iterations=SWEEPS, callback=callback, **asked)
-
-
-def resident(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
 def modelled(X: sp.csr_array, k: int) -> float:

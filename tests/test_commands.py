@@ -49,6 +49,7 @@ SMALL = {  # how commands start, what is written after them, what they need
     "python -m benchmarks.checkpoint_cost": ("small --factors 4 --sweeps 2 --rounds 1", ""),
     "python -m benchmarks.distributed": ("--factors 4 --sweeps 2 --repeats 1 --workers 1", "distributed"),
     "python -m benchmarks.fold_in": ("--factors 4 --seconds 0.01", ""),
+    "python -m benchmarks.growth": ("--axes k --largest 24", "matplotlib"),
     "python -m benchmarks.interrupt": (
         "--rows 20000 --columns 2000 --cells 400000 --factors 32 --trials 1 --until 0.01 als",
         "",
