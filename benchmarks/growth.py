@@ -72,6 +72,8 @@ def measured(m: int, n: int, cells: int, k: int) -> dict[str, Any]:
         started[0] = time.thread_time()
 
     fit(X, k, note)
+    held = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
     return {
         "m": m,
         "n": n,
@@ -79,7 +81,7 @@ def measured(m: int, n: int, cells: int, k: int) -> dict[str, Any]:
         "k": k,
         "seconds": min(seconds[1:]),
         "seconds_model": modelled(X, k),
-        "bytes": tracemalloc.get_traced_memory()[1],
+        "bytes": held,
         "bytes_model": lfm_np.estimate_memory(m, n, X.nnz, factors=k, num_threads=1),
     }
 
