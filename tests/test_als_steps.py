@@ -34,7 +34,6 @@ def stepped(monkeypatch):
         if cut:
             monkeypatch.setattr(row_plan, "SMALLEST_BLOCK", 0.5)
             monkeypatch.setattr(row_plan, "BLOCKS", 10**6)
-            monkeypatch.setattr(row_plan, "FEWEST_BLOCKS", 10**6)
 
     return patch
 
