@@ -141,12 +141,17 @@ def to_arrow(ids: np.ndarray) -> pa.Array:
 def object_column(values: list[Any]) -> pa.Array:
     """Python objects as an Arrow array, with UUIDs among what Arrow infers in every version.
 
-    Text and bytes together, which Arrow would take for one another, are refused.
+    Objects of several kinds, which Arrow would take for one another (text and bytes, a date and a time of that day),
+    are refused.
     """
-    if {str, bytes} <= {type(value) for value in values}:
-        raise TypeError("a column of frame holds objects of several kinds: bytes, str")
     first = next((value for value in values if value is not None), None)
     if isinstance(first, uuid.UUID):
         storage = [value.bytes if isinstance(value, uuid.UUID) else value for value in values]
-        return pa.ExtensionArray.from_storage(pa.uuid(), pa.array(storage, pa.binary(16), from_pandas=True))
-    return pa.array(values, from_pandas=True)
+        array = pa.ExtensionArray.from_storage(pa.uuid(), pa.array(storage, pa.binary(16), from_pandas=True))
+    else:
+        array = pa.array(values, from_pandas=True)
+    if not pa.types.is_nested(array.type):
+        for value, kept in zip(values, array.to_pylist()):
+            if kept is not None and kept != value:
+                raise pa.ArrowTypeError(f"{value!r} would become {kept!r}")
+    return array

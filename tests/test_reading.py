@@ -221,6 +221,35 @@ def test_what_is_no_frame_is_refused():
         make_and_read(pd.DataFrame({"user": [1, "a"], "item": [1, 2]}))
 
 
+DAY = datetime.datetime(2024, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        (DAY.date(), DAY.replace(hour=5)),
+        (DAY, DAY.replace(tzinfo=datetime.UTC)),
+        (datetime.timedelta(1), 5),
+        ("a", b"a"),
+        (uuid.UUID(bytes=b"abcdefghijklmnop"), "abcdefghijklmnop"),
+    ],
+    ids=lambda ids: type(ids[1]).__name__,
+)
+@pytest.mark.parametrize("order", [1, -1])
+def test_objects_of_several_kinds_do_not_become_one(ids, order):
+    pd = require("pandas")
+    frame = pd.DataFrame({"user": pd.Series(ids[::order], dtype=object), "item": [1, 2]})
+    with pytest.raises(TypeError, match="objects of several kinds"):
+        make_and_read(frame)
+
+
+def test_nanoseconds_of_objects_are_not_lost():
+    pd = require("pandas")
+    times = [pd.Timestamp("2024-01-01") + pd.Timedelta(nanoseconds) for nanoseconds in (1, 2)]
+    with pytest.raises(TypeError, match="would become"):
+        make_and_read(pd.DataFrame({"user": pd.Series(times, dtype=object), "item": [1, 2]}))
+
+
 # ---- the k-core -----------------------------------------------------------------------------------------------------
 
 
