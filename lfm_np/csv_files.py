@@ -10,6 +10,7 @@ import pyarrow as pa
 from pyarrow import csv, dataset
 
 from lfm_np import validation as check
+from lfm_np.reading import NULL_TEXTS
 
 
 def csv_format(delimiter: Any, column_names: Any, column_types: Any) -> tuple[dataset.CsvFileFormat, dict[str, Any]]:
@@ -18,10 +19,13 @@ def csv_format(delimiter: Any, column_names: Any, column_types: Any) -> tuple[da
         raise TypeError(f"column_types must be a mapping of names to types, got {check.shown(column_types)}")
     types = {name: _check_type(name, kind) for name, kind in (column_types or {}).items()}
     format = dataset.CsvFileFormat(
-        parse_options=csv.ParseOptions(delimiter=_check_delimiter(delimiter)),
+        parse_options=csv.ParseOptions(delimiter=_check_delimiter(delimiter), newlines_in_values=True),
         read_options=csv.ReadOptions(column_names=_check_column_names(column_names)),
         convert_options=csv.ConvertOptions(
-            column_types=types, strings_can_be_null=True, quoted_strings_can_be_null=False
+            column_types=types,
+            null_values=sorted(NULL_TEXTS),
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
         ),
     )
     return format, types

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 BATCH = 1 << 17  # records of a batch
 READAHEAD = 4  # batches in memory besides the one that is looked at
+NULL_TEXTS = {"", "NULL", "null", "NA", "N/A", "n/a", "#N/A", "#NA", "NaN", "nan", "-NaN", "-nan"}  # unquoted in CSV
 
 
 class Columns(TypedDict, total=False):
@@ -154,7 +155,7 @@ def from_csv(
         Types that are not to be guessed from the first lines: ``{"user": "string"}`` keeps the zeros of "007". Integers
         of more than 64 bits need it, which would be read as floats.
     **columns
-        As in `Interactions.from_parquet`. An empty field is null.
+        As in `Interactions.from_parquet`. Null is an empty field, and NULL, NA, N/A or NaN, unless in quotes.
 
     Returns
     -------
@@ -280,6 +281,8 @@ def open_files(
         filesystem, name = fsspec.core.url_to_fs(name)
     with _named(name):
         source = dataset.dataset(name, filesystem=filesystem, format=format, partitioning="hive")
+    if not source.files:
+        raise ValueError(f"there is no file in {name}")
     columns = _check_present(plan, source.schema.names)
     if format == "parquet":
         from lfm_np.parquet_files import parquet_batches

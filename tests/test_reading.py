@@ -323,10 +323,29 @@ def test_types_of_csv_can_be_told(tmp_path):
         Interactions.from_csv(path, delimiter="::")
 
 
+def test_null_in_csv(tmp_path):
+    require("pyarrow")
+    path = tmp_path / "a.csv"
+    path.write_text('user,item\nNA,1\n"NA",2\n,3\n"",4\nNaN,5\nNAN,6\n')
+    assert Interactions.from_csv(path, nulls="drop").users.tolist() == ["", "NA", "NAN"]
+
+
+def test_lines_end_within_quotes_too(tmp_path):
+    require("pyarrow")
+    path = tmp_path / "a.csv"
+    remark = "two, lines\n1,2,3\n"
+    path.write_text("user,item,remark\n" + "".join(f'u{i},{i % 7},"{remark * (i % 3)}"\n' for i in range(100_000)))
+    data = Interactions.from_csv(path)  # several blocks of Arrow
+    assert (data.shape, data.matrix.nnz) == ((100_000, 7), 100_000)
+
+
 def test_bad_files_are_named(tmp_path):
     require("pyarrow")
     with pytest.raises(FileNotFoundError, match="absent"):
         Interactions.from_parquet(tmp_path / "absent.parquet")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ValueError, match="there is no file in"):
+        Interactions.from_parquet(tmp_path / "folder")
     (tmp_path / "text.parquet").write_text("no Parquet")
     with pytest.raises(ValueError, match=r"text\.parquet"):
         Interactions.from_parquet(tmp_path / "text.parquet")
