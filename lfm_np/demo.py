@@ -53,6 +53,7 @@ def demo(data: str = "auto", *, rows: int = 1_000_000, output: Path = Path(), ra
     """
     check_choice("data", data, ("auto", "movielens", "synthetic"))
     start = time.perf_counter()
+    output.mkdir(parents=True, exist_ok=True)
     problem = _problem(data, rows, random_state)
     m, n = problem.train.shape
     cells = problem.train.nnz
@@ -68,7 +69,6 @@ def demo(data: str = "auto", *, rows: int = 1_000_000, output: Path = Path(), ra
     }
     print(_table(results))
 
-    output.mkdir(parents=True, exist_ok=True)
     model = output / "lfm_np_demo.safetensors"
     factors.save(model)
     print(f"model: {model}")

@@ -12,6 +12,7 @@ import numpy as np
 import typer
 
 from lfm_np._version import __version__
+from lfm_np.atomic import check_place
 from lfm_np.cli import models, tables
 from lfm_np.cli.options import Item, Output, Seed, Timestamp, User, Value
 from lfm_np.cli.sources import KINDS, Columns, read
@@ -107,6 +108,8 @@ def crosscheck(
     """
     from lfm_np.torch_backend import crosscheck as compare
 
+    for page in filter(None, (json, html)):
+        check_place(page)
     X = None if data is None else read(data, Columns()).matrix
     report = compare(X, device=device, factors=factors, sweeps=sweeps)
     if json:

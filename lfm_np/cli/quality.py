@@ -7,6 +7,7 @@ from typing import Any
 
 from lfm_np.evaluation import evaluate, most_popular
 from lfm_np.factors import Factors
+from lfm_np.validation import check_float
 
 DEFAULT = ("recall@10", "ndcg@10", "map@10", "mrr@10")
 
@@ -27,7 +28,7 @@ def parse_bounds(texts: Sequence[str]) -> dict[str, float]:
     for text in texts:
         name, _, value = text.partition("=")
         try:
-            bounds[name] = float(value)
+            bounds[name] = check_float("", float(value))
         except ValueError:
             raise ValueError(f"--at-least must be METRIC=NUMBER, such as recall@10=0.2; got {text}") from None
     return bounds

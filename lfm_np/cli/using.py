@@ -122,8 +122,10 @@ def evaluate(
     table = compare(factors, known, held_out, metrics)
     tables.write([table], output)
     values = dict(zip(table["metric"], table["model"]))
-    low = [
-        f"{name} is {values[name]:.4f}, less than {bound:g}" for name, bound in bounds.items() if values[name] < bound
+    low = [  # a metric that is NaN has not reached anything
+        f"{name} is {values[name]:.4f}, less than {bound:g}"
+        for name, bound in bounds.items()
+        if not values[name] >= bound
     ]
     if low:
         say("failed: " + "; ".join(low))
