@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import re
 import sys
@@ -110,6 +111,15 @@ def test_evaluate_as_a_check(cli_folder, capsys):
     assert "failed: recall@10 is 0." in capsys.readouterr().err
 
 
+def test_a_metric_without_a_value_fails_the_check(tmp_path, capsys):
+    """Nobody has an item that is neither learned from nor held out, so that auc is not defined."""
+    (tmp_path / "all.csv").write_text("user,item\n" + "".join(f"{u},{i}\n" for u in range(4) for i in range(5)))
+    model, test = tmp_path / "m.safetensors", tmp_path / "test.csv"
+    assert run("fit", tmp_path / "all.csv", "--hold-out", test, *SMALL, "-o", model) == 0
+    assert run("evaluate", model, test, "--at-least", "auc=0.5") == 1
+    assert "failed: auc is nan" in capsys.readouterr().err
+
+
 def test_evaluate_leaves_out_whom_the_model_does_not_know(cli_folder, tmp_path, capsys):
     text = (cli_folder / "test.csv").read_text()
     (tmp_path / "more.csv").write_text(text + "stranger,101,1\nu001,999,1\n")
@@ -173,7 +183,9 @@ def test_fit_goes_on_from_a_checkpoint(cli_folder, tmp_path):
 
 def test_report(cli_folder, tmp_path):
     require("matplotlib")
-    (tmp_path / "labels.csv").write_text("item,label\n" + "".join(f"{item},Film {item}\n" for item in range(100, 139)))
+    (tmp_path / "labels.csv").write_text(
+        "\ufeffitem,label\n" + "".join(f"{item},Film {item}\n" for item in range(100, 139))
+    )
     arguments = (
         "--test",
         cli_folder / "test.csv",
@@ -268,6 +280,41 @@ def test_every_kind_of_source_is_the_same(cli_folder, tmp_path, kind):
     assert run("fit", source, *columns, *SMALL, "-o", tmp_path / "m.safetensors") == 0
     expected = lfm_np.als(data, factors=8, iterations=4, alpha=10.0, random_state=0)
     np.testing.assert_array_equal(lfm_np.Factors.load(tmp_path / "m.safetensors").item_factors, expected.item_factors)
+
+
+TEXT_IDS = {
+    "numbers": ("007", "08", "1e5", "-0", "0x1"),
+    "dates": ("2024-01-01", "2024-01-01T00:00:00Z", "10:30"),
+    "words": ("true", "FALSE", "NA", "null", "nan", "N/A", ""),
+    "marks": ("a,b", 'a"b', "a\nb", "a\rb", "a;b", " a ", "\t", "ä€"),
+}
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\\t"])
+@pytest.mark.parametrize("ids", TEXT_IDS.values(), ids=TEXT_IDS)
+def test_text_stays_text_in_what_was_held_out(tmp_path, capsys, ids, delimiter):
+    """Ids come from Parquet as text, go into a CSV file as what looks like something else, and are read from it."""
+    pa, pq = require("pyarrow"), require("pyarrow.parquet")
+    pairs = [(user, item, order) for order, (user, item) in enumerate(itertools.product(ids, ids))]
+    pq.write_table(pa.table(dict(zip(("user", "item", "t"), zip(*pairs)))), tmp_path / "events.parquet")
+    model, test = tmp_path / "m.safetensors", tmp_path / "test.csv"
+    held_out = ("--by", "last", "--timestamp", "t", "--hold-out", test, "--delimiter", delimiter)
+    assert run("fit", tmp_path / "events.parquet", *held_out, *SMALL, "-o", model) == 0
+    fitted = rows(capsys)
+    assert run("evaluate", model, test) == 0
+    said = capsys.readouterr()
+    assert (said.err, list(csv.DictReader(said.out.splitlines()))) == ("", fitted)
+    assert run("update", model, test, "-o", tmp_path / "more.safetensors") == 0
+    assert f"0 users added, {len(ids)} solved again" in capsys.readouterr().err
+    known = np.load(tmp_path / "more.interactions.npz")
+    assert known["users"].tolist() == known["items"].tolist() == sorted(ids)
+
+
+def test_ids_of_csv_are_text_on_request(cli_folder, tmp_path, capsys):
+    (tmp_path / "a.tsv").write_text("user\titem\n007\t1\n08\t2\n")
+    assert run("fit", tmp_path / "a.tsv", "--text", "user", *SMALL, "-o", tmp_path / "m.safetensors") == 0
+    assert run("recommend", tmp_path / "m.safetensors", "-n", "1", "--user", "007") == 0
+    assert [(row["user"], row["item"]) for row in rows(capsys)] == [("007", "2")]
 
 
 def test_a_model_from_elsewhere_takes_its_data_along(cli_folder, tmp_path, capsys):

@@ -57,6 +57,7 @@ def mistakes(cli_folder):
     (text := bad / "text.checkpoint").write_text("hello")
     (bad / "text.parquet").write_text("hello")
     (bad / "empty.csv").write_text("")
+    (bad / "folder").mkdir(exist_ok=True)
     (bad / "nan.csv").write_text("who,what,stars\na,1,nan\nb,2,3\n")
     (bad / "negative.csv").write_text("who,what,stars\na,1,-1\nb,2,3\n")
     (bad / "latin.csv").write_bytes("who,what\nJürgen,1\n".encode("latin-1"))
@@ -67,12 +68,15 @@ def mistakes(cli_folder):
         (("fit", cli_folder / "none.csv"), "none.csv: No such file or folder"),
         (("fit", cli_folder / "none.npz"), "none.npz: No such file"),
         (("fit", events), "user='user' is no column; there are 'who', 'what'"),
-        (("fit", Path(__file__)), "data must be .parquet or a folder of such, .csv, .npz, or movielens:NAME"),
+        (("fit", Path(__file__)), "data must be .parquet or a folder of such, .csv, .tsv, .npz, or movielens:NAME"),
         (("fit", "movielens:2m"), "100k"),
         (("fit", bad / "text.npz"), "not a whole and valid .npz file"),
         (("fit", bad / "objects.npz"), "not a whole and valid .npz file"),
         (("fit", bad / "text.parquet"), "text.parquet"),
         (("fit", bad / "empty.csv"), "empty.csv"),
+        (("fit", bad / "folder"), "there is no file in"),
+        ((*fit, "--threshold", "2"), "events.csv leaves no interactions to learn from"),
+        ((*fit, "--text", "when"), "--text must be one of 'user', 'item', got 'when'"),
         (("fit", bad / "nan.csv", *names), "nulls"),
         (("fit", bad / "nan.csv", *names, "--nulls", "keep"), "non-finite value in row 0"),
         (("fit", bad / "negative.csv", *names), "negative"),
@@ -108,11 +112,14 @@ def mistakes(cli_folder):
         (("evaluate", model, cli_folder / "none.csv"), "none.csv: No such file"),
         (("evaluate", model, test, "--metric", "recall"), "recall@k"),
         (("evaluate", model, test, "--at-least", "recall@10"), "METRIC=NUMBER"),
-        (("evaluate", model, test, "--user", "what"), "users have ids of dtype <U4, got dtype int64"),
+        (("evaluate", model, test, "--at-least", "recall@10=nan"), "METRIC=NUMBER"),
+        (("evaluate", model, test, "--item", "who"), "items have ids of dtype int64, got dtype <U4"),
         (("report", model, "-o", "page.pdf"), ".html"),
         (("report", model, "--labels", test), "columns item and label"),
         (("crosscheck", "--device", "abacus"), "abacus"),
+        (("crosscheck", "--json", bad / "nowhere" / "x.json"), "No such file or directory"),
         (("demo", "--data", "imdb"), "imdb"),
+        (("demo", "--data", "synthetic", "--output", events), "File exists"),
     ]
 
 

@@ -21,6 +21,7 @@ from lfm_np.cli.options import (
     Nulls,
     Seed,
     Source,
+    Text,
     Threads,
     Threshold,
     Timestamp,
@@ -29,10 +30,11 @@ from lfm_np.cli.options import (
     say,
 )
 from lfm_np.cli.quality import DEFAULT, compare
-from lfm_np.cli.sources import Columns, read
+from lfm_np.cli.sources import Columns, delimiter_of, read
 from lfm_np.factors import Factors, Status
 from lfm_np.interactions import Interactions
 from lfm_np.sgd import sgd
+from lfm_np.validation import check_choice
 
 INTERRUPTED = 130
 
@@ -55,7 +57,8 @@ def fit(
         str, typer.Option(help="Several records of a pair: sum, last, mean, max, count or error.", rich_help_panel=DATA)
     ] = "sum",
     nulls: Nulls = "error",
-    delimiter: Delimiter = ",",
+    delimiter: Delimiter = None,
+    text: Text = None,
     min_user_interactions: Annotated[
         int, typer.Option(min=1, help="Leave out users with fewer.", rich_help_panel=DATA)
     ] = 1,
@@ -115,6 +118,7 @@ def fit(
     columns = Columns(
         user or "user", item or "item", value, timestamp, threshold, duplicates, nulls, delimiter,
         min_user_interactions, min_item_interactions,
+        [check_choice("--text", side, ("user", "item")) for side in text or ()],
     )  # fmt: skip
     tables.check_output(output, ("safetensors",))
     tables.check_output(hold_out, ("csv", "parquet"))
@@ -126,10 +130,12 @@ def fit(
     solve, options = _solver(method, {name: option for name, option in given.items() if option is not None})
     train = read(data, columns)
     say(f"{data}: {len(train.users):,} users × {len(train.items):,} items, {train.matrix.nnz:,} interactions")
+    if not train.matrix.nnz:
+        raise ValueError(f"{data} leaves no interactions to learn from")
     test = None
     if hold_out is not None:
         train, test = train.split(by, test_fraction=fraction, random_state=seed)
-        tables.write([_records(test, columns)], hold_out)
+        tables.write([_records(test, columns)], hold_out, delimiter_of(str(hold_out), delimiter))
         say(f"{hold_out}: {test.matrix.nnz:,} interactions held out, {train.matrix.nnz:,} to learn from")
     result = solve(
         train,

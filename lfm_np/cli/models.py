@@ -37,11 +37,13 @@ def save(path: Path, factors: Factors, data: Interactions, columns: Columns) -> 
         "_is_array": np.array(True),
     }
     arrays |= {"data": matrix.data, "indices": matrix.indices, "indptr": matrix.indptr}
-    arrays |= {"users": _plain(data.users), "items": _plain(data.items)}
+    ids = {"user": _plain(data.users), "item": _plain(data.items)}
+    arrays |= {"users": ids["user"], "items": ids["item"]}
     if data.timestamps is not None:
         arrays["timestamps"] = data.timestamps
     with replacing(beside(path)) as file:
         np.savez_compressed(file, **arrays)
+    columns = columns._replace(text=[side for side in ids if ids[side].dtype.kind == "U"])
     note = {"columns": columns._asdict(), "sha256": _digest(beside(path))}
     factors = dataclasses.replace(factors, params=(factors.params or {}) | {KEY: note})
     factors.save(path)

@@ -38,7 +38,11 @@ Threshold = Annotated[
     typer.Option(help="Only records with at least this value count, each as 1.", rich_help_panel=DATA),
 ]
 Nulls = Annotated[str, typer.Option(help="Records with a null: error, drop or keep.", rich_help_panel=DATA)]
-Delimiter = Annotated[str, typer.Option(help="Of CSV.", rich_help_panel=DATA)]
+Delimiter = Annotated[str | None, typer.Option(help="Of CSV; by default a comma, in .tsv a tab.", rich_help_panel=DATA)]
+Text = Annotated[
+    list[str] | None,
+    typer.Option(help="user or item: ids of a CSV that are text, such as 007; repeat.", rich_help_panel=DATA),
+]
 
 
 def say(text: Any) -> None:

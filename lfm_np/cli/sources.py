@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,8 @@ import scipy.sparse as sp
 from lfm_np import datasets
 from lfm_np.interactions import Interactions
 
-KINDS = ".parquet or a folder of such, .csv, .npz, or movielens:NAME"
+KINDS = ".parquet or a folder of such, .csv, .tsv, .npz, or movielens:NAME"
+TEXTS = tuple(name + packed for name in (".csv", ".tsv") for packed in ("", ".gz", ".bz2", ".zst"))
 
 
 class Columns(NamedTuple):
@@ -25,9 +27,11 @@ class Columns(NamedTuple):
     threshold: float | None = None
     duplicates: str = "sum"
     nulls: str = "error"
-    delimiter: str = ","
+    delimiter: str | None = None
     min_user_interactions: int = 1
     min_item_interactions: int = 1
+    text: Sequence[str] = ()
+    """Of "user" and "item": whose ids are text, whatever they look like in a CSV file."""
 
 
 def read(source: str, columns: Columns) -> Interactions:
@@ -56,11 +60,19 @@ def _read(source: str, columns: Columns) -> Interactions:
         raise FileNotFoundError(2, "No such file or folder", source)
     options: Any = {name: getattr(columns, name) for name in ("user", "item", "value", "timestamp")}
     options |= {"duplicates": columns.duplicates, "nulls": columns.nulls}
-    if ending.endswith((".csv", ".csv.gz", ".csv.bz2", ".csv.zst", ".tsv")):
-        return Interactions.from_csv(source, delimiter=columns.delimiter, **options)
+    if ending.endswith(TEXTS):
+        types = {options[side]: "string" for side in columns.text}
+        delimiter = delimiter_of(source, columns.delimiter)
+        return Interactions.from_csv(source, delimiter=delimiter, column_types=types, **options)
     if ending.endswith(".parquet") or Path(source).is_dir():
         return Interactions.from_parquet(source, **options)
     raise ValueError(f"{source}: data must be {KINDS}")
+
+
+def delimiter_of(source: str, asked: str | None) -> str:
+    """What separates the fields: a comma, or in a .tsv file a tab, unless another is asked for."""
+    usual = "\t" if ".tsv" in Path(source).suffixes else ","
+    return usual if asked is None else asked.replace("\\t", "\t")  # as one types it without $'…'
 
 
 def _npz(source: str, columns: Columns) -> Interactions:

@@ -14,13 +14,14 @@ import numpy as np
 
 from lfm_np.atomic import check_place, replacing
 from lfm_np.errors import missing_extra
+from lfm_np.reading import NULL_TEXTS
 from lfm_np.recommendations import write_parquet
 
 FORMATS = ("csv", "json", "parquet")
 Columns = dict[str, Any]  # arrays or lists of one length
 
 
-def write(parts: Iterable[Columns], output: Path | None) -> int:
+def write(parts: Iterable[Columns], output: Path | None, delimiter: str = ",") -> int:
     """Write a table that comes in parts; returns its number of rows.
 
     Parameters
@@ -29,6 +30,8 @@ def write(parts: Iterable[Columns], output: Path | None) -> int:
         At least one, each with the same columns. One part is in memory at a time, but for a terminal.
     output : path or None
         A file, written in one step; None is standard output.
+    delimiter : str
+        Of CSV.
     """
     rows = 0
 
@@ -40,13 +43,16 @@ def write(parts: Iterable[Columns], output: Path | None) -> int:
 
     check_output(output)
     if output is None:
-        _drawn(counted()) if sys.stdout.isatty() else _csv(counted(), sys.stdout)
+        _drawn(counted()) if sys.stdout.isatty() else _csv(counted(), sys.stdout, delimiter)
     elif output.suffix.lower() == ".parquet":
         _parquet(counted(), output)
     else:
         with replacing(output) as file:
             text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-            (_csv if output.suffix.lower() == ".csv" else _json)(counted(), text)
+            if output.suffix.lower() == ".csv":
+                _csv(counted(), text, delimiter)
+            else:
+                _json(counted(), text)
             text.flush()
             text.detach()  # the file is closed by what opened it
     return rows
@@ -65,12 +71,22 @@ def _lines(part: Columns) -> Iterator[tuple[Any, ...]]:
     return zip(*(column.tolist() if isinstance(column, np.ndarray) else column for column in part.values()))
 
 
-def _csv(parts: Iterable[Columns], file: TextIO) -> None:
-    table = csv.writer(file, lineterminator="\n")
+def _csv(parts: Iterable[Columns], file: TextIO, delimiter: str) -> None:
+    plain, quoted = (
+        csv.writer(file, delimiter=delimiter, lineterminator="\n", quoting=quoting)
+        for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONNUMERIC)
+    )
     for number, part in enumerate(parts):
         if number == 0:
-            table.writerow(part)
-        table.writerows(_lines(part))
+            plain.writerow(part)
+        (quoted if any(map(_needs_quotes, part.values())) else plain).writerows(_lines(part))
+
+
+def _needs_quotes(column: Any) -> bool:
+    """Whether there is text that would come back as null, or as the end of a line (csv sees to that from 3.13 on)."""
+    if np.asarray(column).dtype.kind not in "OU":
+        return False
+    return any(isinstance(text, str) and (text in NULL_TEXTS or "\r" in text) for text in column)
 
 
 def _json(parts: Iterable[Columns], file: TextIO) -> None:

@@ -200,7 +200,7 @@ def report(
 
 def _labels(path: Path, known: Interactions) -> list[str]:
     """What to call every item: its label, or its id where there is none."""
-    with open(path, encoding="utf-8", newline="") as file:
+    with open(path, encoding="utf-8-sig", newline="") as file:
         table = csv.DictReader(file)
         try:
             if not {"item", "label"} <= set(table.fieldnames or ()):
