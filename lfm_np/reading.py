@@ -115,7 +115,7 @@ def from_parquet(cls: type[Interactions], path: str | os.PathLike[str], **column
     ----------
     path : str or path
         A file; a folder, with all files below it in the order of their names; or a URL (``s3://…``, ``https://…``),
-        which takes fsspec. Folders named ``column=value`` give a column.
+        which takes fsspec. Folders named ``column=value`` give a column. Types may differ from file to file.
     **columns
         ``user``, ``item``, ``value``, ``timestamp``, ``duplicates``, ``nulls``, ``min_user_interactions``,
         ``min_item_interactions`` as in `Interactions.from_frame`.
@@ -129,7 +129,8 @@ def from_parquet(cls: type[Interactions], path: str | os.PathLike[str], **column
     Other columns are not read. In memory are a few batches, per record two int32 numbers (and 8 bytes each for a value
     and a time), and while records become cells 60 to 130 bytes a record. docs/data.md has measurements.
     """
-    return _from_files(cls, path, "parquet", plan_columns("from_parquet", columns))
+    plan = plan_columns("from_parquet", columns)
+    return _assemble(cls, plan, *open_files(path, "parquet", plan), None)
 
 
 def from_csv(
@@ -261,10 +262,6 @@ def _arrow_column(series: nw.Series[Any]) -> Any:
     return object_column(series.to_list()) if series.dtype == nw.Object else series.to_arrow()
 
 
-def _from_files(cls: type[Interactions], path: str | os.PathLike[str], format: Any, plan: Plan) -> Interactions:
-    return _assemble(cls, plan, *open_files(path, format, plan), None)
-
-
 def open_files(
     path: str | os.PathLike[str], format: Any, plan: Plan, records: int | None = None
 ) -> tuple[pa.Schema, Iterable[pa.RecordBatch]]:
@@ -279,19 +276,20 @@ def open_files(
         except ImportError:
             raise missing_extra("fsspec", "io") from None
         filesystem, name = fsspec.core.url_to_fs(name)
+    from lfm_np.parquet_files import common_schema, parquet_batches
+
     with _named(name):
         source = dataset.dataset(name, filesystem=filesystem, format=format, partitioning="hive")
+        schema = common_schema(source, plan.names) if format == "parquet" else source.schema
     if not source.files:
         raise ValueError(f"there is no file in {name}")
-    columns = _check_present(plan, source.schema.names)
+    columns = _check_present(plan, schema.names)
     if format == "parquet":
-        from lfm_np.parquet_files import parquet_batches
-
-        return source.schema, _read(name, parquet_batches(source, columns, records))
+        return schema, _read(name, parquet_batches(source, schema, columns, records))
     batches = source.to_batches(
         columns=columns, batch_size=records, batch_readahead=READAHEAD, fragment_readahead=1, cache_metadata=False
     )
-    return source.schema, _read(name, batches)
+    return schema, _read(name, batches)
 
 
 def _read(path: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -302,8 +300,7 @@ def _read(path: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBat
 @contextlib.contextmanager
 def _named(path: str) -> Iterator[None]:
     """Arrow's errors with the path, and a remedy where values are not what the first ones let expect."""
-    import pyarrow as pa
-
+    (pa,) = _pyarrow("pyarrow")
     try:
         yield
     except FileNotFoundError:

@@ -308,6 +308,48 @@ def test_files_folders_and_urls_give_the_same(tmp_path):
     assert named_cells(Interactions.from_parquet((tmp_path / "one.parquet").as_uri(), **options)) == expected
 
 
+TYPES = {  # the types of a column in some files, in either order, and what it becomes
+    "small and large integers": ("user", "int32", [1, 2], "int64", [2**40, 2], [1, 2, 2**40]),
+    "nulls and text": ("user", "null", [None, None], "string", ["a", "b"], ["a", "b"]),
+    "integers and floats of pandas": ("user", "int64", [1, 2], "float64", [3.0, None], [1, 2, 3]),
+    "categories and text": ("user", "category", ["a", "b"], "large_string", ["c", "b"], ["a", "b", "c"]),
+    "values": ("value", "int64", [1, 2], "float32", [3.5, 4], [1, 2, 3.5, 4]),
+    "a column that came later": ("value", "absent", [], "float64", [3.5, 4], [3.5, 4]),
+}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(("column", "one", "some", "other", "more", "expected"), TYPES.values(), ids=TYPES)
+def test_types_differ_from_file_to_file(tmp_path, turned, column, one, some, other, more, expected):
+    pa, pq = require("pyarrow"), require("pyarrow.parquet")
+    files = [(one, some), (other, more)]
+    for number, (type, values) in enumerate(reversed(files) if turned else files):
+        columns = {"user": ["a", "b"], "item": [0, 1], "remark": ["", ""] if number else [1, 2]}
+        if type == "category":
+            columns[column] = pa.array(values).dictionary_encode()
+        elif type != "absent":
+            columns[column] = pa.array(values, pa.type_for_alias(type))
+        pq.write_table(pa.table(columns), tmp_path / f"{number}.parquet")
+    value = "value" if column == "value" else None
+    data = Interactions.from_parquet(tmp_path, value=value, nulls="drop", duplicates="max")
+    if column == "user":
+        assert (data.users.tolist(), type_of(data.users)) == (expected, type_of(expected))
+    else:
+        assert sorted(data.matrix.data.tolist()) == sorted(expected)[-2:]
+
+
+def type_of(ids):
+    return type(ids.tolist()[0] if isinstance(ids, np.ndarray) else ids[0])
+
+
+def test_types_that_do_not_go_together_are_refused(tmp_path):
+    pa, pq = require("pyarrow"), require("pyarrow.parquet")
+    for number, user in enumerate(([1], ["a"])):
+        pq.write_table(pa.table({"user": user, "item": [1]}), tmp_path / f"{number}.parquet")
+    with pytest.raises(ValueError, match="user has incompatible types: int64 vs string"):
+        Interactions.from_parquet(tmp_path)
+
+
 def test_types_of_csv_can_be_told(tmp_path):
     require("pyarrow")
     path = tmp_path / "a.csv"
