@@ -1,5 +1,6 @@
 """Help of the command line, and one line instead of a traceback for whatever a user does wrong."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -7,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_runs import COLUMNS, python, run
+from cli_runs import COLUMNS, SMALL, python, run
+from optional import require
 
 import lfm_np
 
@@ -192,6 +194,23 @@ def test_arithmetic_is_status_3(cli_folder, tmp_path, capsys):
     assert run("fit", cli_folder / "events.csv", *COLUMNS, *arguments) == 3
     assert "diverged" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_output_that_is_closed(cli_folder):
+    command = f"{sys.executable} -m lfm_np info {cli_folder / 'm.safetensors'} >&-"
+    found = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (2, "error: standard output is closed\n")
+
+
+def test_output_that_is_not_unicode(tmp_path):
+    """Help has λ and ×, and ids are any text; where the locale is not UTF-8, a pipe gets UTF-8 all the same."""
+    require("pyarrow")
+    (tmp_path / "a.csv").write_text("user,item\nλ,1\nä,2\nä,1\n", encoding="utf-8")
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "TERM": "dumb"}
+    options = {"cwd": tmp_path, "env": environment, "encoding": "utf-8"}
+    assert "λ" in python("fit", "--help", **options).stdout
+    assert python("fit", "a.csv", *SMALL, **options).returncode == 0
+    assert python("recommend", "model.safetensors", "-n", "1", **options).stdout.splitlines()[1][:4] == "λ,2,"
 
 
 def test_nobody_reads(cli_folder):

@@ -42,6 +42,8 @@ def write(parts: Iterable[Columns], output: Path | None, delimiter: str = ",") -
             yield part
 
     check_output(output)
+    if output is None and sys.stdout is None:
+        raise OSError("standard output is closed")
     if output is None:
         _drawn(counted()) if sys.stdout.isatty() else _csv(counted(), sys.stdout, delimiter)
     elif output.suffix.lower() == ".parquet":
