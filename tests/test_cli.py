@@ -1,11 +1,13 @@
 """The command line: every command end to end."""
 
 import csv
+import decimal
 import io
 import itertools
 import json
 import re
 import sys
+import uuid
 
 import numpy as np
 import pytest
@@ -118,6 +120,9 @@ def test_a_metric_without_a_value_fails_the_check(tmp_path, capsys):
     assert run("fit", tmp_path / "all.csv", "--hold-out", test, *SMALL, "-o", model) == 0
     assert run("evaluate", model, test, "--at-least", "auc=0.5") == 1
     assert "failed: auc is nan" in capsys.readouterr().err
+    assert run("evaluate", model, test, "--metric", "auc", "-o", tmp_path / "q.json") == 0
+    (found,) = json.loads((tmp_path / "q.json").read_text(), parse_constant=pytest.fail)
+    assert found["model"] is None
 
 
 def test_evaluate_leaves_out_whom_the_model_does_not_know(cli_folder, tmp_path, capsys):
@@ -308,6 +313,23 @@ def test_text_stays_text_in_what_was_held_out(tmp_path, capsys, ids, delimiter):
     assert f"0 users added, {len(ids)} solved again" in capsys.readouterr().err
     known = np.load(tmp_path / "more.interactions.npz")
     assert known["users"].tolist() == known["items"].tolist() == sorted(ids)
+
+
+def test_objects_are_their_text(tmp_path, capsys):
+    pa, pq = require("pyarrow"), require("pyarrow.parquet")
+    uuids = [uuid.UUID(int=i) for i in (3, 1, 2)]
+    prices = [decimal.Decimal(text) for text in ("10.0", "2.0", "2.5")]
+    table = pa.table({"user": pa.array([u.bytes for u in uuids], pa.binary(16)).cast(pa.uuid()), "item": prices})
+    pq.write_table(table, tmp_path / "a.parquet")
+    model = tmp_path / "m.safetensors"
+    assert run("fit", tmp_path / "a.parquet", *SMALL, "-o", model) == 0
+    assert run("recommend", model, "-n", "1", "--include-seen", "--user", uuids[0]) == 0
+    assert [(row["user"], row["item"]) for row in rows(capsys)] == [(str(uuids[0]), "10.0")]
+    assert run("update", model, tmp_path / "a.parquet", "-o", model) == 0
+    assert "0 users added, 3 solved again" in capsys.readouterr().err
+    pq.write_table(pa.table({"user": [b"\xff"], "item": [1]}), tmp_path / "b.parquet")
+    assert run("fit", tmp_path / "b.parquet", *SMALL, "-o", model) == 2
+    assert "ids of bytes that are no text" in capsys.readouterr().err
 
 
 def test_ids_of_csv_are_text_on_request(cli_folder, tmp_path, capsys):

@@ -37,12 +37,12 @@ def save(path: Path, factors: Factors, data: Interactions, columns: Columns) -> 
         "_is_array": np.array(True),
     }
     arrays |= {"data": matrix.data, "indices": matrix.indices, "indptr": matrix.indptr}
-    ids = {"user": _plain(data.users), "item": _plain(data.items)}
-    arrays |= {"users": ids["user"], "items": ids["item"]}
+    arrays |= {"users": data.users, "items": data.items}
     if data.timestamps is not None:
         arrays["timestamps"] = data.timestamps
     with replacing(beside(path)) as file:
         np.savez_compressed(file, **arrays)
+    ids = {"user": data.users, "item": data.items}
     columns = columns._replace(text=[side for side in ids if ids[side].dtype.kind == "U"])
     note = {"columns": columns._asdict(), "sha256": _digest(beside(path))}
     factors = dataclasses.replace(factors, params=(factors.params or {}) | {KEY: note})
@@ -61,7 +61,6 @@ def load(path: Path, source: str | None = None) -> tuple[Factors, Interactions]:
     factors = Factors.load(path)
     if source is not None:
         data = read(source, columns_of(factors))
-        data = dataclasses.replace(data, users=_plain(data.users), items=_plain(data.items))
     elif beside(path).exists():
         note = (factors.params or {}).get(KEY) or {}
         if note.get("sha256") != _digest(beside(path)):
@@ -83,7 +82,7 @@ def columns_of(factors: Factors) -> Columns:
 def align(data: Interactions, known: Interactions) -> tuple[sp.csr_array, int]:
     """The cells of ``data`` in the rows and columns of ``known``, and how many had a user or item that is not there."""
     coo = data.matrix.tocoo()
-    rows, columns = known.rows_of(_plain(data.users), -1)[coo.row], known.columns_of(_plain(data.items), -1)[coo.col]
+    rows, columns = known.rows_of(data.users, -1)[coo.row], known.columns_of(data.items, -1)[coo.col]
     both = (rows >= 0) & (columns >= 0)
     cells = (coo.data[both], (rows[both], columns[both]))
     return sp.csr_array(cells, shape=known.shape), int(len(both) - both.sum())
@@ -94,8 +93,8 @@ def extend(known: Interactions, more: Interactions, duplicates: str) -> tuple[In
 
     A cell of both is combined by ``duplicates``, as in `to_csr`, ``more`` being the later.
     """
-    old, new, ids = known.matrix.tocoo(), more.matrix.tocoo(), _plain(more.users)
-    columns = known.columns_of(_plain(more.items), -1)[new.col]
+    old, new, ids = known.matrix.tocoo(), more.matrix.tocoo(), more.users
+    columns = known.columns_of(more.items, -1)[new.col]
     there = columns >= 0
     row_of = known.rows_of(ids, -1)
     strangers = np.unique(new.row[there & (row_of[new.row] < 0)])
@@ -113,16 +112,10 @@ def extend(known: Interactions, more: Interactions, duplicates: str) -> tuple[In
 
 def parse_ids(name: str, texts: list[str], known: np.ndarray) -> np.ndarray:
     """Ids of the kind of ``known`` from their text."""
-    known = _plain(known)
     try:
         return np.array(texts).astype(str if known.dtype.kind == "U" else known.dtype)
     except (ValueError, OverflowError):
         raise ValueError(f"{name} must be {known.dtype.name} like those of the model, got {texts}") from None
-
-
-def _plain(ids: np.ndarray) -> np.ndarray:
-    """Ids in a form that needs no pickle: of objects such as UUIDs, their text."""
-    return ids.astype(str) if ids.dtype.kind == "O" else ids
 
 
 def _digest(path: Path) -> str:

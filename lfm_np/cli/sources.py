@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ class Columns(NamedTuple):
 
 
 def read(source: str, columns: Columns) -> Interactions:
-    """The interactions of a source.
+    """The interactions of a source, with ids that need no pickle: of objects such as UUIDs, their text.
 
     Raises
     ------
@@ -43,10 +44,19 @@ def read(source: str, columns: Columns) -> Interactions:
         It is not there, or not what its name says.
     """
     data = _read(source, columns)
+    if "O" in (data.users.dtype.kind, data.items.dtype.kind):
+        data = dataclasses.replace(data, users=_plain(source, data.users), items=_plain(source, data.items))
     if columns.threshold is not None:
         data = data.binarize(columns.threshold)
     least = columns.min_user_interactions, columns.min_item_interactions
     return data if least == (1, 1) else data.core(*least)  # empty rows and columns stay, unless asked
+
+
+def _plain(source: str, ids: np.ndarray) -> np.ndarray:
+    try:
+        return ids.astype(str) if ids.dtype.kind == "O" else ids
+    except UnicodeDecodeError:
+        raise ValueError(f"{source} has ids of bytes that are no text; only text will do here") from None
 
 
 def _read(source: str, columns: Columns) -> Interactions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -92,11 +93,12 @@ def _needs_quotes(column: Any) -> bool:
 
 
 def _json(parts: Iterable[Columns], file: TextIO) -> None:
-    """An array with an object for each row."""
+    """An array with an object for each row; JSON has no NaN but null."""
     separator = "["
     for part in parts:
         for line in _lines(part):
-            file.write(separator + "\n" + json.dumps(dict(zip(part, line)), ensure_ascii=False, default=str))
+            known = (None if isinstance(cell, float) and not math.isfinite(cell) else cell for cell in line)
+            file.write(separator + "\n" + json.dumps(dict(zip(part, known)), ensure_ascii=False, default=str))
             separator = ","
     file.write("[]\n" if separator == "[" else "\n]\n")
 
