@@ -266,7 +266,7 @@ def test_ratings(cli_folder, tmp_path):
     np.testing.assert_array_equal(lfm_np.Factors.load(tmp_path / "s.safetensors").item_bias, expected.item_bias)
 
 
-@pytest.mark.parametrize("kind", ["matrix", "arrays", "parquet", "cli_folder"])
+@pytest.mark.parametrize("kind", ["matrix", "arrays", "parquet", "cli_folder", "url"])
 def test_every_kind_of_source_is_the_same(cli_folder, tmp_path, kind):
     data = data_of(cli_folder)
     source, columns = tmp_path / "source.npz", COLUMNS
@@ -279,9 +279,12 @@ def test_every_kind_of_source_is_the_same(cli_folder, tmp_path, kind):
     else:
         table = require("pyarrow.csv").read_csv(cli_folder / "events.csv")
         source = tmp_path / ("events.parquet" if kind == "parquet" else "tables")
-        if kind == "cli_folder":
+        if kind in ("cli_folder", "url"):
             source.mkdir()
         require("pyarrow.parquet").write_table(table, source if kind == "parquet" else source / "part.parquet")
+    if kind == "url":
+        require("fsspec")
+        source = source.as_uri()
     assert run("fit", source, *columns, *SMALL, "-o", tmp_path / "m.safetensors") == 0
     expected = lfm_np.als(data, factors=8, iterations=4, alpha=10.0, random_state=0)
     np.testing.assert_array_equal(lfm_np.Factors.load(tmp_path / "m.safetensors").item_factors, expected.item_factors)

@@ -74,7 +74,7 @@ def _read(source: str, columns: Columns) -> Interactions:
         types = {options[side]: "string" for side in columns.text}
         delimiter = delimiter_of(source, columns.delimiter)
         return Interactions.from_csv(source, delimiter=delimiter, column_types=types, **options)
-    if ending.endswith(".parquet") or Path(source).is_dir():
+    if ending.endswith(".parquet") or "://" in source or Path(source).is_dir():
         return Interactions.from_parquet(source, **options)
     raise ValueError(f"{source}: data must be {KINDS}")
 
