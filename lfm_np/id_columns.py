@@ -2,8 +2,8 @@
 
 Ids of one column must be of one of Arrow's sortable types; they become
 
-* a NumPy array of the same dtype: integers, floats, booleans, dates and times without a time zone;
-* an array of Python objects: strings, bytes, `uuid.UUID`, `decimal.Decimal`, dates with a time zone.
+* a NumPy array of the same dtype: integers, floats, booleans, durations, dates and times without a time zone;
+* an array of Python objects: strings, bytes, `uuid.UUID`, `decimal.Decimal`, times of day or with a time zone.
 
 Strings stay Python's because NumPy's lose trailing NUL characters and take the room of the longest everywhere.
 """
@@ -11,6 +11,7 @@ Strings stay Python's because NumPy's lose trailing NUL characters and take the 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,7 @@ def to_numpy(ids: pa.Array) -> np.ndarray:
     types = pa.types
     plain = types.is_integer(ids.type) or types.is_floating(ids.type) or types.is_boolean(ids.type)
     plain = plain or (types.is_timestamp(ids.type) and ids.type.tz is None) or types.is_date(ids.type)
+    plain = plain or types.is_duration(ids.type)
     if plain:
         return ids.to_numpy(zero_copy_only=False)
     array = np.empty(len(ids), object)
@@ -130,28 +132,35 @@ def to_numpy(ids: pa.Array) -> np.ndarray:
 
 def to_arrow(ids: np.ndarray) -> pa.Array:
     """The ids of an `Interactions`, or some of them, as an Arrow array."""
-    if ids.dtype == object and len(ids) and isinstance(ids[0], uuid.UUID):
-        return pa.ExtensionArray.from_storage(pa.uuid(), pa.array([id.bytes for id in ids], pa.binary(16)))
     try:
-        return pa.array(ids)
+        return _inferred(ids) if ids.dtype == object else pa.array(ids)
     except (pa.ArrowException, OverflowError, UnicodeError) as error:
         raise TypeError(f"ids of {ids.dtype} cannot become a column of a table: {error}") from None
 
 
 def object_column(values: list[Any]) -> pa.Array:
-    """Python objects as an Arrow array, with UUIDs among what Arrow infers in every version.
+    """Python objects as an Arrow array.
 
     Objects of several kinds, which Arrow would take for one another (text and bytes, a date and a time of that day),
     are refused.
     """
-    first = next((value for value in values if value is not None), None)
-    if isinstance(first, uuid.UUID):
-        storage = [value.bytes if isinstance(value, uuid.UUID) else value for value in values]
-        array = pa.ExtensionArray.from_storage(pa.uuid(), pa.array(storage, pa.binary(16), from_pandas=True))
-    else:
-        array = pa.array(values, from_pandas=True)
+    array = _inferred(values)
     if not pa.types.is_nested(array.type):
         for value, kept in zip(values, array.to_pylist()):
             if kept is not None and kept != value:
                 raise pa.ArrowTypeError(f"{value!r} would become {kept!r}")
+    return array
+
+
+def _inferred(values: Sequence[Any] | np.ndarray) -> pa.Array:
+    """Objects as what Arrow infers, and what it does not: UUIDs in every version, and the nanoseconds of pandas."""
+    first = next((value for value in values if value is not None), None)
+    if isinstance(first, uuid.UUID):
+        storage = [value.bytes if isinstance(value, uuid.UUID) else value for value in values]
+        return pa.ExtensionArray.from_storage(pa.uuid(), pa.array(storage, pa.binary(16), from_pandas=True))
+    array = pa.array(values, from_pandas=True)
+    if pa.types.is_timestamp(array.type) and any(getattr(value, "nanosecond", 0) for value in values):
+        return pa.array(values, pa.timestamp("ns", array.type.tz), from_pandas=True)
+    if pa.types.is_duration(array.type) and any(getattr(value, "nanoseconds", 0) for value in values):
+        return pa.array(values, pa.duration("ns"), from_pandas=True)
     return array

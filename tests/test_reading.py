@@ -31,6 +31,8 @@ IDS = {
     "date": st.dates(),
     "time": st.datetimes(datetime.datetime(1900, 1, 1), datetime.datetime(2100, 1, 1)),
     "zone": st.datetimes(datetime.datetime(1900, 1, 1), datetime.datetime(2100, 1, 1), timezones=st.just(datetime.UTC)),
+    "duration": st.timedeltas(datetime.timedelta(-9999), datetime.timedelta(9999)),
+    "time of day": st.times(),
     "decimal": st.decimals(-999, 999, places=2),
     "bool": st.booleans(),
 }
@@ -245,9 +247,10 @@ def test_objects_of_several_kinds_do_not_become_one(ids, order):
 
 def test_nanoseconds_of_objects_are_not_lost():
     pd = require("pandas")
-    times = [pd.Timestamp("2024-01-01") + pd.Timedelta(nanoseconds) for nanoseconds in (1, 2)]
-    with pytest.raises(TypeError, match="would become"):
-        make_and_read(pd.DataFrame({"user": pd.Series(times, dtype=object), "item": [1, 2]}))
+    for start in (pd.Timestamp("2024-01-01"), pd.Timestamp("2024-01-01", tz="Europe/Berlin"), pd.Timedelta(0)):
+        times = [start + pd.Timedelta(nanoseconds, "ns") for nanoseconds in (1, 2)]
+        frame = pd.DataFrame({"user": pd.Series(times, dtype=object), "item": [1, 2]})
+        assert pd.Series(make_and_read(frame).users).tolist() == times
 
 
 # ---- the k-core -----------------------------------------------------------------------------------------------------

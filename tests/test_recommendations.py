@@ -79,6 +79,23 @@ def plain(value):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("zone", [None, "UTC", "Europe/Berlin", "duration"])
+@examples(5)
+@given(st.lists(st.integers(-(2**62), 2**62), min_size=1, max_size=5, unique=True))
+def test_nanoseconds_come_back(kind, zone, ticks):
+    """Units of pandas, which Python's own times do not have."""
+    pa, pd, pl = (require(name) for name in ("pyarrow", "pandas", "polars"))
+    type = pa.duration("ns") if zone == "duration" else pa.timestamp("ns", zone)
+    table = pa.table({"user": pa.array(ticks, type), "item": range(len(ticks))})
+    frame = {"pandas": pa.Table.to_pandas, "polars": pl.from_arrow, "pyarrow": lambda table: table}[kind](table)
+    data = Interactions.from_frame(frame)
+    found = recommend_frame(Factors(np.ones((len(ticks), 1)), np.ones((len(ticks), 1))), data, N=1)
+    back = pa.Table.from_pandas(found) if isinstance(found, pd.DataFrame) else found
+    back = back.to_arrow() if isinstance(back, pl.DataFrame) else back
+    assert back["user"].cast(type).cast(pa.int64()).to_pylist() == sorted(ticks)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_uuids_of_items_too(kind):
     library = require(kind)
     ids = [uuid.UUID(int=4), uuid.UUID(int=2)]
