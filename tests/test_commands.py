@@ -172,6 +172,47 @@ def test_a_command_that_is_only_shown_runs(command, folder, monkeypatch, capfd):
             assert (ROOT / path).exists(), command
 
 
+SMALLER = {"demo": ["--rows", "1000"], "fit": ["--iterations", "2", "--factors", "8", "-o", "tried.safetensors"]}
+STATUS = {"evaluate": (0, 1)}  # whether the model is as good as the example asks
+
+
+def test_the_examples_of_help_run(tmp_path, monkeypatch, capfd):
+    """In the order of the commands, on small files of the names that they use."""
+    for package in ("typer", "pyarrow", "matplotlib"):
+        require(package)
+    from lfm_np import cli
+    from lfm_np.cli.app import app
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LFM_NP_DATA", str(tmp_path))
+    tiny_movielens(tmp_path / "ml-1m.npz", 200, 200, 5000)
+    example_files(tmp_path)
+    ran = []
+    for command in (command.callback for command in app.registered_commands):
+        for words in map(shlex.split, re.findall(r"`lfm-np ([^`]+)`", command.__doc__)):
+            if words[0] == "crosscheck":  # half a minute; tests/test_torch_crosscheck.py runs it
+                continue
+            status = cli.main([*words, *SMALLER.get(words[0], ())])
+            assert status in STATUS.get(words[0], (0,)), (words, capfd.readouterr().err)
+            ran += [words[0]]
+    assert {*ran, "crosscheck"} == {command.callback.__name__ for command in app.registered_commands}
+
+
+def example_files(folder):
+    pa, pq = require("pyarrow"), require("pyarrow.parquet")
+    require("pyarrow.csv")
+    pairs = lfm_np.datasets.make_interactions(100, 60, 12, random_state=0)
+    users = np.array(["ann", "bob", *(f"u{i}" for i in range(98))])[pairs[:, 0]]
+    columns = [pa.array(users), pa.array(pairs[:, 1]), pa.array(np.arange(len(pairs)))]
+    for name, titles in (("plays", ["listener", "track", "plays"]), ("events", ["listener", "track", "time"])):
+        pq.write_table(pa.table(columns, names=titles), folder / f"{name}.parquet")
+    pa.csv.write_csv(pa.table(columns, names=["user", "item", "time"]), folder / "events.csv")
+    (folder / "today.csv").write_text("user,item,time\nzoe,3,9999\n")
+    (folder / "titles.csv").write_text("item,label\n50,Fifty\n")
+    model = ["-o", str(folder / "model.safetensors"), "--hold-out", str(folder / "test.csv"), "--factors", "8"]
+    assert importlib.import_module("lfm_np.cli").main(["fit", str(folder / "events.csv"), *model]) == 0
+
+
 def test_a_command_that_does_not_exist_would_be_seen(folder, monkeypatch, capfd):
     assert {start_of(command) for command in shown_commands()} == {*SMALL, *ELSEWHERE}
     assert run_small("python -m benchmarks run --fctors 64", folder, monkeypatch) == 2

@@ -113,7 +113,7 @@ def fit(
 
     `lfm-np fit movielens:1m --method sgd --loss WARP --learning-rate 0.01`
 
-    `lfm-np fit plays.parquet --factors 256 --solver subspace --checkpoint plays.checkpoint`
+    `lfm-np fit events.csv --factors 256 --solver subspace --checkpoint events.checkpoint`
     """
     columns = Columns(
         user or "user", item or "item", value, timestamp, threshold, duplicates, nulls, delimiter,
