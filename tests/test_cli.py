@@ -125,6 +125,20 @@ def test_a_metric_without_a_value_fails_the_check(tmp_path, capsys):
     assert found["model"] is None
 
 
+def test_what_was_held_out_has_its_values(cli_folder, tmp_path, capsys):
+    """So that a threshold finds them again."""
+    model, test = tmp_path / "m.safetensors", tmp_path / "test.csv"
+    liked = ("--value", "stars", "--threshold", "4", "--hold-out", test)
+    assert run("fit", cli_folder / "events.csv", *COLUMNS, *liked, *SMALL, "-o", model) == 0
+    fitted = rows(capsys)
+    assert run("evaluate", model, test) == 0
+    assert rows(capsys) == fitted
+    data = lfm_np.Interactions.from_csv(cli_folder / "events.csv", user="who", item="what", value="stars")
+    train, _ = data.select(data.matrix.data >= 4).binarize().split(test_fraction=0.2, random_state=0)
+    expected = lfm_np.als(train, factors=8, iterations=4, alpha=10.0, random_state=0)
+    np.testing.assert_array_equal(lfm_np.Factors.load(model).item_factors, expected.item_factors)
+
+
 def test_evaluate_leaves_out_whom_the_model_does_not_know(cli_folder, tmp_path, capsys):
     text = (cli_folder / "test.csv").read_text()
     (tmp_path / "more.csv").write_text(text + "stranger,101,1\nu001,999,1\n")

@@ -30,7 +30,7 @@ from lfm_np.cli.options import (
     say,
 )
 from lfm_np.cli.quality import DEFAULT, compare
-from lfm_np.cli.sources import Columns, delimiter_of, read
+from lfm_np.cli.sources import Columns, delimiter_of, read_values
 from lfm_np.factors import Factors, Status
 from lfm_np.interactions import Interactions
 from lfm_np.sgd import sgd
@@ -128,7 +128,7 @@ def fit(
         "biases": biases, "iterations": iterations, "solver": solver, "checkpoint": checkpoint,
     }  # fmt: skip
     solve, options = _solver(method, {name: option for name, option in given.items() if option is not None})
-    train = read(data, columns)
+    train = read_values(data, columns)
     say(f"{data}: {len(train.users):,} users × {len(train.items):,} items, {train.matrix.nnz:,} interactions")
     if not train.matrix.nnz:
         raise ValueError(f"{data} leaves no interactions to learn from")
@@ -137,6 +137,8 @@ def fit(
         train, test = train.split(by, test_fraction=fraction, random_state=seed)
         tables.write([_records(test, columns)], hold_out, delimiter_of(str(hold_out), delimiter))
         say(f"{hold_out}: {test.matrix.nnz:,} interactions held out, {train.matrix.nnz:,} to learn from")
+    if threshold is not None:
+        train, test = train.binarize(), test and test.binarize()
     result = solve(
         train,
         factors=factors,

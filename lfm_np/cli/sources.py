@@ -13,6 +13,7 @@ import scipy.sparse as sp
 
 from lfm_np import datasets
 from lfm_np.interactions import Interactions
+from lfm_np.validation import check_float
 
 KINDS = ".parquet or a folder of such, .csv, .tsv, .npz, or movielens:NAME"
 TEXTS = tuple(name + packed for name in (".csv", ".tsv") for packed in ("", ".gz", ".bz2", ".zst"))
@@ -36,7 +37,15 @@ class Columns(NamedTuple):
 
 
 def read(source: str, columns: Columns) -> Interactions:
-    """The interactions of a source, with ids that need no pickle: of objects such as UUIDs, their text.
+    """The interactions of a source, as `read_values` gives them; with a threshold all have value 1."""
+    data = read_values(source, columns)
+    return data if columns.threshold is None else data.binarize()
+
+
+def read_values(source: str, columns: Columns) -> Interactions:
+    """The interactions of a source that count, with their values.
+
+    Ids need no pickle: of objects such as UUIDs, they are the text.
 
     Raises
     ------
@@ -47,7 +56,7 @@ def read(source: str, columns: Columns) -> Interactions:
     if "O" in (data.users.dtype.kind, data.items.dtype.kind):
         data = dataclasses.replace(data, users=_plain(source, data.users), items=_plain(source, data.items))
     if columns.threshold is not None:
-        data = data.binarize(columns.threshold)
+        data = data.select(data.matrix.data >= check_float("threshold", columns.threshold))
     least = columns.min_user_interactions, columns.min_item_interactions
     return data if least == (1, 1) else data.core(*least)  # empty rows and columns stay, unless asked
 
