@@ -300,7 +300,8 @@ def _read(path: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBat
 @contextlib.contextmanager
 def _named(path: str) -> Iterator[None]:
     """Arrow's errors with the path, and a remedy where values are not what the first ones let expect."""
-    (pa,) = _pyarrow("pyarrow")
+    import pyarrow as pa
+
     try:
         yield
     except FileNotFoundError:
