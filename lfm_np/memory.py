@@ -13,7 +13,7 @@ from lfm_np import validation as check
 from lfm_np.canonical import ROWS
 from lfm_np.half_sweep import gram_chunks
 from lfm_np.kernels.simd import LANES
-from lfm_np.row_plan import most_segments, padded
+from lfm_np.row_plan import FEWEST_FOR_STEPS, most_segments, padded
 
 if TYPE_CHECKING:
     from lfm_np.stored.matrix import StoredMatrix
@@ -22,6 +22,9 @@ _GIB = 1 << 30
 _ROW_BYTES = {"als": 48, "sgd": 24}  # the plan: lengths, costs, order, λ; offsets, counts, what is left to draw
 _INDEX, _RECORD = 4, 16  # bytes a cell: the transpose's index; a record of three int32 and a negative
 _SMALL = 1 << 20  # Python's objects, stacks of threads, what malloc keeps
+DUAL_SHARE = 0.75  # torch: rows with up to this share of k cells take the n × n system
+CELL_BYTES = 128  # torch: of a padded cell beside its rows of Y: its position, column, weights, and their float64 loss
+TORCH_BUDGET = 32 << 20  # about what stays in a last-level cache; more was slower
 _PARTS = 2  # of a stored matrix in memory: the one that is solved and the one that is read
 _CGROUPS = (  # (limit, usage) of version 2 and of version 1
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
@@ -43,6 +46,8 @@ def estimate_memory(
     dtype: Any = np.float32,
     biases: bool = False,
     num_threads: int | None = None,
+    backend: str = "numpy",
+    memory_budget: int = TORCH_BUDGET,
 ) -> int:
     """Bytes that a fit takes at its peak, beside X.
 
@@ -59,12 +64,16 @@ def estimate_memory(
     biases : bool
     num_threads : int, optional
         None takes the cores this process may use.
+    backend : {"numpy", "torch"}
+        "torch" for the fits of `lfm_np.torch_backend`: tensors, and arrays beside them.
+    memory_budget : int
+        Theirs. The default is that of a CPU.
 
     Returns
     -------
     int
-        Within 15 % of the arrays that are alive at the peak. What Python and Numba take for themselves, some 150 MB, is
-        not counted.
+        Within 15 % of the arrays that are alive at the peak. What Python, Numba and torch take for themselves, some
+        150 MB and more, is not counted. `torch_backend.sgd` takes up to a quarter less without a sampler.
 
     Notes
     -----
@@ -83,6 +92,10 @@ def estimate_memory(
     check.check_choice("solver", solver, ("als", "sgd"))
     size, biases = check.check_dtype("dtype", dtype).itemsize, check.check_bool("biases", biases)
     threads, rows = check.check_num_threads(num_threads), m + n
+    check.check_choice("backend", backend, ("numpy", "torch"))
+    if backend == "torch":
+        budget = check.check_int("memory_budget", memory_budget, 1)
+        return (_torch_als if solver == "als" else _torch_sgd)((m, n), nnz, k, size, biases, budget)
     ld = padded(k + (solver == "als" and biases))
     if solver == "als":
         each = 2 * LANES * size + 16  # of ld²: eight systems and their transpose, a wide sum, the Gram matrix
@@ -94,6 +107,25 @@ def estimate_memory(
         training = 2 * ld * size * rows + nnz * (_RECORD + size)
         needed = max(training, (2 * ld + k) * size * rows + nnz * _RECORD + rotating)
     return needed + _ROW_BYTES[solver] * rows
+
+
+def _torch_als(shape: tuple[int, int], nnz: int, k: int, size: int, biases: bool, budget: int) -> int:
+    """Both sides as padded batches, U and V twice, a copy of the fixed side in its basis, and a batch."""
+    rows, k = sum(shape), k + biases
+    numbers, cell = k * size * rows, _INDEX + size
+    short = nnz <= DUAL_SHARE * k * shape[0]  # most rows take the system that needs the basis
+    turned = k * size * shape[1] * (short or biases or k >= FEWEST_FOR_STEPS)
+    work = min(budget, nnz * (2 * k * size + CELL_BYTES)) // 2
+    preparing = max(nnz * (cell + _INDEX), numbers)
+    return 2 * nnz * cell + (16 + size) * rows + max(preparing, 2 * numbers + turned + work)
+
+
+def _torch_sgd(shape: tuple[int, int], nnz: int, k: int, size: int, biases: bool, budget: int) -> int:
+    """The cells, and the random bits that order them; U and V twice, and once more while the result is made."""
+    rows = sum(shape)
+    numbers, cells = (k + biases) * size * rows, nnz * (40 + size)
+    rotating = min(max(shape), ROWS) * k * 8
+    return cells + 24 * rows + max(24 * nnz + 2 * numbers, 3 * numbers + rotating)
 
 
 def cells_at_once(stored: StoredMatrix, *, factors: int, biases: bool, num_threads: int | None, longest: int) -> int:
@@ -120,15 +152,17 @@ def cells_at_once(stored: StoredMatrix, *, factors: int, biases: bool, num_threa
     return (stored.memory - rest) // each
 
 
-def refuse_what_cannot_fit(solver: str, X: sp.csr_array, **options: Any) -> None:
+def refuse_what_cannot_fit(solver: str, X: sp.csr_array, available: int | None = None, **options: Any) -> None:
     """Raise MemoryError now if a fit to X needs more than there is, rather than being killed within it.
+
+    ``available`` bytes are those of a device; None asks this machine.
 
     Raises
     ------
     MemoryError
         With the estimate, what is available, and a remedy.
     """
-    (m, n), have = X.shape, available_memory()
+    (m, n), have = X.shape, available_memory() if available is None else available
     need = estimate_memory(m, n, X.nnz, solver=solver, dtype=X.dtype, **options)
     if have is not None and need > have:
         raise MemoryError(

@@ -70,27 +70,18 @@ def empty_scratch(count: int, users: np.ndarray) -> sgd_cells.Scratch:
     return sgd_cells.Scratch(ids, scores, slopes, pulls, shrinks, direction)
 
 
-class Trainer:
-    """Everything that the epochs share. ``epoch`` runs one, ``keep`` copies the state if it is finite."""
+class Start:
+    """The model that training starts from, and what each row leaves to draw."""
 
     def __init__(self, plan: Plan, start: tuple[np.ndarray, ...] | None, pool: Pool) -> None:
         X = plan.X
         self.plan, self.pool, self.grid, self.seed = plan, pool, plan.grid, plan.seed
         self.indptr = read_only(X.indptr.astype(np.int64, copy=False))
         self.indices = read_only(X.indices.astype(np.int32, copy=False))
-        self.data = read_only(X.data)
         self.masses = None if plan.masses is None else read_only(plan.masses)
-        self.pointers = (None, plan.pointer) if plan.protocol.kind == "list" else (plan.pointer, None)
-        self.records = np.empty((X.nnz, 3), np.int32)
-        self.values = np.empty(X.nnz if plan.uses_values else 0, X.dtype)
-        self.negatives = self.indices if self.masses is None else np.empty(X.nnz, np.int32)
-        self.guide = np.zeros(1 if self.masses is None else 2 * len(self.masses) + 1, np.int32)
-        self.shift = 0 if self.masses is None else sgd_draws.mass_guide(self.masses, self.guide)
         self.free = self._free_masses()
         self.model = empty_model(X.shape, plan.rule.factors, X.dtype, plan.biases, plan.schedule == "adagrad")
         self._fill() if start is None else self._take(start)
-        self.done = 0  # whole epochs
-        self.kept = sgd_cells.Model(*(array.copy() for array in self.model))
 
     def _over_users(self, work: Any) -> None:
         """work(block, first row, last row) for every block of users."""
@@ -131,6 +122,23 @@ class Trainer:
         self.model.users[:, : U.shape[1]], self.model.items[:, : V.shape[1]] = U, V
         self.model.user_bias[:] = user_bias[: len(self.model.user_bias)]
         self.model.item_bias[:] = item_bias[: len(self.model.item_bias)]
+
+
+class Trainer(Start):
+    """Everything that the epochs share. ``epoch`` runs one, ``keep`` copies the state if it is finite."""
+
+    def __init__(self, plan: Plan, start: tuple[np.ndarray, ...] | None, pool: Pool) -> None:
+        super().__init__(plan, start, pool)
+        X = plan.X
+        self.data = read_only(X.data)
+        self.pointers = (None, plan.pointer) if plan.protocol.kind == "list" else (plan.pointer, None)
+        self.records = np.empty((X.nnz, 3), np.int32)
+        self.values = np.empty(X.nnz if plan.uses_values else 0, X.dtype)
+        self.negatives = self.indices if self.masses is None else np.empty(X.nnz, np.int32)
+        self.guide = np.zeros(1 if self.masses is None else 2 * len(self.masses) + 1, np.int32)
+        self.shift = 0 if self.masses is None else sgd_draws.mass_guide(self.masses, self.guide)
+        self.done = 0  # whole epochs
+        self.kept = sgd_cells.Model(*(array.copy() for array in self.model))
 
     def sweep(self) -> dict[str, Any]:
         """One epoch, kept if all of it is finite; its record."""

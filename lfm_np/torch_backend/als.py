@@ -15,7 +15,7 @@ from lfm_np.checkpoint import Run
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
 from lfm_np.kernels.jit import Interrupted
-from lfm_np.memory import refuse_what_cannot_fit
+from lfm_np.memory import CELL_BYTES, DUAL_SHARE, refuse_what_cannot_fit
 from lfm_np.problem import Problem, check_problem
 from lfm_np.row_plan import exact_costs, rows_below_weight, step_pays
 from lfm_np.sweeps import Callback, check_loop, run_sweeps, sigint_noted
@@ -30,10 +30,8 @@ from lfm_np.validation import (
     check_random_state,
 )
 
-DUAL_SHARE = 0.75  # rows with up to this share of k cells take the n × n system
 NONE = 2**62  # no row
 GRAM_ROWS = 1 << 14  # rows whose Gram matrix is summed at once
-CELL_BYTES = 128  # of a padded cell beside its rows of Y: its position, column, weights, and their loss in float64
 
 
 def als(
@@ -128,8 +126,8 @@ def als(
     solver = problem.auto_solver() if solver == "auto" else solver
     rng = check_random_state(run.random_state)
     start = check_init(init, problem.X.shape, problem.factors, biases, problem.X.dtype)
-    refuse_what_cannot_fit("als", problem.X, factors=problem.factors, biases=problem.biases, num_threads=threads)
     where = check_device(device, problem.X.dtype, memory_budget)
+    refuse_what_cannot_fit("als", problem.X, factors=problem.factors, biases=problem.biases, **where.memory())
 
     with sigint_noted() as interrupted, torch_threads(threads), torch.inference_mode():
         state = _State(problem, start, rng, where, solver, interrupted)
@@ -235,7 +233,7 @@ class _State:
         old, dtype = self._penalty(self._items, V), self._U.dtype
         try:
             new_U, V, users, penalty, row = self._half(self._users, U, V, rescue)
-            new_V, new_U, items, _, column = self._half(self._items, V, new_U, rescue)
+            new_V, new_U, items, _, column = self._half(self._items, V, new_U, rescue, own=True)
         except torch.linalg.LinAlgError:  # of a Gram matrix that is not finite
             return U, V, [], "all rows"
         new_U, new_V = new_U.to(dtype), new_V.to(dtype)
@@ -250,13 +248,21 @@ class _State:
     def _penalty(self, side: _Side, W: torch.Tensor) -> torch.Tensor:
         return (side.lam * (W * W).sum(1)).sum(dtype=self._device.wide)
 
-    def _half(self, side: _Side, old: torch.Tensor, Y: torch.Tensor, rescue: bool) -> tuple[torch.Tensor, ...]:
-        """Solve one side from Y: the rows, Y in the basis that was used, loss, penalty, the first row that failed."""
+    def _half(
+        self, side: _Side, old: torch.Tensor, Y: torch.Tensor, rescue: bool, own: bool = False
+    ) -> tuple[torch.Tensor, ...]:
+        """Solve one side from Y: the rows, Y in the basis that was used, loss, penalty, the first row that failed.
+
+        Y is changed in place where it is the sweep's ``own``, else its copy is.
+        """
         problem, device = self._problem, self._device
-        bias = Y[:, problem.factors].clone() if problem.biases else None
+        rotate = side.rotate and bool(problem.weights.a0)
+        if (rotate or problem.biases) and not own:
+            Y = Y.clone()
+        bias = Y[:, -1].clone() if problem.biases else None
         if bias is not None:
-            Y = torch.cat([Y[:, :-1], torch.ones_like(Y[:, -1:])], 1)
-        Y, G, basis = _prepared(Y, problem.weights.a0, side.rotate, device)
+            Y[:, -1] = 1
+        G, basis = _prepared(Y, problem.weights.a0, rotate, device)
         shift = None if bias is None else bias + self._mean
         fixed = Fixed(Y, G, shift, problem.weights, basis, old)
         lam = side.lam.to(Y.dtype)
@@ -271,7 +277,7 @@ class _State:
             loss, penalty = loss + solved.loss, penalty + solved.penalty
             failed = torch.minimum(failed, torch.where(solved.failed, batch.rows, NONE).amin())
         if bias is not None:
-            Y = torch.cat([Y[:, :-1], bias[:, None]], 1)
+            Y[:, -1] = bias
         return new, Y, loss, penalty, failed
 
     def parts(self) -> dict[str, np.ndarray]:
@@ -324,10 +330,8 @@ def _fill(
         U[:, k], V[:, k] = start[2:]
 
 
-def _prepared(
-    Y: torch.Tensor, a0: float, rotate: bool, device: Device
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Y and α₀YᵀY, summed wide; with ``rotate`` in the basis that makes it diagonal, and that basis.
+def _prepared(Y: torch.Tensor, a0: float, rotate: bool, device: Device) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """α₀YᵀY, summed wide; with ``rotate`` Y is brought to the basis that makes it diagonal, which is returned too.
 
     A device without eigenvalues has them from the host, the only thing that a sweep there waits for.
     """
@@ -341,5 +345,7 @@ def _prepared(
         if rotate:
             values, basis = torch.linalg.eigh(G) if device.direct else torch.linalg.eigh(G.cpu())
             values, basis = values.to(G), basis.to(Y)
-            Y, G = Y @ basis, torch.diag(values.clamp_min(0))
-    return Y, G.to(Y.dtype), basis
+            G = torch.diag(values.clamp_min(0))
+            for block in Y.split(GRAM_ROWS):
+                block.copy_(block @ basis)
+    return G.to(Y.dtype), basis

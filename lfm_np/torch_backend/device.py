@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lfm_np.errors import missing_extra
+from lfm_np.memory import TORCH_BUDGET
 from lfm_np.validation import check_int, shown
 
 try:
@@ -18,7 +19,6 @@ except ImportError:
     raise missing_extra("torch", "torch") from None
 
 SMALLEST_BUDGET = 1 << 20
-CPU_BUDGET = 32 << 20  # about what stays in a last-level cache; more was slower
 SHARE = 4  # of the free memory of a GPU, one part in this many
 
 
@@ -34,6 +34,11 @@ class Device:
     def tensor(self, array: np.ndarray, dtype: torch.dtype | None = None) -> torch.Tensor:
         """A copy of ``array`` on the device."""
         return torch.tensor(array, dtype=dtype, device=self.device)
+
+    def memory(self) -> dict[str, Any]:
+        """What `refuse_what_cannot_fit` asks about the device; a CUDA device has memory of its own."""
+        free = torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else None
+        return {"backend": "torch", "memory_budget": self.budget, "available": free}
 
 
 def check_device(device: Any, dtype: np.dtype, memory_budget: Any = None) -> Device:
@@ -77,7 +82,7 @@ def _seen() -> str:
 def _default_budget(device: torch.device) -> int:
     if device.type == "cuda":
         return max(SMALLEST_BUDGET, torch.cuda.mem_get_info(device)[0] // SHARE)
-    return CPU_BUDGET if device.type == "cpu" else 8 * CPU_BUDGET
+    return TORCH_BUDGET if device.type == "cpu" else 8 * TORCH_BUDGET
 
 
 def picked(values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

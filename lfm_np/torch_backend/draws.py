@@ -41,6 +41,16 @@ def below(words: torch.Tensor, bound: torch.Tensor) -> torch.Tensor:
     return torch.minimum((unit * bound.to(torch.float64)).to(torch.int64), bound - 1)
 
 
+def _free_before(indptr: np.ndarray, indices: np.ndarray, masses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of every stored cell: the mass before it that its row has not stored, and the mass at its end."""
+    ends = masses[indices + 1] if len(masses) > 1 else indices.astype(np.int64) + 1
+    starts = masses[indices] if len(masses) > 1 else indices.astype(np.int64)
+    stored = np.concatenate([[0], np.cumsum(ends - starts)])
+    starts -= stored[:-1]
+    starts += np.repeat(stored[indptr[:-1]], np.diff(indptr))
+    return starts, ends
+
+
 class Sampler:
     """Draws items that a row has not stored, by their masses, with nothing rejected.
 
@@ -61,15 +71,13 @@ class Sampler:
     ) -> None:
         self._place = device.device if device.wide == torch.float64 else torch.device("cpu")
         self._target = device.device
-        lengths = np.diff(indptr)
-        ends = masses[indices + 1] if len(masses) > 1 else indices.astype(np.int64) + 1
-        starts = masses[indices] if len(masses) > 1 else indices.astype(np.int64)
-        stored = np.concatenate([[0], np.cumsum(ends - starts)])
-        before = starts - (stored[:-1] - np.repeat(stored[indptr[:-1]], lengths))
-        self._starts, self._before, self._ends, self._free, self._masses = (
-            torch.tensor(array, device=self._place) for array in (indptr.astype(np.int64), before, ends, free, masses)
+        place = self._place
+        self._starts = torch.tensor(indptr.astype(np.int64), device=place)
+        self._before, self._ends = (
+            torch.tensor(array, device=place) for array in _free_before(indptr, indices, masses)
         )
-        self._halvings = int(lengths.max(initial=0)).bit_length()
+        self._free, self._masses = torch.tensor(free, device=place), torch.tensor(masses, device=place)
+        self._halvings = int(np.diff(indptr).max(initial=0)).bit_length()
 
     def draw(self, key: np.uint64, positions: torch.Tensor, users: torch.Tensor) -> torch.Tensor:
         """Items for ``users`` (…) from the given positions (…) of a stream; every user must have free mass."""

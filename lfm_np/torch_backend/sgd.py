@@ -17,7 +17,7 @@ from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
 from lfm_np.kernels.jit import Interrupted, Pool
 from lfm_np.memory import refuse_what_cannot_fit
-from lfm_np.sgd_epoch import BLOCKS, NEGATIVES, Trainer, key
+from lfm_np.sgd_epoch import BLOCKS, NEGATIVES, Start, key
 from lfm_np.sgd_plan import Plan, make_plan
 from lfm_np.sweeps import Callback, check_loop, run_sweeps, sigint_noted
 from lfm_np.torch_backend import losses, steps
@@ -110,19 +110,19 @@ def sgd(
     )
     loop = check_loop("epochs", epochs, tolerance, "sampled_loss", callback, progress, raise_on_interrupt)
     start = validation.check_init(init, plan.X.shape, plan.rule.factors, bool(biases), plan.dtype)
-    refuse_what_cannot_fit("sgd", plan.X, factors=plan.rule.factors, num_threads=threads)
     losses.check_loss(loss)
     where = check_device(device, plan.dtype, memory_budget)
+    refuse_what_cannot_fit("sgd", plan.X, factors=plan.rule.factors, biases=bool(plan.biases), **where.memory())
     size = None if batch_size is None else validation.check_int("batch_size", batch_size, 1)
 
     with sigint_noted() as interrupted, torch_threads(threads), torch.inference_mode():
         with Pool(threads, interrupted) as pool:
-            trainer = Trainer(plan, start, pool)  # the same start, and what its rows leave to draw
-        state = _State(plan, loss, trainer, where, size, interrupted)
+            first = Start(plan, start, pool)
+        state = _State(plan, loss, first, where, size, interrupted)
         params = {name: value for name, value in plan.params.items() if name != "blocks"}
-        params |= loop.params | {"skipped_rows": int(trainer.skipped.sum())}
+        params |= loop.params | {"skipped_rows": int(first.skipped.sum())}
         params |= {"batch_size": state.batch_size, "device": str(where.device)}
-        del trainer
+        del first
         run.resume(state, plan.X, params, start)
 
         result = partial(state.result, params=params, threads=threads)
@@ -140,18 +140,16 @@ class _State:
         self,
         plan: Plan,
         loss: Any,
-        trainer: Trainer,
+        first: Start,
         device: Device,
         batch_size: int | None,
         interrupted: Callable[[], bool],
     ) -> None:
         self._plan, self._loss, self._device, self._interrupted = plan, loss, device, interrupted
-        X, free = plan.X, trainer.free
-        rows = np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
-        self._cells = device.tensor(np.flatnonzero(free[rows] > 0))
-        self._users, self._items, self._values = (
-            device.tensor(array) for array in (rows, X.indices.astype(np.int64), X.data)
-        )
+        X, free = plan.X, first.free
+        self._users = device.tensor(np.repeat(np.arange(X.shape[0]), np.diff(X.indptr)))
+        self._cells = device.tensor(np.flatnonzero(np.repeat(free > 0, np.diff(X.indptr))))
+        self._items, self._values = device.tensor(X.indices.astype(np.int64)), device.tensor(X.data)
         self._sampler, self._log_q, self._log_free = None, None, None
         if plan.masses is not None:
             self._sampler = Sampler(X.indptr, X.indices, plan.masses, free, device)
@@ -160,7 +158,7 @@ class _State:
                 log_q = np.log(plan.rule.negatives * np.maximum(own, 1).astype(np.float64))
                 self._log_q = device.tensor(log_q, device.wide)
                 self._log_free = device.tensor(np.log(np.maximum(free, 1).astype(np.float64)), device.wide)
-        self._model = _model(plan, trainer, device)
+        self._model = _model(plan, first, device)
         self._draws = max(plan.rule.negatives, plan.rule.trials), plan.rule.candidates
         self.batch_size, self._drawn_at_once = self._fitting(batch_size)
         self.done, self.kept = 0, self._model.copy()
@@ -194,8 +192,13 @@ class _State:
                 f"the factors diverged in epoch {number} at learning_rate {rate:g}: try learning_rate="
                 f'{self._plan.rule.rate / 4:g}, a smaller batch_size, schedule="adagrad" or more regularization'
             )
-        self.done, self.kept = number, self._model.copy()
+        self.done = number
+        self._keep()
         return {"sampled_loss": loss / max(nnz, 1)}
+
+    def _keep(self) -> None:
+        for source, target in zip(self._model.tensors().values(), self.kept.tensors().values()):
+            target.copy_(source)
 
     def _batches(self, number: int) -> Iterator[steps.Records]:
         """The records of an epoch in random order; the draws of many batches are made at once."""
@@ -256,7 +259,8 @@ class _State:
     def restore(self, parts: dict[str, np.ndarray], sweeps: int) -> None:
         for name, part in self._model.tensors().items():
             part.copy_(self._device.tensor(parts[name]))
-        self.done, self.kept = sweeps, self._model.copy()
+        self.done = sweeps
+        self._keep()
 
     def result(self, history: list[dict[str, Any]], status: Status, params: dict[str, Any], threads: int) -> Factors:
         kept, biases = self.kept, self._plan.biases
@@ -275,9 +279,9 @@ class _State:
         )
 
 
-def _model(plan: Plan, trainer: Trainer, device: Device) -> steps.Model:
+def _model(plan: Plan, first: Start, device: Device) -> steps.Model:
     """The start that `lfm_np.sgd` has, on the device."""
-    k, source = plan.rule.factors, trainer.model
+    k, source = plan.rule.factors, first.model
     parts = {"users": source.users[:, :k], "items": source.items[:, :k]}
     if plan.biases:
         parts["item_bias"] = source.item_bias
