@@ -22,7 +22,7 @@ from lfm_np.step_rows import Given, step_block, step_heavy
 from lfm_np.validation import frozen
 
 GRAM_BYTES = 8 << 20  # memory of the partial sums of a Gram matrix
-RETRY_BYTES = 32 << 20  # memory of a chunk of rows that are solved again in float64
+RETRY_BYTES = 1 << 20, 32 << 20  # least and most of a chunk of rows that are solved again in float64
 ROTATED_BYTES = 1 << 20  # memory of the rows that a thread rotates at once
 LOSS_CELLS = 1 << 14  # cells of a block that sums their loss
 PIVOT_LOSS = 1e-5  # a pivot may lose digits until eps · loss reaches this; such rows are solved again in float64
@@ -129,7 +129,7 @@ def solve_rows(
     failed = np.flatnonzero(status)
     if len(failed):
         G = fixed.G if X.dtype == np.float64 else _gram_in_float64(fixed, weights, pool)
-        for rows in _chunks(side, failed, X.shape[1]):
+        for rows in _chunks(side, failed, _retry_cells(len(fixed.Y) + side.rows, X.shape[1])):
             sums += _solve_again(side, fixed, G, weights, shift, rows, X, pool)
     return float(sums[0]), float(sums[1])
 
@@ -172,16 +172,22 @@ def singular(noun: str, row: int, count: int) -> SolverError:
     )
 
 
-def _chunks(side: Side, rows: np.ndarray, ld: int) -> list[np.ndarray]:
-    """``rows`` in pieces whose fixed side takes at most RETRY_BYTES in float64, or one row."""
+def _retry_cells(rows: int, ld: int) -> int:
+    """Cells of a chunk. What is made of it takes about three times its bytes, a tenth of the 8·ld a row of factors."""
+    least, most = RETRY_BYTES
+    return max(1, min(most, max(least, ld * rows // 4)) // (8 * ld))
+
+
+def _chunks(side: Side, rows: np.ndarray, most: int) -> list[np.ndarray]:
+    """``rows`` in pieces of at most so many cells, or one row."""
     cells = np.cumsum(np.diff(side.csr[0])[rows] + 1)
-    return np.split(rows, np.flatnonzero(np.diff(cells // (RETRY_BYTES // (8 * ld)))) + 1)
+    return np.split(rows, np.flatnonzero(np.diff(cells // most)) + 1)
 
 
 def _gram_in_float64(fixed: Fixed, weights: Weights, pool: Pool) -> np.ndarray:
     ld = fixed.Y.shape[1]
     G = np.zeros((ld, ld))
-    step = RETRY_BYTES // (8 * ld)
+    step = _retry_cells(len(fixed.Y), ld)
     for lo in range(0, len(fixed.Y) if weights.a0 else 0, step):
         G += weights.a0 * gram_matrix(fixed.Y[lo : lo + step].astype(np.float64), pool)
     pad = np.flatnonzero(~fixed.Y.any(axis=0))

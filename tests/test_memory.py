@@ -1,5 +1,6 @@
 """Estimated memory against the arrays that are alive at the peak, and refusing in time."""
 
+import contextlib
 import functools
 import itertools
 import re
@@ -8,6 +9,8 @@ import tracemalloc
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from optional import require
+from torch_memory import peak_of as peak_with_tensors
 
 import lfm_np
 from lfm_np import losses, memory, row_plan
@@ -47,6 +50,7 @@ MORE_FITS = [  # to two of them
     {"solver": "subspace"},
     {"weighting": "ratings", "biases": True, "regularization": 10.0},  # of well-conditioned rows
     {"weighting": "ratings", "biases": True, "solver": "cg", "dtype": "float64"},
+    {"weighting": "ratings", "biases": True, "regularization": 1e-9},  # of rows that are solved again in float64
     {"dtype": "float64"},
     {"loss": losses.Squared(), "biases": True, "sampler": None, "dtype": "float64"},
 ]
@@ -70,6 +74,48 @@ def test_the_estimate_is_within_15_percent_of_the_peak(shape, options):
 
     estimate = lfm_np.estimate_memory(*sizes[:2], X.nnz, factors=k, solver=solver, num_threads=2, **own)
     assert estimate == pytest.approx(peak_of(fit, X), rel=0.15)
+
+
+TORCH_FITS = [
+    *({"solver": solver} for solver in ("exact", "cg", "subspace")),
+    {"weighting": "ratings", "biases": True, "regularization": 10.0},
+    {"loss": losses.BPR()},
+    {"loss": losses.Logistic(), "biases": True, "dtype": "float64"},
+]
+
+
+@pytest.mark.skipif(JIT_DISABLED, reason="of compiled code")
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("options", TORCH_FITS, ids=lambda some: "-".join(map(str, some.values())))
+def test_the_estimate_of_torch_is_within_15_percent_of_the_peak(shape, options):
+    torch = require("torch")
+    *sizes, k = shape
+    solver, sweeps = ("sgd", "epochs") if "loss" in options else ("als", "iterations")
+    own = {name: options[name] for name in ("dtype", "biases") if name in options}
+    X = matrix(*sizes).astype(own.get("dtype", "float32"))
+
+    def fit(k):
+        getattr(lfm_np.torch_backend, solver)(X, factors=k, num_threads=2, random_state=0, **{sweeps: 1} | options)
+
+    fit(1)  # compiles
+    estimate = lfm_np.estimate_memory(*sizes[:2], X.nnz, factors=k, solver=solver, backend="torch", **own)
+    assert estimate == pytest.approx(peak_with_tensors(torch, lambda: fit(k)), rel=0.15)
+
+
+@pytest.mark.small
+@pytest.mark.parametrize("solver", ["als", "sgd"])
+def test_torch_refuses_what_cannot_fit_a_device(solver, monkeypatch):
+    require("torch")
+    from lfm_np.torch_backend.device import Device
+
+    X = matrix(300, 40, 1000)
+    fit = getattr(lfm_np.torch_backend, solver)
+    need = lfm_np.estimate_memory(300, 40, X.nnz, factors=16, solver=solver, backend="torch")
+    told = {"backend": "torch", "memory_budget": memory.TORCH_BUDGET}
+    for free, refused in ((need, False), (need - 1, True)):
+        monkeypatch.setattr(Device, "memory", lambda self, free=free: told | {"available": free})
+        with pytest.raises(MemoryError, match="take fewer factors") if refused else contextlib.nullcontext():
+            fit(X, factors=16, num_threads=1, random_state=0)
 
 
 @pytest.mark.parametrize(("m", "k"), [(500, 800), (50_000, 320)])
@@ -99,7 +145,15 @@ def test_what_cannot_fit_is_refused_with_numbers_and_a_remedy(solver, monkeypatc
 
 @pytest.mark.small
 def test_arguments_are_checked():
-    for bad in ({"m": -1}, {"factors": 0}, {"solver": "cg"}, {"dtype": "int8"}, {"biases": 1}, {"num_threads": 0}):
+    for bad in (
+        {"m": -1},
+        {"factors": 0},
+        {"solver": "cg"},
+        {"dtype": "int8"},
+        {"biases": 1},
+        {"num_threads": 0},
+        {"backend": "cuda"},
+    ):
         with pytest.raises((ValueError, TypeError), match=next(iter(bad))):
             lfm_np.estimate_memory(**({"m": 10, "n": 10, "nnz": 10} | bad))
 

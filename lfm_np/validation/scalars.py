@@ -14,7 +14,10 @@ _SHOWN = 60
 
 def shown(value: Any) -> str:
     """A short repr for messages."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # the message is about the argument, not about its repr
+        text = f"an object of type {type(value).__name__}"
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
@@ -70,8 +73,9 @@ def check_bool(name: str, value: Any) -> bool:
 
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
     """``value`` if it is one of ``choices``. True is not 1 here."""
+    value = bool(value) if isinstance(value, np.bool_) else value
     for choice in choices:
-        if type(choice) is type(value) and choice == value:
+        if isinstance(value, type(choice)) and choice == value:
             return choice
     raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {shown(value)}")
 
