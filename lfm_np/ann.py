@@ -153,7 +153,7 @@ def _found(found: Any) -> np.ndarray:
 def _check_index(index: Any, factors: Factors, width: int) -> None:
     """An index of vectors as wide as these, and of no more of them."""
     has = getattr(index, "ndim", getattr(index, "d", None))
-    if has is None:
+    if has is None or not callable(getattr(index, "search", None)):
         raise TypeError(f"index must be one of usearch or faiss, got {check.shown(index)}")
     size = index.ntotal if hasattr(index, "ntotal") else len(index)
     if has != width or size > factors.shape[1]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Sized
 from typing import Any
 
 from lfm_np.errors import missing_extra
@@ -15,6 +15,8 @@ GREY = "0.55"  # of what is only there to compare with
 def make_axes(ax: Any, size: tuple[float, float] = (6, 4)) -> Any:
     """The given axes, or those of a new figure."""
     if ax is not None:
+        if not hasattr(ax, "spines"):
+            raise TypeError(f"ax must be Axes of matplotlib, got {shown(ax)}")
         return ax
     try:
         from matplotlib.figure import Figure
@@ -31,13 +33,16 @@ def named(results: Any, labels: Sequence[str] | None) -> list[tuple[Factors, str
     TypeError, ValueError
         Something that is no Factors, no result at all, or not one label for each.
     """
-    results = [results] if isinstance(results, Factors) else list(results)
+    results = [results] if isinstance(results, Factors) else results
+    if not isinstance(results, Iterable):
+        raise TypeError(f"results must be a Factors or a sequence of them, got {shown(results)}")
+    results = list(results)
     for result in results:
         if not isinstance(result, Factors):
             raise TypeError(f"results must be a Factors or a sequence of them, got {shown(result)}")
     if labels is None:
         labels = [None] * len(results)  # type: ignore[list-item]
-    elif isinstance(labels, str) or len(labels) != len(results):
+    elif isinstance(labels, str) or not isinstance(labels, Sized) or len(labels) != len(results):
         raise ValueError(f"labels must be a sequence of {len(results)}, one for each result; got {shown(labels)}")
     if not results:
         raise ValueError("results must hold at least one Factors, got none")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from lfm_np.evaluation import evaluate
 from lfm_np.factors import Factors
 from lfm_np.plots.axes import GREY, make_axes, named, tidy
-from lfm_np.validation import check_ids, check_int, check_seen
+from lfm_np.validation import check_ids, check_int, check_seen, shown
 
 LENGTHS = (1, 2, 5, 10, 20, 50, 100)
 USERS = 8192  # users whose lists are in memory at a time
@@ -46,6 +46,8 @@ def metric_at_n(
     matplotlib Axes
     """
     curves = named(results, labels)
+    if not isinstance(N, Iterable) or not (N := list(N)):
+        raise TypeError(f"N must be a sequence of at least one length, got {shown(N)}")
     cutoffs = sorted({check_int("N", length, 1) for length in N})
     ax = make_axes(ax)
     for result, label in curves:

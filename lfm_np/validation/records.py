@@ -172,6 +172,7 @@ def check_shape(shape: Any, pairs: np.ndarray) -> tuple[int, int]:
     need = (int(pairs[:, 0].max()) + 1, int(pairs[:, 1].max()) + 1) if len(pairs) else (0, 0)
     if shape is None:
         shape = need
+    shape = shape.tolist() if isinstance(shape, np.ndarray) and shape.ndim == 1 else shape
     if not isinstance(shape, Sequence) or len(shape) != 2:
         raise TypeError(f"shape must be a pair (rows, columns), got {shown(shape)}")
     limit = np.iinfo(np.int32).max
