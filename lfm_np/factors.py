@@ -167,7 +167,7 @@ class Factors:
         """
         tensors = {name: getattr(self, name) for name in ("user_factors", "item_factors", "user_bias", "item_bias")}
         model = {name: getattr(self, name) for name in ("global_bias", "status", "params", "history")}
-        persistence.save(path, persistence.FACTORS, tensors, model)
+        persistence.save(check.check_path("path", path), persistence.FACTORS, tensors, model)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, mmap: bool = False) -> Factors:
@@ -192,6 +192,7 @@ class Factors:
         Nothing is unpickled, so a file from elsewhere cannot run code. Each load reads the whole file once for the
         checksum.
         """
+        path = check.check_path("path", path)
         tensors, model = persistence.load(path, persistence.FACTORS, mmap=check.check_bool("mmap", mmap))
         try:
             return cls(**tensors, **model)

@@ -105,7 +105,7 @@ def check_problem(
     """
     check_choice("weighting", weighting, WEIGHTINGS)
     ratings = weighting == "ratings"
-    factors = check_int("factors", factors, 1)
+    factors = check_int("factors", factors, 1, 65_536)
     regularization = check_float("regularization", regularization, 0.0)
     alpha = check_float("alpha", alpha, 0.0)
     exponent = check_float("regularization_exponent", exponent, 0.0)

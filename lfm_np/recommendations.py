@@ -147,7 +147,7 @@ def write_parquet(path: str | os.PathLike[str], batches: Iterator[pa.RecordBatch
     import pyarrow.parquet as pq
 
     first = next(batches)
-    with replacing(path) as file, pq.ParquetWriter(file, first.schema) as writer:
+    with replacing(check.check_path("path", path)) as file, pq.ParquetWriter(file, first.schema) as writer:
         for batch in itertools.chain([first], batches):
             writer.write_batch(batch)
 
@@ -181,7 +181,8 @@ class _Query(NamedTuple):
         user_ids, item_ids = to_arrow(data.users[rows]), to_arrow(data.items)
         types = [user_ids.type, item_ids.type, pa.from_numpy_dtype(factors.user_factors.dtype), pa.int32()]
         schema = pa.schema(list(zip(("user", "item", "score", "rank"), types)))
-        only, never = (None if ids is None else data.columns_of(ids) for ids in (items, exclude))
+        only = None if items is None else data.columns_of(items)
+        never = None if exclude is None else data._item_index._replace(name="exclude").find(exclude, None)
         return cls(rows, check.check_int("N", N, 1), only, never, user_ids, item_ids, schema)
 
 

@@ -128,13 +128,14 @@ class Trainer(Start):
     """Everything that the epochs share. ``epoch`` runs one, ``keep`` copies the state if it is finite."""
 
     def __init__(self, plan: Plan, start: tuple[np.ndarray, ...] | None, pool: Pool) -> None:
-        super().__init__(plan, start, pool)
         X = plan.X
-        self.data = read_only(X.data)
-        self.pointers = (None, plan.pointer) if plan.protocol.kind == "list" else (plan.pointer, None)
+        negatives = np.empty(0 if plan.masses is None else X.nnz, np.int32)
         self.records = np.empty((X.nnz, 3), np.int32)
         self.values = np.empty(X.nnz if plan.uses_values else 0, X.dtype)
-        self.negatives = self.indices if self.masses is None else np.empty(X.nnz, np.int32)
+        super().__init__(plan, start, pool)
+        self.data = read_only(X.data)
+        self.pointers = (None, plan.pointer) if plan.protocol.kind == "list" else (plan.pointer, None)
+        self.negatives = self.indices if self.masses is None else negatives
         self.guide = np.zeros(1 if self.masses is None else 2 * len(self.masses) + 1, np.int32)
         self.shift = 0 if self.masses is None else sgd_draws.mass_guide(self.masses, self.guide)
         self.done = 0  # whole epochs

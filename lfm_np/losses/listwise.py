@@ -38,6 +38,7 @@ class SampledSoftmax:
     array([0.33333333, 0.33333333])
     """
 
+    _bounds: ClassVar = {"temperature": (0.0, True)}
     temperature: float = 1.0
     correct_logq: bool = True
     weighted: bool = False
@@ -93,6 +94,7 @@ class CosineContrastive:
     0.75
     """
 
+    _bounds: ClassVar = {"weight": (0.0, False)}
     margin: float = 0.4
     weight: float = 1.0
     weighted: bool = False

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lfm_np.kernels import sgd_loss
-from lfm_np.validation import check_bool, check_int, shown
+from lfm_np.validation import check_bool, check_float, check_int, shown
 
 KINDS = {("score", "target"): "pointwise", ("difference",): "pairwise", ("positive", "negatives"): "list"}
 COMPILERS = {"pointwise": sgd_loss.pointwise, "pairwise": sgd_loss.pairwise, "list": sgd_loss.listwise}
@@ -90,6 +90,9 @@ def _parameters(loss: Any) -> dict[str, float]:
     for name in own:
         if not isinstance(values.get(name), (numbers.Real, np.bool_)):
             raise TypeError(f"{type(loss).__name__}.{name} must be a number, got {shown(getattr(loss, name))}")
+        low, is_open = getattr(loss, "_bounds", {}).get(name, (-np.inf, False))
+        if not isinstance(values[name], (bool, np.bool_)):
+            check_float(f"{type(loss).__name__}.{name}", values[name], low, open_low=is_open)
     return {name: float(value) for name, value in values.items() if isinstance(value, (numbers.Real, np.bool_))}
 
 

@@ -41,7 +41,9 @@ def check_index(part: str, array: Any) -> np.ndarray:
     array = as_array(part, array)
     if array.dtype.kind not in "iu" or array.ndim != 1:
         raise ValueError(f"{part} must be a one-dimensional integer array")
-    return array if array.dtype in (np.int32, np.int64) and array.dtype.isnative else array.astype(np.int64)
+    if array.dtype not in (np.int32, np.int64) or not array.dtype.isnative:
+        return array.astype(np.int64)
+    return np.require(array, requirements="CA")  # strided ones would have kernels compiled for them
 
 
 def check_data(array: Any, ndim: int = 1) -> np.ndarray:
@@ -51,7 +53,7 @@ def check_data(array: Any, ndim: int = 1) -> np.ndarray:
         raise ValueError("data must be one-dimensional" if ndim == 1 else f"data must have {ndim} dimensions")
     if array.dtype == np.float16:
         return array.astype(np.float32)
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    return np.require(array, array.dtype.newbyteorder("="), "CA")
 
 
 def _compressed(data: Any, indices: Any, indptr: Any, shape: Shape) -> sp.csr_array:

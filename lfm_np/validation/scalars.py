@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 _SHOWN = 60
+NO_NUMBERS = bool, np.bool_, np.timedelta64  # which Python and NumPy count among the integers
 
 
 def shown(value: Any) -> str:
@@ -34,7 +35,7 @@ def as_array(name: str, value: Any) -> np.ndarray:
 def check_int(name: str, value: Any, low: int, high: int | None = None) -> int:
     """``value`` as an int in [low, high]. Booleans and fractions are refused."""
     allowed = f"an integer ≥ {low}" if high is None else f"an integer from {low} to {high}"
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
+    if isinstance(value, NO_NUMBERS) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be {allowed}, got {shown(value)} of type {type(value).__name__}")
     number = int(value)
     if number < low or (high is not None and number > high):
@@ -53,7 +54,7 @@ def check_float(
 ) -> float:
     """``value`` as a finite float in the interval, which is closed unless said otherwise."""
     allowed = f"a finite number in {'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+    if isinstance(value, NO_NUMBERS) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be {allowed}, got {shown(value)} of type {type(value).__name__}")
     try:
         number = float(value)
@@ -90,7 +91,7 @@ def check_names(function: str, given: Iterable[str], allowed: Iterable[str]) -> 
 def check_dtype(name: str, value: Any) -> np.dtype:
     """float32 or float64, given as dtype, type or string."""
     try:
-        dtype = np.dtype(value)
+        dtype = np.dtype("V" if value is None else value)  # None would be float64
     except TypeError:
         raise TypeError(f"{name} must be float32 or float64, got {shown(value)}") from None
     if dtype not in (np.float32, np.float64) or not dtype.isnative:
@@ -111,7 +112,7 @@ def check_random_state(value: Any) -> np.random.Generator:
         return np.random.default_rng(value)
     if isinstance(value, np.random.RandomState):
         return np.random.default_rng(value.randint(0, 2**32, size=4, dtype=np.uint32))
-    if isinstance(value, numbers.Integral) and not isinstance(value, (bool, np.bool_)):
+    if isinstance(value, numbers.Integral) and not isinstance(value, NO_NUMBERS):
         if value < 0:
             raise ValueError(f"random_state must not be negative, got {value}")
         return np.random.default_rng(int(value))

@@ -119,6 +119,7 @@ SAME: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {  # an odd matri
     "values are one number": (shared_values, ones),
     "lies about being canonical": (shuffled_twice, plain),
     "denies being canonical": (lambda: claims(plain(), has_canonical_format=False, has_sorted_indices=False), plain),
+    "indices are a list": (lambda: raw(plain().data, plain().indices.tolist(), plain().indptr), plain),
     "csr_matrix": (lambda: sp.csr_matrix(plain()), plain),
     "csc_array": (lambda: sp.csc_array(plain()), plain),
     "lil_matrix": (lambda: sp.lil_matrix(plain()), plain),
@@ -132,9 +133,9 @@ SAME: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {  # an odd matri
 
 REFUSED: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "masked values": (remade(lambda a: np.ma.masked_array(a, np.arange(len(a)) == 3)), ("X", "mask")),
-    "one-dimensional coo": (lambda: sp.coo_array(np.ones(5)), ("X", "2")),
-    "one-dimensional csr": (lambda: sp.csr_array(np.ones(5)), ("X", "2")),
-    "three-dimensional coo": (lambda: sp.coo_array(np.ones((2, 3, 4))), ("X", "2")),
+    "one-dimensional coo": (lambda: sp.coo_array(np.ones(5)), ("X", "two")),
+    "one-dimensional csr": (lambda: sp.csr_array(np.ones(5)), ("X", "two")),
+    "three-dimensional coo": (lambda: sp.coo_array(np.ones((2, 3, 4))), ("X", "two")),
     "datetime values": (lambda: raw(plain().data.astype("M8[s]"), plain().indices, plain().indptr), ("X", "datetime")),
     "timedelta values": (
         lambda: raw(plain().data.astype("m8[s]"), plain().indices, plain().indptr),
@@ -145,10 +146,9 @@ REFUSED: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "bool indices": (lambda: raw(plain().data, plain().indices.astype(bool), plain().indptr), ("X", "indices")),
     "two-dimensional data": (lambda: raw(plain().data[:, None], plain().indices, plain().indptr), ("X", "data")),
     "0-d indptr": (lambda: raw(plain().data, plain().indices, np.array(0)), ("X", "indptr")),
-    "indices are a list": (lambda: raw(plain().data, plain().indices.tolist(), plain().indptr), ("X", "indices")),
     "a generator": (lambda: (row for row in ()), ("X",)),
     "a set": (lambda: {1, 2}, ("X",)),
-    "np.matrix": (lambda: np.matrix(np.eye(3)), ("X", "sparse")),
+    "np.matrix": (lambda: np.eye(3).view(np.matrix), ("X", "sparse")),
     "the class itself": (lambda: sp.csr_array, ("X", "sparse")),
     "a shape": (lambda: (3, 4), ("X", "sparse")),
 }

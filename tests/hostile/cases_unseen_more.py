@@ -132,12 +132,12 @@ def commands() -> Iterator[Case]:
     with tempfile.TemporaryDirectory() as folder:
         gone = str(Path(folder) / "gone")
     for name, words, word in (
-        ("no file", ("fit", gone, "model"), "gone"),
+        ("no file", ("fit", gone), "gone"),
         ("a folder", ("recommend", "/"), "/"),
         ("a device", ("recommend", "/dev/zero"), "/dev/zero"),
-        ("k text", ("fit", gone, "model", "--factors", "many"), "factors"),
-        ("k huge", ("fit", gone, "model", "--factors", "9" * 40), "factors"),
-        ("lambda nan", ("fit", gone, "model", "--regularization", "nan"), "regularization"),
+        ("k text", ("fit", gone, "--factors", "many"), "factors"),
+        ("k huge", ("fit", gone, "--factors", "9" * 40), "factors"),
+        ("lambda nan", ("fit", gone, "--regularization", "nan"), "regularization"),
         ("unknown command", ("fitt",), "fitt"),
         ("unknown option", ("fit", "--facotrs", "3"), "facotrs"),
     ):

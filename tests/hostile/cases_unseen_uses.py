@@ -53,7 +53,6 @@ USERS: dict[str, Any] = {  # odd ways to ask for users 3, 1 and 3
     "loud subclass": np.array([3, 1, 3]).view(Loud),
     "range": range(1, 6, 2),
     "tuple": (3, 1, 3),
-    "object": np.array([3, 1, 3], object),
     "read-only": np.frombuffer(np.array([3, 1, 3]).tobytes(), np.int64),
     "memoryview": memoryview(np.array([3, 1, 3])),
 }
@@ -89,6 +88,7 @@ ODD_USERS: dict[str, Any] = {
     "slice": slice(3),
     "class": int,
     "equal to all": EqualsAll(),
+    "object": np.array([3, 1, 3], object),
     "string array": np.array(["1"]),
 }
 
@@ -184,7 +184,6 @@ def results() -> Iterator[Case]:
         "masked": np.ma.masked_array(U, U > 0),
         "complex": U.astype(complex),
         "integers": U.astype(int),
-        "float16": U.astype(np.float16),
         "long double": U.astype(np.longdouble),
         "list": U.tolist(),
         "flat": U[0],

@@ -4,19 +4,39 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+from typing import Any
 
 import numpy as np
 
 import lfm_np
 
-from . import cases_data, cases_files, cases_formats, cases_losses, cases_results, cases_solvers, matrices, problems
+from . import (
+    cases_data,
+    cases_files,
+    cases_formats,
+    cases_losses,
+    cases_results,
+    cases_solvers,
+    cases_unseen_arguments,
+    cases_unseen_data,
+    cases_unseen_fits,
+    cases_unseen_more,
+    cases_unseen_uses,
+    matrices,
+    problems,
+)
 from .case import Case
 from .solvers import solvers
+
+MODULES: tuple[Any, ...] = (
+    cases_solvers, cases_losses, cases_results, cases_data, cases_formats, cases_files, cases_unseen_fits,
+    cases_unseen_arguments, cases_unseen_uses, cases_unseen_data, cases_unseen_more,
+)  # fmt: skip
 
 
 def cases() -> list[Case]:
     found = [case for solver in solvers() for case in problems.cases(solver)]
-    for module in (cases_solvers, cases_losses, cases_results, cases_data, cases_formats, cases_files):
+    for module in MODULES:
         found += module.cases()
     names = [case.name for case in found]
     repeated = {name for name in names if names.count(name) > 1}
