@@ -48,7 +48,7 @@ def metric_at_n(
     curves = named(results, labels)
     if not isinstance(N, Iterable) or not (N := list(N)):
         raise TypeError(f"N must be a sequence of at least one length, got {shown(N)}")
-    cutoffs = sorted({check_int("N", length, 1) for length in N})
+    cutoffs = sorted({check_int("N", length, 1, 2**31 - 1) for length in N})
     ax = make_axes(ax)
     for result, label in curves:
         found = evaluate(result, train, test, [f"{metric}@{length}" for length in cutoffs])
@@ -90,7 +90,7 @@ def coverage(
     matplotlib Axes
     """
     curves = named(results, labels)
-    N = check_int("N", N, 1)
+    N = check_int("N", N, 1, 2**31 - 1)
     ax = make_axes(ax)
     for result, label in curves:
         first = np.full(result.shape[1], N)  # the best place that an item has in any list
@@ -136,7 +136,7 @@ def popularity_bias(
     matplotlib Axes
     """
     curves = named(results, labels)
-    N = check_int("N", N, 1)
+    N = check_int("N", N, 1, 2**31 - 1)
     n = curves[0][0].shape[1]
     counts = item_counts("seen", seen, curves[0][0].shape)
     order = np.argsort(-counts, kind="stable")

@@ -124,9 +124,9 @@ def lists() -> Iterator[Case]:
         "none": None,
         "index": Seven(),
     }.items():
-        yield _refused(f"recommend, N {name}", lambda n=n: f.recommend([1], N=n), "N")
-        yield _refused(f"similar_users, N {name}", lambda n=n: f.similar_users([1], N=n), "N")
-    yield Case("unseen: recommend, N 2^62", lambda: f.recommend([1], N=2**62), raises((ValueError, MemoryError), "N"))
+        yield _refused(f"recommend, N {name}", lambda n=n: f.recommend([1], N=n), "N must")
+        yield _refused(f"similar_users, N {name}", lambda n=n: f.similar_users([1], N=n), "N must")
+    yield Case("unseen: recommend, N 2^62", lambda: f.recommend([1], N=2**62), raises(ValueError, "N must"))
     for name, n in {"liar": Liar(3), "np.uint8": np.uint8(3)}.items():
         yield _right(
             f"recommend, N {name}",
