@@ -14,8 +14,10 @@ from lfm_np.validation.scalars import as_array, check_int, shown
 def check_ids(name: str, ids: Any, size: int) -> np.ndarray:
     """Row numbers as an int64 array of shape (N,) (a scalar gives one element), each in [0, size)."""
     array = as_array(name, ids)
-    if array.dtype == np.float64 and isinstance(ids, (list, tuple)) and all(isinstance(i, np.integer) for i in ids):
-        array = np.array([int(i) for i in ids], np.int64)  # of no integers, or of both signs, NumPy makes floats
+    if array.size == 0 and array.dtype == np.float64:
+        array = array.astype(np.int64)  # np.asarray([]) is float64
+    elif array.dtype == np.float64 and isinstance(ids, (list, tuple)) and all(isinstance(i, np.integer) for i in ids):
+        array = np.asarray([int(i) for i in ids])  # of int64 and uint64 together NumPy makes float64
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
     if array.ndim > 1:

@@ -79,6 +79,7 @@ ODD_USERS: dict[str, Any] = {
     "matrix": np.matrix([1, 2]),
     "sparse": sp.csr_array(np.array([[1, 2]])),
     "huge": [2**63],
+    "huge of both signs": [np.int8(-1), np.uint64(2**63)],
     "beyond 64 bits": [2**70],
     "negative huge": [-(2**63)],
     "number M": [M],
@@ -138,6 +139,9 @@ def lists() -> Iterator[Case]:
         "recommend, N > n",
         lambda: f.recommend([1], N=N + 5)[0],
         lambda r: (r[:, N:] == -1).all() and (r[:, :N] == brute(f, [1], N)).all(),
+    )
+    yield _right(
+        "recommend, an empty float array", lambda: f.recommend(np.array([]), N=3)[0], lambda r: r.shape == (0, 3)
     )
     yield _right("recommend, nobody", lambda: f.recommend([], N=3)[0], lambda r: r.shape == (0, 3))
     yield _right(
