@@ -43,7 +43,7 @@ def check_index(part: str, array: Any) -> np.ndarray:
         raise ValueError(f"{part} must be a one-dimensional integer array")
     if array.dtype not in (np.int32, np.int64) or not array.dtype.isnative:
         return array.astype(np.int64)
-    return np.require(array, requirements="CA")  # strided ones would have kernels compiled for them
+    return np.require(array, requirements=["C", "A"])  # strided ones would have kernels compiled for them
 
 
 def check_data(array: Any, ndim: int = 1) -> np.ndarray:
@@ -53,7 +53,7 @@ def check_data(array: Any, ndim: int = 1) -> np.ndarray:
         raise ValueError("data must be one-dimensional" if ndim == 1 else f"data must have {ndim} dimensions")
     if array.dtype == np.float16:
         return array.astype(np.float32)
-    return np.require(array, array.dtype.newbyteorder("="), "CA")
+    return np.require(array, array.dtype.newbyteorder("="), ["C", "A"])
 
 
 def _compressed(data: Any, indices: Any, indptr: Any, shape: Shape) -> sp.csr_array:
