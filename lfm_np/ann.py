@@ -127,7 +127,7 @@ def search(index: Any, factors: Factors, users: Any, N: int = 10) -> Ranked:
     users : array of int, shape (p,)
     N : int
     """
-    rows, N = check.check_ids("users", users, factors.shape[0]), check.check_int("N", N, 1, 2**31 - 1)
+    rows, N = check.check_ids("users", users, factors.shape[0]), check.check_length("N", N)
     vectors = user_vectors(factors, rows)
     _check_index(index, factors, vectors.shape[1])
     ids = np.full((len(rows), N), -1, np.int64)

@@ -121,7 +121,7 @@ def recommend(
            [ 1,  0,  2]])
     """
     m, n = factors.shape
-    u, N = check.check_ids("users", users, m), check.check_int("N", N, 1, 2**31 - 1)
+    u, N = check.check_ids("users", users, m), check.check_length("N", N)
     rows = check.check_seen("seen", seen, u, (m, n), keep_zeros=factors._zero_is_a_value)
     denied = np.unique(check.check_ids("exclude", [] if exclude is None else exclude, n))
     if items is None:
@@ -165,7 +165,7 @@ def similar_users(
 
 def _similar(factors: Factors, side: str, ids: Any, N: int, metric: str, num_threads: int | None) -> Ranked:
     A = factors.item_factors if side == "items" else factors.user_factors
-    rows, N = check.check_ids(side, ids, len(A)), check.check_int("N", N, 1, 2**31 - 1)
+    rows, N = check.check_ids(side, ids, len(A)), check.check_length("N", N)
     key = (side, check.check_choice("metric", metric, ("cosine", "inner")))
     if key not in factors._similarity:
         unit = ranking.unit_rows(A) if metric == "cosine" else A

@@ -183,7 +183,7 @@ class _Query(NamedTuple):
         schema = pa.schema(list(zip(("user", "item", "score", "rank"), types)))
         only = None if items is None else data.columns_of(items)
         never = None if exclude is None else data._item_index._replace(name="exclude").find(exclude, None)
-        return cls(rows, check.check_int("N", N, 1, 2**31 - 1), only, never, user_ids, item_ids, schema)
+        return cls(rows, check.check_length("N", N), only, never, user_ids, item_ids, schema)
 
 
 def _batches(factors: Factors, query: _Query, seen: Any, num_threads: int | None) -> Iterator[pa.RecordBatch]:

@@ -10,7 +10,7 @@ import numpy as np
 from lfm_np.evaluation import evaluate
 from lfm_np.factors import Factors
 from lfm_np.plots.axes import GREY, make_axes, named, tidy
-from lfm_np.validation import check_ids, check_int, check_seen, shown
+from lfm_np.validation import check_ids, check_length, check_seen, shown
 
 LENGTHS = (1, 2, 5, 10, 20, 50, 100)
 USERS = 8192  # users whose lists are in memory at a time
@@ -48,7 +48,7 @@ def metric_at_n(
     curves = named(results, labels)
     if not isinstance(N, Iterable) or not (N := list(N)):
         raise TypeError(f"N must be a sequence of at least one length, got {shown(N)}")
-    cutoffs = sorted({check_int("N", length, 1, 2**31 - 1) for length in N})
+    cutoffs = sorted({check_length("N", length) for length in N})
     ax = make_axes(ax)
     for result, label in curves:
         found = evaluate(result, train, test, [f"{metric}@{length}" for length in cutoffs])
@@ -90,7 +90,7 @@ def coverage(
     matplotlib Axes
     """
     curves = named(results, labels)
-    N = check_int("N", N, 1, 2**31 - 1)
+    N = check_length("N", N)
     ax = make_axes(ax)
     for result, label in curves:
         first = np.full(result.shape[1], N)  # the best place that an item has in any list
@@ -136,7 +136,7 @@ def popularity_bias(
     matplotlib Axes
     """
     curves = named(results, labels)
-    N = check_int("N", N, 1, 2**31 - 1)
+    N = check_length("N", N)
     n = curves[0][0].shape[1]
     counts = item_counts("seen", seen, curves[0][0].shape)
     order = np.argsort(-counts, kind="stable")

@@ -9,7 +9,12 @@ import scipy.sparse as sp
 
 from lfm_np.validation.formats import check_data, check_index, share_csr, wrap_csr
 from lfm_np.validation.matrices import check_real, highest_if_plain, owned_csr, read_only
-from lfm_np.validation.scalars import as_array, shown
+from lfm_np.validation.scalars import as_array, check_int, shown
+
+
+def check_length(name: str, value: Any) -> int:
+    """How long lists of items shall be, which are numbered below 2³¹."""
+    return check_int(name, value, 1, 2**31 - 1)
 
 
 def check_seen(
