@@ -16,7 +16,6 @@ from lfm_np.cells import DUPLICATES, cells_of, matrix_of
 from lfm_np.errors import missing_extra
 
 if TYPE_CHECKING:
-    import narwhals as nw
     import pyarrow as pa
 
     from lfm_np.interactions import Interactions
@@ -238,6 +237,8 @@ def _arrow_table(frame: Any, plan: Plan) -> tuple[pa.Table, str]:
         import narwhals as nw
     except ImportError:
         raise missing_extra("narwhals", "io") from None
+    from lfm_np.id_columns import object_column
+
     try:
         wrapped = nw.from_native(frame)
     except TypeError:
@@ -247,19 +248,15 @@ def _arrow_table(frame: Any, plan: Plan) -> tuple[pa.Table, str]:
     some = wrapped.select(_check_present(plan, wrapped.collect_schema().names()))
     eager = some.collect() if isinstance(some, nw.LazyFrame) else some
     try:
-        return pa.table({name: _arrow_column(eager[name]) for name in eager.columns}), eager.implementation.value
+        arrays = {
+            series.name: object_column(series.to_list()) if series.dtype == nw.Object else series.to_arrow()
+            for series in eager.iter_columns()
+        }
+        return pa.table(arrays), eager.implementation.value
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
         raise TypeError(
             f"a column of frame holds objects of several kinds, or of one that Arrow lacks: {error}"
         ) from None
-
-
-def _arrow_column(series: nw.Series[Any]) -> Any:
-    import narwhals as nw
-
-    from lfm_np.id_columns import object_column
-
-    return object_column(series.to_list()) if series.dtype == nw.Object else series.to_arrow()
 
 
 def open_files(
