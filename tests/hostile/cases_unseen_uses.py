@@ -76,7 +76,7 @@ ODD_USERS: dict[str, Any] = {
     "two-dimensional": [[1, 2]],
     "ragged": [[1], [2, 3]],
     "masked": np.ma.masked_array([1, 2], [0, 1]),
-    "matrix": np.matrix([1, 2]),
+    "matrix": np.array([[1, 2]]).view(np.matrix),
     "sparse": sp.csr_array(np.array([[1, 2]])),
     "huge": [2**63],
     "huge of both signs": [np.int8(-1), np.uint64(2**63)],
