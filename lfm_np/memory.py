@@ -45,6 +45,7 @@ def estimate_memory(
     solver: str = "als",
     dtype: Any = np.float32,
     biases: bool = False,
+    sampled: bool = True,
     num_threads: int | None = None,
     backend: str = "numpy",
     memory_budget: int = TORCH_BUDGET,
@@ -62,6 +63,8 @@ def estimate_memory(
         `als` takes as much with any of its own solvers.
     dtype : float32 or float64
     biases : bool
+    sampled : bool
+        False for `sgd` with ``sampler=None``, which draws no negatives; only "torch" takes less for it.
     num_threads : int, optional
         None takes the cores this process may use.
     backend : {"numpy", "torch"}
@@ -73,7 +76,7 @@ def estimate_memory(
     -------
     int
         Within 15 % of the arrays that are alive at the peak. What Python, Numba and torch take for themselves, some
-        150 MB and more, is not counted. `torch_backend.sgd` takes up to a quarter less without a sampler.
+        150 MB and more, is not counted.
 
     Notes
     -----
@@ -91,11 +94,13 @@ def estimate_memory(
     k = check.check_int("factors", factors, 1)
     check.check_choice("solver", solver, ("als", "sgd"))
     size, biases = check.check_dtype("dtype", dtype).itemsize, check.check_bool("biases", biases)
-    threads, rows = check.check_num_threads(num_threads), m + n
+    threads, rows, sampled = check.check_num_threads(num_threads), m + n, check.check_bool("sampled", sampled)
     check.check_choice("backend", backend, ("numpy", "torch"))
     if backend == "torch":
         budget = check.check_int("memory_budget", memory_budget, 1)
-        return (_torch_als if solver == "als" else _torch_sgd)((m, n), nnz, k, size, biases, budget)
+        if solver == "sgd":
+            return _torch_sgd((m, n), nnz, k, size, biases, sampled)
+        return _torch_als((m, n), nnz, k, size, biases, budget)
     ld = padded(k + (solver == "als" and biases))
     if solver == "als":
         each = 2 * LANES * size + 16  # of ld²: eight systems and their transpose, a wide sum, the Gram matrix
@@ -120,10 +125,10 @@ def _torch_als(shape: tuple[int, int], nnz: int, k: int, size: int, biases: bool
     return 2 * nnz * cell + (16 + size) * rows + max(preparing, 2 * numbers + turned + work)
 
 
-def _torch_sgd(shape: tuple[int, int], nnz: int, k: int, size: int, biases: bool, budget: int) -> int:
+def _torch_sgd(shape: tuple[int, int], nnz: int, k: int, size: int, biases: bool, sampled: bool) -> int:
     """The cells, and the random bits that order them; U and V twice, and once more while the result is made."""
     rows = sum(shape)
-    numbers, cells = (k + biases) * size * rows, nnz * (40 + size)
+    numbers, cells = (k + biases) * size * rows, nnz * (24 + 16 * sampled + size)
     rotating = min(max(shape), ROWS) * k * 8
     return cells + 24 * rows + max(24 * nnz + 2 * numbers, 3 * numbers + rotating)
 

@@ -171,7 +171,7 @@ def test_a_zero_rating_is_a_value():
 
 
 BAD = [
-    ({"factors": 0}, ValueError, "factors must be an integer ≥ 1, got 0"),
+    ({"factors": 0}, ValueError, "factors must be an integer from 1 to 65536, got 0"),
     ({"factors": 2.5}, TypeError, "factors must be an integer"),
     ({"factors": True}, TypeError, "factors must be an integer"),
     ({"regularization": -1.0}, ValueError, "regularization must be"),

@@ -57,6 +57,14 @@ MORE_FITS = [  # to two of them
 LARGE_K = (4_000, 1_000, 100_000, 320)  # to `als` only: what counts is in k²
 
 
+def asked_by(options):
+    """The solver, what its sweeps are called, and what the estimate is told of the options."""
+    own = {name: options[name] for name in ("dtype", "biases") if name in options}
+    if "loss" not in options:
+        return "als", "iterations", own
+    return "sgd", "epochs", own | {"sampled": options.get("sampler", ...) is not None}
+
+
 @pytest.mark.skipif(JIT_DISABLED, reason="of compiled code")
 @pytest.mark.parametrize(
     ("options", "shape"),
@@ -65,8 +73,7 @@ LARGE_K = (4_000, 1_000, 100_000, 320)  # to `als` only: what counts is in k²
 )
 def test_the_estimate_is_within_15_percent_of_the_peak(shape, options):
     *sizes, k = shape
-    solver, sweeps = ("sgd", "epochs") if "loss" in options else ("als", "iterations")
-    own = {name: options[name] for name in ("dtype", "biases") if name in options}
+    solver, sweeps, own = asked_by(options)
     X = matrix(*sizes).astype(own.get("dtype", "float32"))
 
     def fit(X):
@@ -81,6 +88,7 @@ TORCH_FITS = [
     {"weighting": "ratings", "biases": True, "regularization": 10.0},
     {"loss": losses.BPR()},
     {"loss": losses.Logistic(), "biases": True, "dtype": "float64"},
+    {"loss": losses.Squared(), "sampler": None, "biases": True},
 ]
 
 
@@ -90,8 +98,7 @@ TORCH_FITS = [
 def test_the_estimate_of_torch_is_within_15_percent_of_the_peak(shape, options):
     torch = require("torch")
     *sizes, k = shape
-    solver, sweeps = ("sgd", "epochs") if "loss" in options else ("als", "iterations")
-    own = {name: options[name] for name in ("dtype", "biases") if name in options}
+    solver, sweeps, own = asked_by(options)
     X = matrix(*sizes).astype(own.get("dtype", "float32"))
 
     def fit(k):

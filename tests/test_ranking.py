@@ -334,7 +334,7 @@ def test_a_corrupt_seen_matrix_is_refused(users):
         ({"users": [-1]}, ValueError, "users must be from 0 to 1, got -1"),
         ({"users": [0.5]}, TypeError, "users must be integers"),
         ({"users": [[0]]}, ValueError, "users must be a scalar or one-dimensional"),
-        ({"N": 0}, ValueError, "N must be an integer ≥ 1"),
+        ({"N": 0}, ValueError, "N must be an integer from 1 to 2147483647, got 0"),
         ({"N": 2.0}, TypeError, "N must be an integer"),
         ({"seen": sp.csr_array((1, 3))}, ValueError, r"whole matrix of shape \(2, 3\).*got shape \(1, 3\)"),
         ({"seen": np.ones((2, 3))}, TypeError, "seen must be a two-dimensional scipy.sparse"),

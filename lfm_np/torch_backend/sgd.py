@@ -112,7 +112,8 @@ def sgd(
     start = validation.check_init(init, plan.X.shape, plan.rule.factors, bool(biases), plan.dtype)
     losses.check_loss(loss)
     where = check_device(device, plan.dtype, memory_budget)
-    refuse_what_cannot_fit("sgd", plan.X, factors=plan.rule.factors, biases=bool(plan.biases), **where.memory())
+    asked = {"factors": plan.rule.factors, "biases": bool(plan.biases), "sampled": plan.masses is not None}
+    refuse_what_cannot_fit("sgd", plan.X, **asked, **where.memory())
     size = None if batch_size is None else validation.check_int("batch_size", batch_size, 1)
 
     with sigint_noted() as interrupted, torch_threads(threads), torch.inference_mode():
