@@ -6,7 +6,7 @@ Blocks write their own rows, and partial sums are added in block order: the same
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,46 +67,45 @@ def rotated(Y: np.ndarray, Q: np.ndarray, out: np.ndarray, pool: Pool, only: np.
     step = int(row_plan.SMALLEST_BLOCK / (row_plan.ROTATE_ROW * Q.size))
     step = max(1, min(step, ROTATED_BYTES // (Y.shape[1] * Y.itemsize)))
 
+    @cache  # new memory for every block may cost as much as the product: a dask worker's malloc gives it back each time
+    def scratch(worker: int) -> np.ndarray:
+        return np.empty((step, Y.shape[1]), Y.dtype)
+
     def work(block: int, worker: int) -> None:
         rows = slice(block * step, (block + 1) * step)
         own = rows if only is None else only[rows]
-        out[own] = Y[own] @ Q
+        some = Y[own]
+        out[own] = np.matmul(some, Q, out=scratch(worker)[: len(some)])
 
     pool.run(work, -(-len(Y if only is None else only) // step))
     return out
 
 
-def prepare_fixed(
-    rotate: bool,
-    Y: np.ndarray,
-    out: np.ndarray,
-    weights: Weights,
-    factors: int,
-    pool: Pool,
-    products: np.ndarray | None = None,
-) -> Fixed:
-    """α₀YᵀY of the fixed side, and with ``rotate`` Y itself in the basis that makes it diagonal (into ``out``).
+def prepare_fixed(rotate: bool, Y: np.ndarray, out: np.ndarray, weights: Weights, factors: int, pool: Pool) -> Fixed:
+    """α₀YᵀY of the fixed side, and with ``rotate`` Y itself in the basis that makes it diagonal (into ``out``)."""
+    products = gram_matrix(Y, pool) if weights.a0 else np.zeros((Y.shape[1], Y.shape[1]))
+    fixed = fixed_gram(rotate, products, weights, factors, Y.dtype)
+    return fixed._replace(Y=frozen(Y if fixed.basis is None else rotated(Y, fixed.basis, out, pool)))
 
-    ``products``: YᵀY where it is known.
-    """
-    ld = Y.shape[1]
+
+def fixed_gram(rotate: bool, products: np.ndarray, weights: Weights, factors: int, dtype: Any) -> Fixed:
+    """What `prepare_fixed` knows from YᵀY alone (ld × ld, float64), without rows."""
+    ld = len(products)
     G = np.zeros((ld, ld))
     floor, Q = -np.inf, None
     if weights.a0:
-        products = gram_matrix(Y, pool) if products is None else products
         G[:factors, :factors] = weights.a0 * products[:factors, :factors]
     if rotate:
         values, basis = spectrum(G[:factors, :factors])
         values = np.maximum(values, 0)
         Q = np.eye(ld)
         Q[:factors, :factors] = basis
-        Y = rotated(Y, Q, out, pool)
         G = np.diag(np.concatenate((values, np.zeros(ld - factors))))
-        floor = factors * np.finfo(Y.dtype).eps * values[-1] - values[0] if Y.dtype == np.float32 else -np.inf
+        floor = factors * np.finfo(dtype).eps * values[-1] - values[0] if dtype == np.float32 else -np.inf
     G[range(factors, ld), range(factors, ld)] = 1
     with np.errstate(over="ignore", under="ignore"):  # rows that would need what overflows are solved again in float64
-        G = G.astype(Y.dtype)
-    return Fixed(frozen(Y), frozen(G), frozen(G.diagonal().copy()), floor, Q)
+        G = G.astype(dtype)
+    return Fixed(frozen(np.empty((0, ld), dtype)), frozen(G), frozen(G.diagonal().copy()), floor, Q)
 
 
 def solve_rows(

@@ -37,8 +37,14 @@ class Eager:
     def task(self, name, function, *arguments):
         return function(*arguments)
 
-    def groups(self, *groups, heed=True):
+    def send(self, *groups):
         return [list(group) for group in groups]
+
+    def finish(self, values, heed=True):
+        pass
+
+    def groups(self, *groups, heed=True):
+        return self.send(*groups)
 
     def gather(self, values):
         return list(values)

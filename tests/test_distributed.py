@@ -9,7 +9,7 @@ import oracles_als as oracle
 import pytest
 import scipy.sparse as sp
 from als_problems import matrix, scores, start
-from distributed_runs import OPTIONS, Eager, cluster_module, needed
+from distributed_runs import OPTIONS, Eager, cluster_module, needed, same_bits
 from test_als import WEIGHTINGS
 
 import lfm_np
@@ -190,3 +190,79 @@ def test_tolerance_callback_and_warm_start(client, tall):
     assert further.status == "converged"
     assert len(further.history) < 30
     assert further.history[0]["objective"] < stopped.history[-1]["objective"]
+
+
+# ---- the next sweep, sent before its time ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "sends"), [({}, "ssfsff"), ({"tolerance": 1e-9}, "sfsfsf"), ({"checkpoint_every": 2}, "ssffsf")]
+)
+def test_the_next_sweep_is_sent_where_nothing_is_to_be_decided_between(eager, monkeypatch, options, sends):
+    """Not where the last one may be the last of all, or the driver is to take a copy."""
+    done = []
+
+    def noted(name):
+        method = getattr(Eager, name)
+        monkeypatch.setattr(Eager, name, lambda self, *given: [done.append(name[0]), method(self, *given)][1])
+
+    noted("send")
+    noted("finish")
+    monkeypatch.setattr(Eager, "groups", lambda self, *groups, heed=True: [list(group) for group in groups])
+    eager(matrix(12, 9, seed=3), factors=3, iterations=3, shards=2, random_state=0, **options)
+    assert "".join(done) == sends
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_sweeps_sent_before_their_time_give_the_same_bits(client, tall, wide):
+    tall = tall.T.tocsr() if wide else tall
+    asked = {"client": client, "shards": 2, **OPTIONS}
+    same_bits(lfm_np.distributed.als(tall, **asked), lfm_np.distributed.als(tall, callback=lambda *_: None, **asked))
+
+
+def test_a_sweep_sent_before_its_time_is_dropped_where_items_are_solved_again(client):
+    """Nearly perfect fits leave so little of float32's sums that items are solved in float64, in some sweep first."""
+    X = sp.csr_array(np.outer(np.arange(1.0, 41), np.arange(1.0, 6)))
+    asked = {
+        "weighting": "ratings",
+        "factors": 2,
+        "regularization": 1e-7,
+        "iterations": 6,
+        "shards": 2,
+        "client": client,
+    }
+    same_bits(
+        lfm_np.distributed.als(X, random_state=0, **asked),
+        lfm_np.distributed.als(X, random_state=0, callback=lambda *_: None, **asked),
+    )
+
+
+def held(dask_worker=None):
+    """What this worker holds for a run."""
+    return sorted(str(key) for key in dask_worker.data if "lfm_" in str(key))
+
+
+def test_an_interrupted_run_leaves_nothing_on_the_workers(client, tall, monkeypatch):
+    """Both the sweep that runs and the one after it are given up before the users are solved for the result."""
+    sweeps, released = importlib.import_module("lfm_np.distributed.sweep").Sweeps, []
+    whole, release = sweeps._sweep, cluster_module().Cluster.release
+
+    def pressed(self):
+        if self._sweeps == 1:
+            self._cluster._interrupted = lambda: True
+            monkeypatch.setattr(cluster_module(), "_POLL", 1e-4)
+        return whole(self)
+
+    def noted(self, futures):
+        released.extend(future.key for future in futures if "items" in str(future.key))
+        release(self, futures)
+
+    monkeypatch.setattr(sweeps, "_sweep", pressed)
+    monkeypatch.setattr(cluster_module().Cluster, "release", noted)
+    stopped = lfm_np.distributed.als(tall, client=client, shards=2, **{**OPTIONS, "iterations": 9})
+    assert (stopped.status, len(stopped.history), len(released)) == ("interrupted", 1, 2)
+    until = time.monotonic() + 5
+    while any(client.run(held).values()) and time.monotonic() < until:
+        gc.collect()
+        time.sleep(0.01)
+    assert not any(client.run(held).values())

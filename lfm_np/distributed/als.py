@@ -155,7 +155,15 @@ def als(
         _refuse_what_cannot_fit(problem, shape[0], workers)
         general = without_cells(problem)
         sources = source.sources(cluster, general) if sharded else _cut(problem, general, shards or workers.threads)
-        state = Sweeps(cluster, general, sources, _start(problem, shape, given, rng), threads)
+        driven = bool(loop.tolerance or loop.callback)  # the driver decides after every sweep whether to go on
+        state = Sweeps(
+            cluster,
+            general,
+            sources,
+            _start(problem, shape, given, rng),
+            threads,
+            follows=lambda sweep: not driven and sweep < loop.limit and sweep % every != 0,
+        )
         params = problem.params | {"solver": "exact", "shards": len(sources)} | loop.params
         run.follow(state)
         run.resume(state, state.fingerprint() if checkpoint is not None else "", params, given)

@@ -16,7 +16,7 @@ import scipy.sparse as sp
 
 from lfm_np.distributed.spare import Spare
 from lfm_np.fingerprint import fingerprint
-from lfm_np.half_sweep import Fixed, gram_matrix, prepare_fixed, rotated, solve_rows
+from lfm_np.half_sweep import Fixed, fixed_gram, gram_matrix, rotated, solve_rows
 from lfm_np.kernels.als_rows import aligned
 from lfm_np.kernels.jit import Pool, single_threaded_blas
 from lfm_np.problem import Problem, narrow
@@ -38,7 +38,7 @@ class Users(NamedTuple):
     """The solved rows of a shard, and their sums."""
 
     U: np.ndarray  # (rows, ld)
-    gram: np.ndarray  # UᵀU, float64; empty where no cell beside Ω has a weight
+    gram: np.ndarray  # as `gram_of`
     loss: float
     penalty: float
     basis: np.ndarray | None  # (ld, ld) in which U is, seen from V; None if in the same
@@ -48,18 +48,12 @@ class Items(NamedTuple):
     """The solved items of a block."""
 
     V: np.ndarray  # (items, ld)
+    gram: np.ndarray  # as `gram_of`
     unsolved: np.ndarray  # places of those that float32 could not solve
     loss: np.ndarray  # of every item, float64
     energy: np.ndarray  # Σ c·p² of every item, from which the loss is left
     penalty: np.ndarray
     users: tuple[float, float]  # loss and penalty of all users
-
-
-class FixedItems(NamedTuple):
-    """The fixed items as the shards take them."""
-
-    fixed: Fixed
-    bias: np.ndarray  # of every item, or empty
 
 
 def settled(value: Any) -> Any:
@@ -152,14 +146,43 @@ def fingerprint_of(shard: Shard) -> str:
 # ---- users ----------------------------------------------------------------------------------------------------------
 
 
-def fix_items(problem: Problem, blocks: list[Items], rotate: bool, threads: int) -> FixedItems:
-    """The item factors of all blocks, with what every shard would compute of them."""
-    V = aligned((sum(len(block.V) for block in blocks), problem.columns), problem.X.dtype)
-    np.concatenate([block.V for block in blocks], out=V)
-    bias = bias_taken(problem, V)
+def fix_items(problem: Problem, found: list[Items], rotate: bool) -> Fixed:
+    """What every shard would compute of the Gram matrices of all blocks of items; without rows."""
+    gram = np.sum([block.gram for block in found], axis=0)
+    with single_threaded_blas():
+        return fixed_gram(rotate, gram, problem.weights, problem.factors + problem.biases, problem.X.dtype)
+
+
+def solve_users(problem: Problem, shard: Shard, items: list[Items], fixed: Fixed, mean: float, threads: int) -> Users:
+    """Every row of a shard from all items."""
+    shard = settled(shard)
+    U = shard.spare.array((shard.users.rows, problem.columns), problem.X.dtype)
     with Pool(threads) as pool:
-        fixed = prepare_fixed(rotate, V, V, problem.weights, problem.factors + problem.biases, pool)
-    return FixedItems(fixed, bias)
+        fixed, shift = together(problem, settled(fixed), [block.V for block in items], mean, shard.spare, pool)
+        loss, penalty = solve_rows(shard.users, fixed, problem.weights, shift, U, pool)
+        return Users(U, gram_of(problem, U, pool), loss, penalty, fixed.basis)
+
+
+def together(
+    problem: Problem, fixed: Fixed, parts: list[np.ndarray], mean: float, spare: Spare, pool: Pool
+) -> tuple[Fixed, np.ndarray]:
+    """The fixed side with the rows of all parts, in its basis; and what the targets are shifted by."""
+    Y = spare.array((sum(map(len, parts)), problem.columns), problem.X.dtype)
+    first = 0
+    for part in parts:
+        rows = Y[first : first + len(part)]
+        if fixed.basis is None:
+            rows[:] = part
+        else:
+            rotated(part, fixed.basis, rows, pool)
+        first += len(part)
+    bias = bias_taken(problem, Y)
+    return fixed._replace(Y=frozen(Y)), frozen(bias + Y.dtype.type(mean))
+
+
+def gram_of(problem: Problem, Y: np.ndarray, pool: Pool) -> np.ndarray:
+    """YᵀY (ld × ld, float64); zeros, which nobody looks at, where no cell beside Ω has a weight."""
+    return gram_matrix(Y, pool) if problem.weights.a0 else np.zeros((Y.shape[1], Y.shape[1]))
 
 
 def bias_taken(problem: Problem, Y: np.ndarray) -> np.ndarray:
@@ -169,17 +192,6 @@ def bias_taken(problem: Problem, Y: np.ndarray) -> np.ndarray:
     bias = Y[:, problem.factors].copy()
     Y[:, problem.factors] = 1
     return bias
-
-
-def solve_users(problem: Problem, shard: Shard, items: FixedItems, mean: float, threads: int) -> Users:
-    """Every row of a shard from the fixed items."""
-    shard, items = settled(shard), settled(items)
-    U = shard.spare.array((shard.users.rows, problem.columns), problem.X.dtype)
-    shift = frozen(items.bias + U.dtype.type(mean))
-    with Pool(threads) as pool:
-        loss, penalty = solve_rows(shard.users, items.fixed, problem.weights, shift, U, pool)
-        gram = gram_matrix(U, pool) if problem.weights.a0 else np.empty((0, 0))
-    return Users(U, gram, loss, penalty, items.fixed.basis)
 
 
 def rotated_rows(
@@ -202,27 +214,26 @@ def rotated_rows(
 # ---- items ----------------------------------------------------------------------------------------------------------
 
 
-def items_of(V: np.ndarray) -> Items:
+def items_of(problem: Problem, V: np.ndarray) -> Items:
     """Items that were not solved just now."""
     loss, energy, penalty = np.zeros((3, len(V)))
-    return Items(V, np.empty(0, np.int64), loss, energy, penalty, (0.0, 0.0))
+    with Pool(1) as pool:
+        return Items(V, gram_of(problem, V, pool), np.empty(0, np.int64), loss, energy, penalty, (0.0, 0.0))
 
 
 def solve_item_rows(problem: Problem, shard: ItemShard, users: list[Users], mean: float, threads: int) -> Items:
     """The items of a shard from the users of all."""
-    side, spare, users = settled(shard.items), shard.spare, settled(tuple(users))
-    U = spare.array((sum(len(part.U) for part in users), problem.columns), problem.X.dtype)
-    np.concatenate([part.U for part in users], out=U)
-    bias, V = bias_taken(problem, U), aligned((side.rows, problem.columns), U.dtype)
-    shift, products = frozen(bias + U.dtype.type(mean)), np.sum([part.gram for part in users], axis=0)
+    side, weights, k, dtype = settled(shard.items), problem.weights, problem.factors + problem.biases, problem.X.dtype
+    V = aligned((side.rows, problem.columns), dtype)
     with Pool(threads) as pool:
-        weights, k = problem.weights, problem.factors + problem.biases
-        fixed = prepare_fixed(side.rotate, U, U, weights, k, pool, products)
+        fixed = fixed_gram(side.rotate, np.sum([part.gram for part in users], axis=0), weights, k, dtype)
+        fixed, shift = together(problem, fixed, [part.U for part in users], mean, shard.spare, pool)
         loss, penalty = solve_rows(side, fixed, weights, shift, V, pool)
-    rotate_back(V, fixed.basis)
-    rotate_back(V, users[0].basis)
-    items = items_of(V)
-    return items._replace(loss=np.array([loss]), penalty=np.array([penalty]), energy=np.zeros(1), users=sums_of(users))
+        rotate_back(V, fixed.basis, pool)
+        rotate_back(V, users[0].basis, pool)
+        gram = gram_of(problem, V, pool)
+    none, sums = np.zeros(1), sums_of(users)
+    return Items(V, gram, np.empty(0, np.int64), np.array([loss]), none, np.array([penalty]), sums)
 
 
 def sums_of(users: Sequence[Users]) -> tuple[float, float]:
@@ -230,24 +241,24 @@ def sums_of(users: Sequence[Users]) -> tuple[float, float]:
     return sum(part.loss for part in users), sum(part.penalty for part in users)
 
 
-def rotate_back(V: np.ndarray, basis: np.ndarray | None) -> None:
+def rotate_back(V: np.ndarray, basis: np.ndarray | None, pool: Pool) -> None:
     """To the basis of the items before, on which all agree.
 
     That of a sweep, computed again on another machine, may differ by much where eigenvalues lie close together.
     """
     if basis is not None:
-        with Pool(1) as pool:
-            rotated(V, basis.T, V, pool)
+        rotated(V, basis.T, V, pool)
 
 
-def patched(items: Items, again: Items, places: np.ndarray) -> Items:
+def patched(problem: Problem, items: Items, again: Items, places: np.ndarray) -> Items:
     """A block with some items replaced."""
     V = aligned(items.V.shape, items.V.dtype)
     V[:] = items.V
-    whole = Items(V, items.unsolved[:0], items.loss.copy(), items.energy, items.penalty.copy(), items.users)
+    whole = items._replace(V=V, unsolved=items.unsolved[:0], loss=items.loss.copy(), penalty=items.penalty.copy())
     for name in ("V", "loss", "penalty"):
         getattr(whole, name)[places] = getattr(again, name)
-    return whole
+    with Pool(1) as pool:
+        return whole._replace(gram=gram_of(problem, V, pool))
 
 
 def found_of(items: Items) -> Items:

@@ -82,8 +82,15 @@ class Cluster:
         key = f"lfm_{name}-{self._run}-{next(self._numbers)}"
         return dask.delayed(function, pure=False)(*arguments, dask_key_name=key)
 
-    def groups(self, *groups: Sequence[Any], heed: bool = True) -> list[list[Any]]:
-        """The futures of groups of tasks, run to the end in one graph. What is a future already stays one.
+    def send(self, *groups: Sequence[Any]) -> list[list[Any]]:
+        """The futures of groups of tasks, which begin to run in one graph. What is a future already stays one."""
+        with dask.config.set(_SETTINGS):
+            futures = self._client.compute([task for group in groups for task in group], optimize_graph=False)
+        rest = iter(futures)
+        return [[next(rest) for _ in group] for group in groups]
+
+    def finish(self, futures: Sequence[Any], heed: bool = True) -> None:
+        """Wait until they are run to the end.
 
         Raises
         ------
@@ -92,14 +99,15 @@ class Cluster:
         Lost
             Workers kept dying.
         """
-        tasks = [task for group in groups for task in group]
-        with dask.config.set(_SETTINGS):
-            futures = self._client.compute(tasks, optimize_graph=False)
         while any(future.status != "finished" for future in futures):  # one may be lost again after it was done
             self._wait(futures, heed)
             self._raise_error(futures)
-        rest = iter(futures)
-        return [[next(rest) for _ in group] for group in groups]
+
+    def groups(self, *groups: Sequence[Any], heed: bool = True) -> list[list[Any]]:
+        """The futures of groups of tasks, run to the end."""
+        sent = self.send(*groups)
+        self.finish([future for group in sent for future in group], heed)
+        return sent
 
     def gather(self, futures: Sequence[distributed.Future]) -> list[Any]:
         """The results of futures."""
@@ -117,7 +125,7 @@ class Cluster:
         for future in futures:
             future.release()
 
-    def _wait(self, futures: list[distributed.Future], heed: bool) -> None:
+    def _wait(self, futures: Sequence[distributed.Future], heed: bool) -> None:
         since = time.monotonic()
         while True:
             try:
@@ -153,7 +161,7 @@ class Cluster:
                 "of memory; start workers, or take fewer factors or more shards"
             )
 
-    def _raise_error(self, futures: list[distributed.Future]) -> None:
+    def _raise_error(self, futures: Sequence[distributed.Future]) -> None:
         for future in futures:
             error = future.exception() if future.status == "error" else None
             if isinstance(error, (KilledWorker, CancelledError)):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
-from lfm_np.distributed.blocks import Items, Shard, Users, bias_taken, rotate_back, settled, sums_of
+from lfm_np.distributed.blocks import Items, Shard, Users, bias_taken, gram_of, rotate_back, settled, sums_of
 from lfm_np.distributed.spare import Spare
 from lfm_np.half_sweep import PIVOT_LOSS, minimised_by_eigenvalues, singular
 from lfm_np.kernels.als_primal import CANCELLED, primal_scratch
@@ -18,7 +19,7 @@ from lfm_np.problem import Problem
 from lfm_np.row_plan import primal_cost
 from lfm_np.validation import frozen
 
-ADDED = 1 << 16  # numbers of a share that are added at once: half a megabyte in float64
+ADDED = 1 << 14  # numbers of a share that are added at once: 128 KiB in float64
 TASK_NS = 400e3  # estimated nanoseconds of the rows that a thread of a task takes at once
 
 
@@ -62,8 +63,10 @@ def _share(
     pieces = max(1, int(cost[-1] / TASK_NS)) if rows else 0
     edges = np.concatenate(([0], np.searchsorted(cost, np.arange(1, pieces) * cost[-1] / pieces), [rows]))
 
+    scratch = cache(lambda worker: primal_scratch(ld, dtype))
+
     def work(block: int, worker: int) -> None:
-        place = int(edges[block]), int(edges[block + 1]), primal_scratch(ld, dtype)
+        place = int(edges[block]), int(edges[block + 1]), scratch(worker)
         row_shares(csr, frozen(U), tuple(problem.weights), shift, *place, A, b, energy)
 
     with Pool(threads) as pool:
@@ -73,37 +76,41 @@ def _share(
 
 def add_shares(shares: list[Share]) -> Share:
     """Their sum in the order given, carried in float64."""
-    A, b, energy = total = [aligned(part.shape, part.dtype) for part in (shares[0].A, shares[0].b, shares[0].energy)]
-    step = max(1, ADDED // max(1, A.shape[1]))
-    for lo in range(0, len(b), step):
-        rows = slice(lo, lo + step)
-        for out, part in zip(total, _summed(shares, rows)):
-            out[rows] = part
-    return Share(A, b, energy, _users(shares))
+    total = _like(shares, len(shares[0].b))
+    _sum(shares, slice(None), total)
+    return Share(*total, _users(shares))
 
 
 def _users(shares: list[Share]) -> list[Users]:
     return [users for share in shares for users in share.users]
 
 
-def _summed(shares: list[Share], rows: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Some rows of the sum: few enough to stay in the cache, where float64 costs no memory traffic."""
-
-    def total(parts: list[np.ndarray]) -> np.ndarray:
-        added = parts[0][rows].astype(np.float64)
-        for part in parts[1:]:
-            added += part[rows]
-        return added.astype(parts[0].dtype, copy=False)
-
-    A, b, energy = (total([getattr(share, name) for share in shares]) for name in ("A", "b", "energy"))
+def _like(shares: list[Share], rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Room for some rows of their sum."""
+    A, b, energy = (aligned((rows, *part.shape[1:]), part.dtype) for part in shares[0][:3])
     return A, b, energy
+
+
+def _sum(shares: list[Share], rows: slice, into: tuple[np.ndarray, ...]) -> None:
+    """Write some rows of the sum: a piece at a time, that float64 stay in the cache."""
+    wide = np.empty(ADDED)
+    for out, *parts in zip(into, *(share[:3] for share in shares)):
+        flat, (first, *more) = out.reshape(-1), [part[rows].reshape(-1) for part in parts]
+        for lo in range(0, len(flat), ADDED):
+            piece = slice(lo, lo + ADDED)
+            total = wide[: len(first[piece])]
+            total[:] = first[piece]
+            for part in more:
+                total += part[piece]
+            flat[piece] = total
 
 
 def solve_items(problem: Problem, shares: list[Share], lam: np.ndarray, threads: int) -> Items:
     """The items of a block from the shares of all shards."""
     items, status = _solve(problem, shares, lam, threads)
-    rotate_back(items.V, shares[0].users[0].basis)
-    return items._replace(unsolved=np.flatnonzero(status != OK))
+    with Pool(threads) as pool:
+        rotate_back(items.V, shares[0].users[0].basis, pool)
+        return items._replace(gram=gram_of(problem, items.V, pool), unsolved=np.flatnonzero(status != OK))
 
 
 def to_solve_again(blocks: list[Items]) -> list[np.ndarray]:
@@ -140,7 +147,9 @@ def solve_items_again(problem: Problem, shares: list[Share], lam: np.ndarray, it
     V, loss, penalty = found.V, found.loss, found.penalty
     G = _padded_gram(problem, _users(shares), np.float64)
     for place in np.flatnonzero(status != OK).tolist():
-        A, b = _unpacked(_summed(shares, slice(place, place + 1)), problem.columns)
+        one = _like(shares, 1)
+        _sum(shares, slice(place, place + 1), one)
+        A, b = _unpacked(one, problem.columns)
         A += G + lam[place] * np.eye(len(A))
         if not minimised_by_eigenvalues(A, b, lam[place], V[place]):
             raise singular("column", items[place], int(np.count_nonzero(status != OK)))
@@ -148,7 +157,8 @@ def solve_items_again(problem: Problem, shares: list[Share], lam: np.ndarray, it
         loss[place] = found.energy[place] - b @ x - x @ (b - A @ x)
         penalty[place] = lam[place] * (x @ x)
     V = V.astype(problem.X.dtype)
-    rotate_back(V, shares[0].users[0].basis)
+    with Pool(1) as pool:
+        rotate_back(V, shares[0].users[0].basis, pool)
     return found._replace(V=V)
 
 
@@ -157,18 +167,24 @@ def _solve(problem: Problem, shares: list[Share], lam: np.ndarray, threads: int)
     rows, dtype, ld, users = len(shares[0].b), shares[0].b.dtype, problem.columns, _users(shares)
     status, sums = np.empty(rows, np.uint8), sums_of(users)
     loss, energy, penalty = np.empty((3, rows))
-    items = Items(aligned((rows, ld), dtype), np.empty(0, np.int64), loss, energy, penalty, sums)
+    items = Items(aligned((rows, ld), dtype), np.empty((0, 0)), np.empty(0, np.int64), loss, energy, penalty, sums)
     G, limit = frozen(_padded_gram(problem, users, dtype)), PIVOT_LOSS / float(np.finfo(dtype).eps)
     step = max(8, int(TASK_NS / primal_cost(np.zeros(1), ld)[0]) // 8 * 8)
 
+    @cache
+    def scratch(worker: int) -> tuple[Any, ...]:
+        return _like(shares, step), primal_scratch(ld, dtype)
+
     def work(block: int, worker: int) -> None:
         part = slice(block * step, (block + 1) * step)
-        share = settled(_summed(shares, part))
+        (room, mine), count = scratch(worker), len(lam[part])
+        share = room[0][:count], room[1][:count], room[2][:count]
+        _sum(shares, part, share)
         energy = share[2]
-        count, empty = len(energy), energy == 0  # the solution is zero, whatever the system
+        empty = energy == 0  # the solution is zero, whatever the system
         model = G, frozen(np.where(empty, dtype.type(1), lam[part]))
         V, loss, penalty = items.V[part], items.loss[part], items.penalty[part]
-        solve_shares(model, limit, 0, count, primal_scratch(ld, dtype), share, V, status[part], loss, penalty)
+        solve_shares(model, limit, 0, count, mine, settled(share), V, status[part], loss, penalty)
         V[empty], status[part][empty], loss[empty], penalty[empty] = 0, OK, 0, 0
         items.energy[part] = energy
 

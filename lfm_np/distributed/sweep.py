@@ -13,6 +13,7 @@ from lfm_np.distributed import blocks, equations
 from lfm_np.distributed.cluster import RESTARTS, Cluster, Lost, NoWorkers
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
+from lfm_np.kernels.jit import Interrupted
 from lfm_np.problem import Problem
 from lfm_np.row_plan import primal_cost
 
@@ -21,6 +22,21 @@ FAN_IN = 16  # shares that one task adds
 
 
 Source = tuple[Any, ...]  # of a task: the function and its arguments
+
+
+class Solved(NamedTuple):
+    """The items after a sweep, by blocks: futures, or tasks that bring back what was kept."""
+
+    items: list[Any]
+    found: list[Any]  # the same without factors
+
+
+class Sent(NamedTuple):
+    """A sweep that the workers were sent."""
+
+    users: list[Any]  # tasks, whose results nobody keeps
+    kept: list[Any]  # their futures, where they will probably be needed again
+    solved: Solved
 
 
 class Kept(NamedTuple):
@@ -38,15 +54,17 @@ class Sweeps:
     The users of a sweep follow from the items before it, so that the items of the last two sweeps are the state, and
     users are solved once more where they are asked for. The items stay on the workers; every so many sweeps the driver
     takes a copy (`copy`), and the graph begins anew from there: its length stays bounded, and so does what is lost with
-    the workers.
+    the workers. Where the driver has nothing to decide between two sweeps, the next is sent before its time.
     """
 
     _shards: list[Any]  # futures; none before they are made
     _item_shards: list[Any]  # of the columns, where users are gathered
     _failed: SolverError | None = None  # with which this run gave up
-    _V: list[Any]  # the blocks of items: futures, or tasks that bring back what was kept
-    _before: list[Any]  # those before the last sweep
+    _V: Solved
+    _before: Solved  # before the last sweep
     _kept: Kept
+    _ahead: Sent | None = None  # the next sweep, if the workers have it already
+    _again = False  # whether items of the last sweep had to be solved again
 
     def __init__(
         self,
@@ -55,10 +73,15 @@ class Sweeps:
         shards: list[Source],
         start: tuple[np.ndarray | None, np.ndarray],
         threads: int,
+        follows: Callable[[int], bool],
     ) -> None:
-        """``start``: U (m, factors + biases), or None for zeros, and V (n, ld). ``shards``: what makes each `Shard`."""
+        """``start``: U (m, factors + biases), or None for zeros, and V (n, ld). ``shards``: what makes each `Shard`.
+
+        ``follows``: whether it is certain that another sweep follows that of this number, from its own items.
+        """
         self._shards = []
         self._cluster, self._problem, self._threads, self._sources = cluster, problem, threads, shards
+        self._follows = follows
         self._start, V = start
         self._go_back(Kept(0, V, V, 0.0))
         self._surviving(self._prepare)
@@ -121,8 +144,24 @@ class Sweeps:
                 raise self._failed
 
     def _sweep(self) -> dict[str, Any]:
+        sent = self._ahead or self._send(self._V)
+        self._ahead = self._send(sent.solved) if not self._again and self._follows(self._sweeps + 1) else None
+        try:
+            self._cluster.finish([*sent.solved.items, *sent.solved.found])
+            solved, values = self._solved_again(sent)
+        except Interrupted:
+            self._drop(sent)
+            raise
+        self._cluster.release(sent.kept)
+        record = self._record(values)
+        self._before, self._V, self._item_penalty = self._V, solved, _penalty(values)
+        self._sweeps += 1
+        return record
+
+    def _send(self, V: Solved) -> Sent:
+        """Let the workers do the sweep that begins with these items."""
         cluster = self._cluster
-        users = self._users(self._V)
+        users = self._users(V)
         if self._item_shards:
             asked = self.mean, self._threads
             items = [
@@ -132,21 +171,21 @@ class Sweeps:
         else:
             items = [self._items(users, block) for block in self._ranges]
         found = [cluster.task("found", blocks.found_of, part) for part in items]
-        users, items, found = cluster.groups(users, items, found)
-        values = cluster.gather(found)
-        items, values = self._solved_again(users, items, values)
-        cluster.release(users)
-        record = self._record(values)
-        self._before, self._V, self._item_penalty = self._V, items, _penalty(values)
-        self._sweeps += 1
-        return record
+        kept, items, found = cluster.send(users if self._again else [], items, found)
+        return Sent(users, kept, Solved(items, found))
 
-    def _users(self, V: list[Any]) -> list[Any]:
+    def _drop(self, *given_up: Sent) -> None:
+        """Let the workers forget these sweeps and the one ahead."""
+        for sent in (*given_up, *([self._ahead] if self._ahead else [])):
+            self._cluster.release([*sent.kept, *sent.solved.items, *sent.solved.found])
+        self._ahead = None
+
+    def _users(self, V: Solved) -> list[Any]:
         """The tasks that solve the users of every shard."""
-        cluster, problem, threads = self._cluster, self._problem, self._threads
-        fixed = cluster.task("fix", blocks.fix_items, problem, V, self._rotate, threads)
+        cluster, problem = self._cluster, self._problem
+        fixed = cluster.task("fix", blocks.fix_items, problem, V.found, self._rotate)
         return [
-            cluster.task("users", blocks.solve_users, problem, shard, fixed, self.mean, threads)
+            cluster.task("users", blocks.solve_users, problem, shard, V.items, fixed, self.mean, self._threads)
             for shard in self._shards
         ]
 
@@ -161,32 +200,33 @@ class Sweeps:
             "items", equations.solve_items, problem, self._few(shares), self._lam[slice(*block)], threads
         )
 
-    def _solved_again(
-        self, users: list[Any], items: list[Any], found: list[blocks.Items]
-    ) -> tuple[list[Any], list[blocks.Items]]:
-        """The blocks of items with those that need float64 solved in it."""
+    def _solved_again(self, sent: Sent) -> tuple[Solved, list[blocks.Items]]:
+        """The items with those that need float64 solved in it, and what was found."""
         cluster, problem = self._cluster, self._problem
+        (items, found), values = sent.solved, cluster.gather(sent.solved.found)
         patched = {}
-        for place, (block, places) in enumerate(zip(self._ranges, equations.to_solve_again(found))):
+        for place, (block, places) in enumerate(zip(self._ranges, equations.to_solve_again(values))):
             if not len(places):
                 continue
             ids = block[0] + places
             shares = [
                 cluster.task("wide_share", equations.wide_share_of, problem, shard, rows, ids, self.mean)
-                for shard, rows in zip(self._shards, users)
+                for shard, rows in zip(self._shards, sent.users)
             ]
             again = cluster.task(
                 "wide_items", equations.solve_items_again, problem, self._few(shares), self._lam[ids], ids
             )
-            patched[place] = cluster.task("patched", blocks.patched, items[place], again, places)
+            patched[place] = cluster.task("patched", blocks.patched, problem, items[place], again, places)
+        self._again = bool(patched)
         if not patched:
-            return items, found
-        (futures,) = cluster.groups(list(patched.values()))
+            return sent.solved, values
+        self._drop()
+        small = [cluster.task("found", blocks.found_of, task) for task in patched.values()]
+        futures, small = cluster.groups(list(patched.values()), small)
         items, found = list(items), list(found)
-        (small,) = cluster.groups([cluster.task("found", blocks.found_of, future) for future in futures])
-        for place, future, value in zip(patched, futures, cluster.gather(small)):
-            items[place], found[place] = future, value
-        return items, found
+        for place, *new in zip(patched, futures, small, cluster.gather(small)):
+            items[place], found[place], values[place] = new
+        return Solved(items, found), values
 
     def _few(self, shares: list[Any]) -> list[Any]:
         """At most FAN_IN shares of the same sum."""
@@ -209,10 +249,10 @@ class Sweeps:
         V, before = self._blocks(self._V), self._blocks(self._before)
         self._go_back(Kept(self._sweeps, V, before, self._item_penalty))
 
-    def _blocks(self, items: list[Any]) -> np.ndarray:
-        """Their factors."""
+    def _blocks(self, solved: Solved) -> np.ndarray:
+        """The factors."""
         cluster = self._cluster
-        found = self._surviving(lambda: cluster.gather(cluster.groups(items, heed=False)[0]))
+        found = self._surviving(lambda: cluster.gather(cluster.groups(solved.items, heed=False)[0]))
         return np.concatenate([part.V for part in found])
 
     def fingerprint(self) -> str:
@@ -234,7 +274,13 @@ class Sweeps:
 
     def _go_back(self, kept: Kept) -> None:
         self._kept, self._sweeps, self._item_penalty = kept, kept.sweeps, kept.penalty
-        self._V, self._before = ([self._cluster.task("items_again", blocks.items_of, V)] for V in (kept.V, kept.before))
+        self._V, self._before = self._brought(kept.V), self._brought(kept.before)
+        self._ahead = None
+
+    def _brought(self, V: np.ndarray) -> Solved:
+        """Tasks that bring what was kept to the workers."""
+        items = self._cluster.task("items_again", blocks.items_of, self._problem, V)
+        return Solved([items], [self._cluster.task("found", blocks.found_of, items)])
 
     # ---- the result -------------------------------------------------------------------------------------------------
 
