@@ -13,7 +13,6 @@ from lfm_np.distributed import blocks, equations
 from lfm_np.distributed.cluster import RESTARTS, Cluster, Lost, NoWorkers
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
-from lfm_np.kernels.jit import Interrupted
 from lfm_np.problem import Problem
 from lfm_np.row_plan import primal_cost
 
@@ -149,11 +148,11 @@ class Sweeps:
         try:
             self._cluster.finish([*sent.solved.items, *sent.solved.found])
             solved, values = self._solved_again(sent)
-        except Interrupted:
+            record = self._record(values)
+        except BaseException:
             self._drop(sent)
             raise
         self._cluster.release(sent.kept)
-        record = self._record(values)
         self._before, self._V, self._item_penalty = self._V, solved, _penalty(values)
         self._sweeps += 1
         return record
