@@ -81,6 +81,18 @@ class Case:
     make: Callable[[], dict[str, Any]] = field(default=dict)
 
 
+class Group(NamedTuple):
+    """Cases of one heading that make their own data."""
+
+    name: str
+
+    def refused(self, name: str, call: Callable[[], Any], *words: str, kind: Any = (TypeError, ValueError)) -> Case:
+        return Case(f"{self.name}: {name}", lambda: call(), raises(kind, *words))
+
+    def right(self, name: str, call: Callable[[], Any], true: Callable[[Any], Any] = lambda result: True) -> Case:
+        return Case(f"{self.name}: {name}", lambda: call(), Holds(lambda result: bool(true(result))))
+
+
 def judge(case: Case, strict: bool = True) -> Outcome:
     """Run a case in this process; ``strict`` looks at process-wide settings too."""
     inputs = case.make()

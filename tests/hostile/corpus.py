@@ -12,16 +12,17 @@ import lfm_np
 
 from . import (
     cases_data,
+    cases_evaluation,
+    cases_extras,
     cases_files,
     cases_formats,
+    cases_ids_and_tables,
+    cases_lists,
     cases_losses,
+    cases_odd_arguments,
+    cases_odd_matrices,
     cases_results,
     cases_solvers,
-    cases_unseen_arguments,
-    cases_unseen_data,
-    cases_unseen_fits,
-    cases_unseen_more,
-    cases_unseen_uses,
     matrices,
     problems,
 )
@@ -29,8 +30,8 @@ from .case import Case
 from .solvers import solvers
 
 MODULES: tuple[Any, ...] = (
-    cases_solvers, cases_losses, cases_results, cases_data, cases_formats, cases_files, cases_unseen_fits,
-    cases_unseen_arguments, cases_unseen_uses, cases_unseen_data, cases_unseen_more,
+    cases_solvers, cases_losses, cases_results, cases_evaluation, cases_data, cases_formats, cases_files,
+    cases_odd_matrices, cases_odd_arguments, cases_lists, cases_ids_and_tables, cases_extras,
 )  # fmt: skip
 
 
