@@ -11,6 +11,9 @@ import numpy as np
 import lfm_np
 
 from . import (
+    cases_cluster_files,
+    cases_cluster_runs,
+    cases_clusters,
     cases_data,
     cases_evaluation,
     cases_extras,
@@ -31,7 +34,8 @@ from .solvers import solvers
 
 MODULES: tuple[Any, ...] = (
     cases_solvers, cases_losses, cases_results, cases_evaluation, cases_data, cases_formats, cases_files,
-    cases_odd_matrices, cases_odd_arguments, cases_lists, cases_ids_and_tables, cases_extras,
+    cases_odd_matrices, cases_odd_arguments, cases_lists, cases_ids_and_tables, cases_extras, cases_clusters,
+    cases_cluster_runs, cases_cluster_files,
 )  # fmt: skip
 
 
@@ -47,8 +51,8 @@ def cases() -> list[Case]:
 
 
 PACKAGES = (
-    "faiss", "lfm_np.report", "lfm_np.sklearn", "narwhals", "pandas", "polars", "pyarrow.dataset", "rich", "typer",
-    "usearch.index",
+    "distributed", "faiss", "lfm_np.distributed", "lfm_np.report", "lfm_np.sklearn", "narwhals", "pandas",
+    "polars", "pyarrow.dataset", "rich", "typer", "usearch.index",
 )  # fmt: skip
 
 
