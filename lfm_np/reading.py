@@ -237,7 +237,7 @@ def _arrow_table(frame: Any, plan: Plan) -> tuple[pa.Table, str]:
         import narwhals as nw
     except ImportError:
         raise missing_extra("narwhals", "io") from None
-    from lfm_np.id_columns import object_column
+    from lfm_np.id_columns import object_column, series_column
 
     try:
         wrapped = nw.from_native(frame)
@@ -249,7 +249,7 @@ def _arrow_table(frame: Any, plan: Plan) -> tuple[pa.Table, str]:
     eager = some.collect() if isinstance(some, nw.LazyFrame) else some
     try:
         arrays = {
-            series.name: object_column(series.to_list()) if series.dtype == nw.Object else series.to_arrow()
+            series.name: object_column(series.to_list()) if series.dtype == nw.Object else series_column(series)
             for series in eager.iter_columns()
         }
         return pa.table(arrays), eager.implementation.value
@@ -273,12 +273,13 @@ def open_files(
         except ImportError:
             raise missing_extra("fsspec", "io") from None
         filesystem, name = fsspec.core.url_to_fs(name)
+    from lfm_np.csv_files import typed
     from lfm_np.parquet_files import common_schema, parquet_batches
 
     with named(name):
         source = dataset.dataset(name, filesystem=filesystem, format=format, partitioning="hive")
-        if schema is None:
-            schema = common_schema(source, plan.names) if format == "parquet" else source.schema
+        source = source if format == "parquet" else typed(source, plan.names.values())
+        schema = schema or (common_schema(source, plan.names) if format == "parquet" else source.schema)
     if not source.files:
         raise ValueError(f"there is no file in {name}")
     columns = _check_present(plan, schema.names)
@@ -300,6 +301,8 @@ def named(path: str) -> Iterator[None]:
     """Arrow's errors with the path, and a remedy where values are not what the first ones let expect."""
     import pyarrow as pa
 
+    from lfm_np.csv_files import hint
+
     try:
         yield
     except FileNotFoundError:
@@ -307,9 +310,7 @@ def named(path: str) -> Iterator[None]:
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno:  # of the system, not of Arrow
             raise
-        first = "CSV conversion error" in str(error)
-        hint = "; types are guessed from the first lines; say what a column is by column_types={'user': 'string'}"
-        raise ValueError(f"cannot read {path}: {error}{hint if first else ''}") from None
+        raise ValueError(f"cannot read {path}: {error}{hint(error)}") from None
 
 
 # ---- records to cells -----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Checkpoints and files of `lfm_np.distributed.als` that are not what they should be, and what befalls a run under way."""
+"""Checkpoints and files of `lfm_np.distributed.als` that are spoilt, and what befalls a run under way."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from . import (
     cases_cluster_files,
     cases_cluster_runs,
     cases_clusters,
+    cases_commands,
     cases_data,
     cases_evaluation,
     cases_extras,
@@ -24,8 +25,12 @@ from . import (
     cases_losses,
     cases_odd_arguments,
     cases_odd_matrices,
+    cases_on_disk,
+    cases_other_packages,
     cases_results,
     cases_solvers,
+    cases_surroundings,
+    cases_tables,
     matrices,
     problems,
 )
@@ -35,7 +40,8 @@ from .solvers import solvers
 MODULES: tuple[Any, ...] = (
     cases_solvers, cases_losses, cases_results, cases_evaluation, cases_data, cases_formats, cases_files,
     cases_odd_matrices, cases_odd_arguments, cases_lists, cases_ids_and_tables, cases_extras, cases_clusters,
-    cases_cluster_runs, cases_cluster_files,
+    cases_cluster_runs, cases_cluster_files, cases_on_disk, cases_tables, cases_commands,
+    cases_surroundings, cases_other_packages,
 )  # fmt: skip
 
 
