@@ -141,7 +141,7 @@ def to_arrow(ids: np.ndarray) -> pa.Array:
 def series_column(series: Any) -> pa.Array:
     """A series of narwhals. pandas may hold numbers in the other byte order, which Arrow does not take."""
     dtype = getattr(series.to_native(), "dtype", None)
-    if getattr(dtype, "isnative", True):
+    if not isinstance(dtype, np.dtype) or dtype.isnative:
         return series.to_arrow()
     return pa.array(series.to_numpy().astype(dtype.newbyteorder("=")))
 

@@ -307,7 +307,7 @@ def named(path: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise FileNotFoundError(errno.ENOENT, "no such file or folder", path) from None
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno:  # of the system, not of Arrow
             raise
         raise ValueError(f"cannot read {path}: {error}{hint(error)}") from None

@@ -86,7 +86,7 @@ def fits() -> Iterator[Case]:
         ("semicolons", LINES.replace(b",", b";"), ("--delimiter", ";")),
         ("one line", b"user,item\na,1\n", ()),
         ("a column more", LINES.replace(b"\n", b",x\n"), ()),
-        ("odd names", LINES.replace(b"user,item", "ü ser,%s {}".encode()), ("--user", "ü ser", "--item", "%s {}")),
+        ("odd names", LINES.replace(b"user,item", "ü ser,%s ()".encode()), ("--user", "ü ser", "--item", "%s ()")),
         ("ids of odd characters", LINES.replace(b"u1", "日本 \U0001f600".encode()), ()),
         ("exponents of 1", LINES, ("--regularization-exponent", "1", "--alpha", "1e1")),
         ("checkpoint", LINES, ("--checkpoint", "{}/state")),
@@ -243,6 +243,12 @@ def uses() -> Iterator[Case]:
         then("recommend", MODEL, "-n", "1"),
         lambda r: len(list(csv.reader(io.StringIO(r[1])))) == 7,
     )
+    for words in (
+        ("recommend", MODEL, "--data", "{}/events.csv"),
+        ("similar", MODEL, "--item", "1", "--data", "{}/events.csv"),
+        ("evaluate", MODEL, "{}/events.csv"),
+    ):
+        yield _right(f"{words[0]} into its own data", then(*words, "-o", "{}/events.csv"), told("another file"))
     at_least = lambda least: then(  # noqa: E731
         "evaluate", MODEL, "{}/test.csv", "--at-least", f"recall@10={least}", before=_test(b"user,item\nu0,1\n")
     )

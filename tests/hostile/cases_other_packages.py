@@ -47,19 +47,25 @@ def torch() -> Iterator[Case]:
 
     dense = torch.tensor(plain().toarray())
     for name, make in {
-        "a dense tensor": lambda: dense, "a CSR tensor": lambda: _sparse(dense), "a COO tensor": dense.to_sparse,
-        "a module": lambda: torch, "a parameter": lambda: torch.nn.Parameter(dense),
-    }.items():  # fmt: skip
+        "a dense tensor": lambda: dense,
+        "a CSR tensor": lambda: _sparse(dense),
+        "a COO tensor": dense.to_sparse,
+        "a module": lambda: torch,
+        "a parameter": lambda: torch.nn.Parameter(dense),
+    }.items():
         for fit in (tals, tsgd, lambda X: lfm_np.als(X, factors=2)):
             yield _refused(
                 f"X {name}, {getattr(fit, '__name__', 'als').strip('<>')}", lambda f=fit, m=make: f(m()), "X"
             )
     for name, words, word in (
-        ("dtype of torch", {"dtype": torch.float32}, "dtype"), ("dtype half", {"dtype": torch.float16}, "dtype"),
+        ("dtype of torch", {"dtype": torch.float32}, "dtype"),
+        ("dtype half", {"dtype": torch.float16}, "dtype"),
         ("a generator of torch", {"random_state": torch.Generator()}, "random_state"),
-        ("factors a tensor", {"factors": torch.tensor([3])}, "factors"), ("lambda nan", {"regularization": torch.nan}, "regularization"),
-        ("init of half a tensor", {"init": (torch.zeros(M, 3),)}, "init"), ("device a dtype", {"device": torch.float32}, "device"),
-    ):  # fmt: skip
+        ("factors a tensor", {"factors": torch.tensor([3])}, "factors"),
+        ("lambda nan", {"regularization": torch.nan}, "regularization"),
+        ("init of half a tensor", {"init": (torch.zeros(M, 3),)}, "init"),
+        ("device a dtype", {"device": torch.float32}, "device"),
+    ):
         yield _refused(name, lambda w=words: tals(**w), word)
     tensors = torch.full((M, 3), 0.1), torch.full((N, 3), 0.1)
     yield Case(
@@ -130,14 +136,16 @@ def sklearn() -> Iterator[Case]:
     wanted = make().fit_transform(X)
     equal = lambda U: np.allclose(np.asarray(U), wanted, atol=1e-5)  # noqa: E731
     for name, call in {
-        "clone": lambda: clone(make()).fit_transform(X), "pickle": lambda: pickle.loads(pickle.dumps(make().fit(X))).transform(X),
-        "fitted twice": lambda: make().fit(X[:5]).fit(X).transform(X), "dense": lambda: make().fit_transform(X.toarray()),
+        "clone": lambda: clone(make()).fit_transform(X),
+        "pickle": lambda: pickle.loads(pickle.dumps(make().fit(X))).transform(X),
+        "fitted twice": lambda: make().fit(X[:5]).fit(X).transform(X),
+        "dense": lambda: make().fit_transform(X.toarray()),
         "a pipeline": lambda: make_pipeline(FunctionTransformer(accept_sparse=True), make()).fit_transform(X),
         "y that is not looked at": lambda: make().fit(X, y=np.full(M, np.nan)).transform(X),
         "a frame": lambda: make().fit_transform(pd.DataFrame(X.toarray())),
         "output of pandas": lambda: make().set_output(transform="pandas").fit_transform(X),
         "lists": lambda: make().fit_transform(X.toarray().tolist()),
-    }.items():  # fmt: skip
+    }.items():
         yield _right(f"sklearn, {name}", call, equal)
     for name, call, word in (
         ("a flat row", lambda: make().fit(X).transform(np.ones(N)), "2d|dimension|reshape"),
@@ -148,11 +156,19 @@ def sklearn() -> Iterator[Case]:
         ("a metric unknown", lambda: HeldOut("f1@5")(make().fit(X), X), "metric"),
         ("a fraction of 1", lambda: HeldOut(test_fraction=1.0)(make().fit(X), X), "test_fraction"),
         ("a fraction of nan", lambda: HeldOut(test_fraction=np.nan)(make().fit(X), X), "test_fraction"),
-        ("other names", lambda: make().fit(pd.DataFrame({"a": [1, 2], "b": [1, 0]})).transform(pd.DataFrame({"a": [1], "c": [2]})), "feature"),
+        (
+            "other names",
+            lambda: make().fit(pd.DataFrame({"a": [1, 2], "b": [1, 0]})).transform(pd.DataFrame({"a": [1], "c": [2]})),
+            "feature",
+        ),
         ("fold_in text", lambda: SGD(factors=2, epochs=1, fold_in="als").fit(X).transform(X), "fold_in"),
         ("fold_in odd", lambda: SGD(factors=2, epochs=1, fold_in={"lambda": 1}).fit(X).transform(X), "fold_in|lambda"),
-        ("nothing to hide", lambda: HeldOut()(make().fit(X), sp.csr_array((3, N), dtype=np.float32)), "x|test|user|cell"),
-    ):  # fmt: skip
+        (
+            "nothing to hide",
+            lambda: HeldOut()(make().fit(X), sp.csr_array((3, N), dtype=np.float32)),
+            "x|test|user|cell",
+        ),
+    ):
         yield _refused(f"sklearn, {name}", call, word)
     search = lambda **grid: GridSearchCV(make(), grid, scoring=HeldOut("recall@5"), cv=2, error_score="raise").fit(X)  # noqa: E731
     yield _right("sklearn, a search", lambda: search(factors=[1, np.int64(2)]).best_params_["factors"] in (1, 2))

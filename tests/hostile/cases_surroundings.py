@@ -30,15 +30,22 @@ _refused, _right = Group("surroundings").refused, Group("surroundings").right
 def numbers() -> Iterator[Case]:
     expected = {"factors": 3, "iterations": 2, "regularization": 0.5, "alpha": 2.0, "tolerance": 0.0, "random_state": 7}
     kinds: dict[str, tuple[type, ...]] = {
-        "factors": (np.int8, np.uint64, np.int16), "iterations": (np.uint8, np.int64), "num_threads": (np.int8, np.uint32),
-        "regularization": (np.float16, np.float32, np.longdouble), "alpha": (np.float32, np.int8, np.float16),
-        "tolerance": (np.float64, np.float16), "random_state": (np.uint32, np.int64, np.uint8),
-    }  # fmt: skip
+        "factors": (np.int8, np.uint64, np.int16),
+        "iterations": (np.uint8, np.int64),
+        "num_threads": (np.int8, np.uint32),
+        "regularization": (np.float16, np.float32, np.longdouble),
+        "alpha": (np.float32, np.int8, np.float16),
+        "tolerance": (np.float64, np.float16),
+        "random_state": (np.uint32, np.int64, np.uint8),
+    }
     for word, types in kinds.items():
         for kind in types:
             words = {"num_threads": 2, **expected, word: kind({"num_threads": 2, **expected}[word])}
-            yield _right(f"als, {word} {kind.__name__}", lambda w=words: als(plain(), **w),
-                         lambda f: same_scores(f, als(plain(), **expected)))  # fmt: skip
+            yield _right(
+                f"als, {word} {kind.__name__}",
+                lambda w=words: als(plain(), **w),
+                lambda f: same_scores(f, als(plain(), **expected)),
+            )
     for word, value in {"biases": np.True_, "progress": np.False_, "raise_on_interrupt": np.True_}.items():
         expect = Either(Holds(finite), raises(BAD, word))
         yield Case(
@@ -47,14 +54,20 @@ def numbers() -> Iterator[Case]:
             expect,
         )
     for word, value in {
-        "learning_rate": np.float16(0.5), "negatives": np.int8(2), "epochs": np.uint8(2), "schedule": np.str_("constant"),
+        "learning_rate": np.float16(0.5),
+        "negatives": np.int8(2),
+        "epochs": np.uint8(2),
+        "schedule": np.str_("constant"),
         "regularization": {"user": np.float32(0.1), np.str_("item"): np.float64(0.1)},
-        "sampler": sampling.Popularity(np.float32(0.5)), "loss": losses.WARP(np.float32(1), np.int8(3)),
-    }.items():  # fmt: skip
+        "sampler": sampling.Popularity(np.float32(0.5)),
+        "loss": losses.WARP(np.float32(1), np.int8(3)),
+    }.items():
         yield _right(f"sgd, {word} of NumPy's", lambda w=word, v=value: sgd(plain(), **{w: v}), finite)
     data = lfm_np.Interactions.from_arrays(np.arange(40) % 8, np.arange(40) % 5, timestamps=np.arange(40))
     for name, call in {
-        "split": lambda: data.split("random", test_fraction=np.float32(0.5), random_state=np.int64(1))[1].matrix.nnz > 0,
+        "split": lambda: (
+            data.split("random", test_fraction=np.float32(0.5), random_state=np.int64(1))[1].matrix.nnz > 0
+        ),
         "split last": lambda: data.split(np.str_("last"), n=np.uint8(1))[1].matrix.nnz == 8,
         "split at": lambda: data.split("time", at=np.int8(20))[1].matrix.nnz == 20,
         "split at 0-d": lambda: data.split("time", at=np.array(20)[()])[1].matrix.nnz == 20,
@@ -65,26 +78,38 @@ def numbers() -> Iterator[Case]:
         "make": lambda: len(lfm_np.datasets.make_interactions(np.int8(5), np.uint8(4), np.int64(2), np.uint32(1))) >= 5,
         "explain": lambda: np.isfinite(als(plain()).explain(np.int8(0), np.uint16(3), plain()).score),
         "a 0-d user": lambda: model().recommend(np.array(3), N=np.uint8(4)).ids.shape == (4,),
-        "objective": lambda: lfm_np.objective(plain(), als(plain()), alpha=np.float16(1), regularization=np.int8(1)) > 0,
-    }.items():  # fmt: skip
+        "objective": lambda: (
+            lfm_np.objective(plain(), als(plain()), alpha=np.float16(1), regularization=np.int8(1)) > 0
+        ),
+    }.items():
         yield _right(f"{name} of NumPy's", call)
     start = np.random.default_rng(0).standard_normal((M, 3)), np.random.default_rng(1).standard_normal((N, 3))
     wanted = als(plain(), init=start)
     for name, change in {
-        "Fortran order": np.asfortranarray, "big-endian": lambda a: a.astype(">f8"), "read-only": _read_only,
-        "subclass": lambda a: a.view(Loud), "backwards": lambda a: a[::-1].copy()[::-1], "lists": lambda a: a.tolist(),
-        "long doubles": lambda a: a.astype(np.longdouble), "matrix": lambda a: a.view(np.matrix),
-    }.items():  # fmt: skip
+        "Fortran order": np.asfortranarray,
+        "big-endian": lambda a: a.astype(">f8"),
+        "read-only": _read_only,
+        "subclass": lambda a: a.view(Loud),
+        "backwards": lambda a: a[::-1].copy()[::-1],
+        "lists": lambda a: a.tolist(),
+        "long doubles": lambda a: a.astype(np.longdouble),
+        "matrix": lambda a: a.view(np.matrix),
+    }.items():
         expect: Any = Holds(lambda f: same_scores(f, wanted))
         if name in ("lists", "long doubles", "matrix"):
             expect = Either(expect, raises(BAD, "init"))
         init = tuple(map(change, start))
         yield Case(f"surroundings: init, {name}", lambda i=init: als(plain(), init=i), expect)
     for name, change in {
-        "masked": lambda a: np.ma.masked_array(a, a > 0), "nan": lambda a: a * np.nan, "complex": lambda a: a * 1j,
-        "text": lambda a: a.astype(str), "objects": lambda a: a.astype(object), "beyond float32": lambda a: a * 1e300,
-        "transposed": lambda a: a.T, "0-d": lambda a: np.array(1.0),
-    }.items():  # fmt: skip
+        "masked": lambda a: np.ma.masked_array(a, a > 0),
+        "nan": lambda a: a * np.nan,
+        "complex": lambda a: a * 1j,
+        "text": lambda a: a.astype(str),
+        "objects": lambda a: a.astype(object),
+        "beyond float32": lambda a: a * 1e300,
+        "transposed": lambda a: a.T,
+        "0-d": lambda a: np.array(1.0),
+    }.items():
         yield _refused(f"init, {name}", lambda c=change: als(plain(), init=tuple(map(c, start))), "init")
     small = plain()[:6]
     bytes_ = raw(small.data, small.indices.astype(np.int8), small.indptr.astype(np.int8), small.shape)
@@ -106,7 +131,7 @@ def _read_only(array: np.ndarray) -> np.ndarray:
 
 
 def _kept(fit: Callable[..., Any], word: str) -> bool:
-    """Results that a callback keeps, and first looks at when all is over, are those of their sweeps."""
+    """Results that a callback keeps, and looks at when all is over: those of their sweeps, or a refusal."""
     held: list[Any] = []
     fit(plain(), callback=lambda record, f: held.append(f), **{word: 3})
     return all(same_scores(f, fit(plain(), **{word: sweeps})) for sweeps, f in enumerate(held, 1))
@@ -145,8 +170,12 @@ def _raise(error: Any) -> Callable[..., None]:
 
 def callbacks() -> Iterator[Case]:
     plainly = lambda f: same_scores(f, als(plain()))  # noqa: E731
-    yield _right("als, a callback keeps results", lambda: _kept(als, "iterations"))
-    yield _right("sgd, a callback keeps results", lambda: _kept(sgd, "epochs"))
+    for fit, word in ((als, "iterations"), (sgd, "epochs")):
+        yield Case(
+            f"surroundings: {fit.__name__}, a callback keeps results",
+            lambda f=fit, w=word: _kept(f, w),
+            Either(Holds(bool), raises(RuntimeError, "while the callback runs")),
+        )
     yield _right("a callback leaves the folder", _moved)
     for fit in (als, sgd):
         for name, callback in {"a coroutine": _coroutine, "a generator": _generator}.items():
@@ -154,17 +183,34 @@ def callbacks() -> Iterator[Case]:
                 f"{fit.__name__}, callback {name}", lambda f=fit, c=callback: f(plain(), callback=c), "callback"
             )
     for name, callback in {
-        "returns True": lambda record, f: True, "returns text": lambda record, f: "stop",
-        "is a partial": __import__("functools").partial(lambda more, record, f: None, 1), "is a class": dict.fromkeys,
-    }.items():  # fmt: skip
+        "returns True": lambda record, f: True,
+        "returns text": lambda record, f: "stop",
+        "is a partial": __import__("functools").partial(lambda more, record, f: None, 1),
+        "is a class": dict.fromkeys,
+    }.items():
         if name != "is a class":
             yield _right(f"a callback {name}", lambda c=callback: als(plain(), callback=c), plainly)
-    yield _right("a callback clears its record", lambda: als(plain(), callback=lambda r, f: r.clear()).user_factors, lambda U: U.shape == (M, 3))  # fmt: skip
-    yield _right("a callback stops in its own way", lambda: als(plain(), callback=_raise(Mine())), lambda f: f.status == "stopped")  # fmt: skip
+    yield _right(
+        "a callback clears its record",
+        lambda: als(plain(), callback=lambda r, f: r.clear()).user_factors,
+        lambda U: U.shape == (M, 3),
+    )
+    yield _right(
+        "a callback stops in its own way",
+        lambda: als(plain(), callback=_raise(Mine())),
+        lambda f: f.status == "stopped",
+    )
     for error in (StopAsyncIteration("own"), RecursionError("own"), lfm_np.SolverError("own"), Warning("own")):
-        yield _refused(f"a callback raises {type(error).__name__}", lambda e=error: als(plain(), callback=_raise(e)), "own", kind=type(error))  # fmt: skip
+        yield _refused(
+            f"a callback raises {type(error).__name__}",
+            lambda e=error: als(plain(), callback=_raise(e)),
+            "own",
+            kind=type(error),
+        )
     yield _refused("a callback of one argument", lambda: als(plain(), callback=lambda record: None), "argument")
-    yield _refused("a callback writes factors", lambda: als(plain(), callback=lambda r, f: f.user_factors.fill(0)), "read-only")  # fmt: skip
+    yield _refused(
+        "a callback writes factors", lambda: als(plain(), callback=lambda r, f: f.user_factors.fill(0)), "read-only"
+    )
 
 
 # ---- the process ----------------------------------------------------------------------------------------------------
