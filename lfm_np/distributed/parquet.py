@@ -289,8 +289,8 @@ def _digest(data: Interactions) -> int:
 
 def _peek(file: str, plan: Plan, schema: pa.Schema) -> Peek:
     data = _read(file, plan, schema)
-    ends = data.users[[0, -1]].tolist() if len(data.users) else (None, None)
-    return Peek(file, len(data.users), *ends, _digest(data))
+    first, last = data.users[[0, -1]].tolist() if len(data.users) else (None, None)
+    return Peek(file, len(data.users), first, last, _digest(data))
 
 
 def _users_of(files: dict[str, int], plan: Plan, schema: pa.Schema) -> np.ndarray:

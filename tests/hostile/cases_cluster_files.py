@@ -139,7 +139,7 @@ def files() -> Iterator[Case]:
     for name, make in ids().items():
         yield _right(f"ids {name}", lambda make=make: read({"a": make()}, staging=_staged)(), agrees)
     for name, (columns, words) in REFUSED_IDS.items():
-        for staged in (False, True):
+        for staged in (False, True)[: 2 if name in ("null users", "lists") else 1]:
             yield _refused(
                 f"ids {name}{', staged' if staged else ''}",
                 read({"a": columns}, **{"staging": _staged} if staged else {}),
@@ -234,12 +234,13 @@ def arguments() -> Iterator[Case]:
     }.items():  # fmt: skip
         yield _right(f"path {name}", read({}, path=odd), lambda r: r[0].shape[1] >= 2)
     for word, values in {
-        "shards": (0, -1, 1.5, True, "2"),
-        "staging": (3, "a\0b", "", ["x"], True),
-        "user": (3, None, "gone", ["user"]),
-        "item": (3, None, "gone", b"item"),
-        "value": (3, "gone", "user"),
-        "duplicates": ("first", None, True, "SUM"),
+        "shards": (0, True, "2"),
+        "staging": (3, "a\0b", ""),
+        "user": (None, "gone"),
+        "item": ("gone", b"item"),
+        "value": (3, "user"),
+        "duplicates": ("first", None),
+        "nulls": ("keep",),
         "client": ("tcp://127.0.0.1:1", 3),
     }.items():
         for place, value in enumerate(values):
@@ -261,7 +262,7 @@ def arguments() -> Iterator[Case]:
     )
     for how in ("sum", "mean", "max", "count"):
         twice = {"a": {"user": [1, 1, 2], "item": [5, 5, 6], "value": [2.0, 4.0, 1.0]}}
-        for staged in (False, True):
+        for staged in (False, True)[: 2 if how == "mean" else 1]:
             words: dict[str, Any] = {"duplicates": how, "value": "value"} | ({"staging": _staged} if staged else {})
             yield _right(f"duplicates {how}{', staged' if staged else ''}", read(twice, **words), agrees)
     yield _refused(
@@ -273,7 +274,7 @@ def arguments() -> Iterator[Case]:
         "null": [1.0, None], "nan": [1.0, float("nan")], "infinite": [1.0, float("inf")], "negative": [1.0, -1.0],
         "text": ["1", "2"], "beyond float32": [1.0, 1e300], "lists": [[1.0], [2.0]],
     }.items():  # fmt: skip
-        for staged in (False, True):
+        for staged in (False, True)[: 2 if name in ("null", "text") else 1]:
             table = {"a": {"user": [1, 2], "item": [5, 6], "value": values}}
             words = {"value": "value"} | ({"staging": _staged} if staged else {})
             yield _refused(
