@@ -3,6 +3,9 @@
 import importlib
 from types import ModuleType
 
+import lfm_np._starting  # noqa: F401 (before all that takes time)
+
+# isort: split
 from lfm_np import datasets, losses, sampling
 from lfm_np._version import __version__
 from lfm_np.als import als

@@ -79,14 +79,14 @@ class Run:
         The sweeps that the file has, after `resume`.
     """
 
-    def __init__(self, checkpoint: Any, function: str, random_state: Any) -> None:
+    def __init__(self, checkpoint: Any, function: str, random_state: Any, anew: bool = False) -> None:
         self.history: list[dict[str, Any]] = []
         self.random_state = random_state
         self._where = check_checkpoint(checkpoint)
         if self._where is None:
             return
         self._asked: dict[str, Any] = {"function": function, "random_state": _token(random_state)}
-        self._file = _read(self._where.path)
+        self._file = _read(self._where.path, anew)
         if random_state is None:
             kept = self._file[1]["entropy"] if self._file else None
             self.random_state = np.random.SeedSequence().entropy if kept is None else kept
@@ -139,9 +139,9 @@ def check_checkpoint(value: Any) -> Checkpoint | None:
 # ---- the file -------------------------------------------------------------------------------------------------------
 
 
-def _read(path: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-    """What the file has, checked by itself; None if there is no file, and it can be made."""
-    if not os.path.exists(path):
+def _read(path: Any, anew: bool) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+    """What the file has, checked by itself; None if there is no file, or none is wanted, and it can be made."""
+    if anew or not os.path.exists(path):
         check_place(path)  # now, and not after a first sweep of an hour
         return None
     parts, model = persistence.load(path, FORMAT)

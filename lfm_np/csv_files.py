@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,12 @@ from pyarrow import csv, dataset
 
 from lfm_np import validation as check
 from lfm_np.reading import NULL_TEXTS
+
+_HINTS = {
+    "CSV conversion error": "; types are guessed from the first lines; say what a column is by "
+    "column_types={'user': 'string'}",
+    "Empty CSV file": "; a file needs a line of names, with a line break after it",
+}
 
 
 def csv_format(delimiter: Any, column_names: Any, column_types: Any) -> tuple[dataset.CsvFileFormat, dict[str, Any]]:
@@ -31,6 +37,26 @@ def csv_format(delimiter: Any, column_names: Any, column_types: Any) -> tuple[da
     return format, types
 
 
+def typed(source: dataset.Dataset, names: Iterable[str]) -> dataset.Dataset:
+    """The data set with columns whose type its first file does not tell, for want of lines, as a later one has them."""
+    whole = schema = source.schema
+    untold = {name for name in names if name in schema.names and pa.types.is_null(schema.field(name).type)}
+    for fragment in source.get_fragments() if untold and len(source.files) > 1 else ():
+        own = fragment.physical_schema
+        for name in sorted(untold.intersection(own.names)):
+            if not pa.types.is_null(own.field(name).type):
+                schema = schema.set(schema.get_field_index(name), own.field(name))
+                untold.remove(name)
+        if not untold:
+            break
+    return source if schema is whole else source.replace_schema(schema)
+
+
+def hint(error: Exception) -> str:
+    """What to do about an error of Arrow's, if that is known."""
+    return next((remedy for words, remedy in _HINTS.items() if words in str(error)), "")
+
+
 def _check_delimiter(delimiter: Any) -> str:
     if not isinstance(delimiter, str) or len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n':
         raise ValueError(
@@ -47,7 +73,9 @@ def _check_column_names(names: Any) -> list[str] | None:
     return list(names)
 
 
-def _check_type(name: str, kind: Any) -> pa.DataType:
+def _check_type(name: Any, kind: Any) -> pa.DataType:
+    if not isinstance(name, str):
+        raise TypeError(f"column_types must have names of columns, got {check.shown(name)}")
     try:
         return pa.type_for_alias(kind) if isinstance(kind, str) else pa.field(name, kind).type
     except (TypeError, ValueError) as error:

@@ -138,6 +138,14 @@ def to_arrow(ids: np.ndarray) -> pa.Array:
         raise TypeError(f"ids of {ids.dtype} cannot become a column of a table: {error}") from None
 
 
+def series_column(series: Any) -> pa.Array:
+    """A series of narwhals. pandas may hold numbers in the other byte order, which Arrow does not take."""
+    dtype = getattr(series.to_native(), "dtype", None)
+    if not isinstance(dtype, np.dtype) or dtype.isnative:
+        return series.to_arrow()
+    return pa.array(series.to_numpy().astype(dtype.newbyteorder("=")))
+
+
 def object_column(values: list[Any]) -> pa.Array:
     """Python objects as an Arrow array.
 

@@ -47,7 +47,7 @@ def common_schema(source: ds.Dataset, names: Mapping[str, str]) -> pa.Schema:
     for fragment in source.get_fragments():
         keys = ds.get_partition_keys(fragment.partition_expression)
         with fragment.open() as file:
-            own = pq.read_schema(file)
+            own = _schema_of(file, fragment.path)
         for name in set(found).intersection(own.names).difference(keys):
             type = own.types[own.names.index(name)]
             found[name][type.value_type if pa.types.is_dictionary(type) else type] = None
@@ -57,6 +57,13 @@ def common_schema(source: ds.Dataset, names: Mapping[str, str]) -> pa.Schema:
             field, place = _merged(name, types, argument in ("user", "item")), schema.get_field_index(name)
             schema = schema.append(field) if place < 0 else schema.set(place, field)
     return schema
+
+
+def _schema_of(file: pa.NativeFile, path: str) -> pa.Schema:
+    try:
+        return pq.read_schema(file)
+    except pa.ArrowException as error:
+        raise pa.ArrowInvalid(f"{path}: {error}") from None
 
 
 def _merged(name: str, types: list[pa.DataType], ids: bool) -> pa.Field:
@@ -74,5 +81,8 @@ def _field(schema: pa.Schema, name: str) -> pa.Field:
 def _column(batch: pa.RecordBatch, field: pa.Field, keys: dict[str, object]) -> pa.Array:
     """A column of the file, or what the names of its folders say, or nulls."""
     if field.name in batch.schema.names:
-        return batch.column(field.name).cast(field.type)
+        try:
+            return batch.column(field.name).cast(field.type)
+        except pa.ArrowException as error:
+            raise pa.ArrowInvalid(f"column {field.name!r}, which other files have as {field.type}: {error}") from None
     return pa.repeat(pa.scalar(keys.get(field.name), field.type), len(batch))

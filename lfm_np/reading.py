@@ -104,7 +104,7 @@ def from_frame(
         },
     )
     table, backend = _arrow_table(frame, plan)
-    return _assemble(cls, plan, table.schema, table.to_batches(max_chunksize=BATCH), backend)
+    return assemble(cls, plan, table.schema, table.to_batches(max_chunksize=BATCH), backend)
 
 
 def from_parquet(cls: type[Interactions], path: str | os.PathLike[str], **columns: Unpack[Columns]) -> Interactions:
@@ -129,7 +129,7 @@ def from_parquet(cls: type[Interactions], path: str | os.PathLike[str], **column
     and a time), and while records become cells 60 to 130 bytes a record. docs/data.md has measurements.
     """
     plan = plan_columns("from_parquet", columns)
-    return _assemble(cls, plan, *open_files(path, "parquet", plan), None)
+    return assemble(cls, plan, *open_files(path, "parquet", plan), None)
 
 
 def from_csv(
@@ -169,7 +169,7 @@ def from_csv(
     schema, batches = open_files(path, format, plan)
     if unknown := sorted(set(types) - set(schema.names)):
         raise ValueError(f"column_types has {', '.join(unknown)}; there are {', '.join(map(repr, schema.names))}")
-    data = _assemble(cls, plan, schema, batches, None)
+    data = assemble(cls, plan, schema, batches, None)
     for argument, ids in (("user", data.users), ("item", data.items)):
         refuse_misread(argument, plan.names[argument], ids, types)
     return data
@@ -237,7 +237,7 @@ def _arrow_table(frame: Any, plan: Plan) -> tuple[pa.Table, str]:
         import narwhals as nw
     except ImportError:
         raise missing_extra("narwhals", "io") from None
-    from lfm_np.id_columns import object_column
+    from lfm_np.id_columns import object_column, series_column
 
     try:
         wrapped = nw.from_native(frame)
@@ -249,7 +249,7 @@ def _arrow_table(frame: Any, plan: Plan) -> tuple[pa.Table, str]:
     eager = some.collect() if isinstance(some, nw.LazyFrame) else some
     try:
         arrays = {
-            series.name: object_column(series.to_list()) if series.dtype == nw.Object else series.to_arrow()
+            series.name: object_column(series.to_list()) if series.dtype == nw.Object else series_column(series)
             for series in eager.iter_columns()
         }
         return pa.table(arrays), eager.implementation.value
@@ -260,9 +260,9 @@ def _arrow_table(frame: Any, plan: Plan) -> tuple[pa.Table, str]:
 
 
 def open_files(
-    path: str | os.PathLike[str], format: Any, plan: Plan, records: int | None = None
+    path: str | os.PathLike[str], format: Any, plan: Plan, records: int | None = None, schema: pa.Schema | None = None
 ) -> tuple[pa.Schema, Iterable[pa.RecordBatch]]:
-    """The schema of the files, and the columns of the plan in batches of at most so many records, BATCH by default."""
+    """The schema of the files, or the one given, and the plan's columns in batches of at most so many records."""
     records = records or BATCH
     (dataset,) = _pyarrow("pyarrow.dataset")
     name: str = check.check_path("path", path)
@@ -273,11 +273,13 @@ def open_files(
         except ImportError:
             raise missing_extra("fsspec", "io") from None
         filesystem, name = fsspec.core.url_to_fs(name)
+    from lfm_np.csv_files import typed
     from lfm_np.parquet_files import common_schema, parquet_batches
 
-    with _named(name):
+    with named(name):
         source = dataset.dataset(name, filesystem=filesystem, format=format, partitioning="hive")
-        schema = common_schema(source, plan.names) if format == "parquet" else source.schema
+        source = source if format == "parquet" else typed(source, plan.names.values())
+        schema = schema or (common_schema(source, plan.names) if format == "parquet" else source.schema)
     if not source.files:
         raise ValueError(f"there is no file in {name}")
     columns = _check_present(plan, schema.names)
@@ -290,31 +292,31 @@ def open_files(
 
 
 def _read(path: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    with _named(path):
+    with named(path):
         yield from batches
 
 
 @contextlib.contextmanager
-def _named(path: str) -> Iterator[None]:
+def named(path: str) -> Iterator[None]:
     """Arrow's errors with the path, and a remedy where values are not what the first ones let expect."""
     import pyarrow as pa
+
+    from lfm_np.csv_files import hint
 
     try:
         yield
     except FileNotFoundError:
         raise FileNotFoundError(errno.ENOENT, "no such file or folder", path) from None
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno:  # of the system, not of Arrow
             raise
-        first = "CSV conversion error" in str(error)
-        hint = "; types are guessed from the first lines; say what a column is by column_types={'user': 'string'}"
-        raise ValueError(f"cannot read {path}: {error}{hint if first else ''}") from None
+        raise ValueError(f"cannot read {path}: {error}{hint(error)}") from None
 
 
 # ---- records to cells -----------------------------------------------------------------------------------------------
 
 
-def _assemble(
+def assemble(
     cls: type[Interactions], plan: Plan, schema: pa.Schema, batches: Iterable[pa.RecordBatch], backend: str | None
 ) -> Interactions:
     from lfm_np.id_columns import IdEncoder, joined

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -185,7 +186,9 @@ class _Bar(tqdm):
 
 def _bar(loop: Loop, done: int) -> contextlib.AbstractContextManager[_Bar | None]:
     """No bar at all without progress: even a disabled one starts the monitor, and takes a lock that forks inherit."""
-    return _Bar(total=loop.limit, initial=done, unit="sweep") if loop.progress else contextlib.nullcontext()
+    if not loop.progress or sys.stderr is None:  # as under pythonw
+        return contextlib.nullcontext()
+    return _Bar(total=loop.limit, initial=done, unit="sweep")
 
 
 def _converged(loop: Loop, history: list[dict[str, Any]]) -> bool:

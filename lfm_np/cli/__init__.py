@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from lfm_np._starting import started
 from lfm_np.errors import missing_extra
 
 
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     _any_text(sys.stdout)
     try:
+        started()
         from lfm_np.cli.app import app
 
         app(arguments, prog_name="lfm-np")

@@ -122,6 +122,7 @@ def fit(
     )  # fmt: skip
     tables.check_output(output, ("safetensors",))
     tables.check_output(hold_out, ("csv", "parquet"))
+    tables.check_distinct({"DATA": data, "--output": output, "--hold-out": hold_out, "--checkpoint": checkpoint})
     given = {
         "alpha": alpha, "weighting": weighting, "unobserved_weight": unobserved_weight, "negatives": negatives,
         "regularization_exponent": regularization_exponent, "learning_rate": learning_rate, "loss": loss,

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -68,6 +69,14 @@ def check_output(output: Path | None, formats: tuple[str, ...] = FORMATS) -> Non
         raise ValueError(f"{output}: the output must end in one of {endings}")
     if output is not None:
         check_place(output)
+
+
+def check_distinct(files: dict[str, Any]) -> None:
+    """Refuse one file for two purposes, of which one would overwrite the other. None is no file."""
+    names: dict[str, str] = {}
+    for name, file in files.items():
+        if file is not None and (other := names.setdefault(os.path.realpath(file), name)) != name:
+            raise ValueError(f"{name} must be another file than {other}, got {file} for both")
 
 
 def _lines(part: Columns) -> Iterator[tuple[Any, ...]]:

@@ -38,6 +38,7 @@ def recommend(
     `lfm-np recommend model.safetensors -o everybody.parquet`
     """
     tables.check_output(output)
+    tables.check_distinct({"--data": data, "--output": output})
     factors, known = models.load(model, data)
     rows = np.arange(len(known.users))
     if user:
@@ -71,6 +72,7 @@ def similar(
     if bool(item) == bool(user):
         raise ValueError("similar needs either --item or --user")
     tables.check_output(output)
+    tables.check_distinct({"--data": data, "--output": output})
     factors, known = models.load(model, data)
     if item:
         name, ids = "item", known.items
@@ -114,6 +116,8 @@ def evaluate(
     `lfm-np evaluate model.safetensors test.csv --at-least ndcg@10=0.25`
     """
     tables.check_output(output)
+    tables.check_distinct({"--output": output, "TEST": test})
+    tables.check_distinct({"--output": output, "--data": data})
     bounds = parse_bounds(at_least or [])
     factors, known = models.load(model, data)
     given = {"user": user, "item": item, "value": value, "timestamp": timestamp, "threshold": threshold}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,7 +14,7 @@ from lfm_np.als import draw_items
 from lfm_np.distributed import blocks
 from lfm_np.distributed.cluster import Cluster, Workers, check_client
 from lfm_np.distributed.parquet import ShardedInteractions
-from lfm_np.distributed.run import DriverRun
+from lfm_np.distributed.run import DriverRun, check_users_to
 from lfm_np.distributed.sweep import Sweeps, gathers_users, share_bytes
 from lfm_np.factors import Factors
 from lfm_np.kernels.als_rows import aligned
@@ -25,7 +24,6 @@ from lfm_np.validation import (
     check_choice,
     check_init,
     check_int,
-    check_path,
     check_random_state,
     share_csr,
 )
@@ -72,9 +70,9 @@ def als(
     client : distributed.Client, optional
         None takes dask's current one.
     shards : int, optional
-        Into how many ranges of about equally many cells the rows of a matrix are cut; None makes one for each thread of
-        the workers. The factors are the same, bit for bit, for any number of workers, but a sum over shards rounds
-        differently for another number of them.
+        Into how many ranges of about equally many cells the rows of a matrix are cut, at most one for each row; None
+        makes one for each thread of the workers. The factors are the same, bit for bit, for any number of workers, but
+        a sum over shards rounds differently for another number of them.
     solver : {"auto", "exact"}
         Both are the exact solver, for any number of factors; for `lfm_np.als`, "auto" may be "cg" from 64 factors on.
     num_threads : int
@@ -137,10 +135,10 @@ def als(
     )
     loop = check_loop("iterations", iterations, tolerance, "objective", callback, progress, raise_on_interrupt)
     check_choice("solver", solver, ("auto", "exact"))
-    threads = check_int("num_threads", num_threads, 1)
+    threads = check_int("num_threads", num_threads, 1, 1024)
     every = check_int("checkpoint_every", checkpoint_every, 1)
     run = DriverRun(checkpoint, every, resume, random_state)
-    path = None if users_to is None else os.path.abspath(check_path("users_to", users_to))
+    path = check_users_to(users_to, checkpoint)
     rng = check_random_state(run.random_state)
     shape = source.shape if sharded else problem.X.shape
     given = check_init(init, shape, problem.factors, biases, problem.X.dtype)
@@ -196,8 +194,9 @@ def _start(
 
 
 def _cut(problem: Problem, general: Problem, shards: int) -> list[tuple[Any, ...]]:
-    """What makes shards of about as many cells each; some may be empty."""
+    """What makes shards of about as many cells each, at most one a row; some may be empty."""
     X = narrow(problem.X)
+    shards = min(shards, max(1, X.shape[0]))
     inner = np.searchsorted(X.indptr, np.arange(1, shards) * (X.nnz / shards))
     edges = [0, *inner.tolist(), X.shape[0]]
     return [(blocks.make_shard, general, X[lo:hi], lo, shards) for lo, hi in itertools.pairwise(edges)]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from typing import Any, NamedTuple
 
-from lfm_np.errors import missing_extra
+from lfm_np.errors import SolverError, missing_extra
 from lfm_np.kernels.jit import Interrupted
 from lfm_np.validation import shown
 
@@ -17,6 +17,7 @@ try:
     import dask
     import distributed
     from distributed.scheduler import KilledWorker
+    from distributed.threadpoolexecutor import thread_state
 except ImportError:
     raise missing_extra("distributed", "distributed") from None
 
@@ -30,7 +31,7 @@ class Lost(Exception):
     """Tasks lost their workers as often as dask allows, or their results are gone."""
 
 
-class NoWorkers(Exception):
+class NoWorkers(SolverError):
     """Nobody takes tasks."""
 
 
@@ -63,6 +64,7 @@ class Cluster:
     """
 
     def __init__(self, client: distributed.Client, interrupted: Callable[[], bool]) -> None:
+        _leave_pool()
         self._client, self._interrupted = client, interrupted
         self._run = uuid.uuid4().hex
         self._numbers = itertools.count()
@@ -70,9 +72,11 @@ class Cluster:
     def workers(self) -> Workers:
         """The workers there are, once there is one."""
         since = time.monotonic()
+        asked = None if self._running() else self._client.submit(int, pure=False)  # adaptive clusters grow by demand
         while not (found := self._running()):
             self._look_up(since)
             time.sleep(_POLL)
+        del asked
         limits = [worker["memory_limit"] for worker in found if worker["memory_limit"]]
         threads = sum(worker["nthreads"] for worker in found)
         return Workers(threads, min(limits, default=None))
@@ -84,6 +88,7 @@ class Cluster:
 
     def send(self, *groups: Sequence[Any]) -> list[list[Any]]:
         """The futures of groups of tasks, which begin to run in one graph. What is a future already stays one."""
+        self._look_up(time.monotonic())
         with dask.config.set(_SETTINGS):
             futures = self._client.compute([task for group in groups for task in group], optimize_graph=False)
         rest = iter(futures)
@@ -154,7 +159,9 @@ class Cluster:
             return list(self._client.scheduler_info()["workers"].values())
 
     def _look_up(self, since: float) -> None:
-        """Give up after too long without workers."""
+        """Give up after too long without workers, and at once without a client."""
+        if self._client.status in ("closing", "closed"):
+            raise NoWorkers("client was closed before its tasks were done; keep it open until the call returns")
         if time.monotonic() - since > PATIENCE:
             raise NoWorkers(
                 f"no worker of {self._client} took tasks for {PATIENCE:g} seconds: they are gone, or paused for want "
@@ -170,3 +177,13 @@ class Cluster:
                 raise error
         if any(future.status == "cancelled" for future in futures):
             raise Lost("the scheduler forgot tasks")
+
+
+def _leave_pool() -> None:
+    """Within a task of dask, let its worker run another one meanwhile: ours would wait for this thread."""
+    try:
+        distributed.get_worker()
+    except ValueError:
+        return
+    if getattr(thread_state, "proceed", False):  # a thread of the pool that has not left it yet
+        distributed.secede()

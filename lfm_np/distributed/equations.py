@@ -61,7 +61,7 @@ def _share(
     energy, sums = np.empty(rows), users._replace(U=np.empty((0, ld), dtype))
     cost = np.cumsum(primal_cost(np.diff(csr[0]), ld))
     pieces = max(1, int(cost[-1] / TASK_NS)) if rows else 0
-    edges = np.concatenate(([0], np.searchsorted(cost, np.arange(1, pieces) * cost[-1] / pieces), [rows]))
+    edges = np.concatenate(([0], np.searchsorted(cost, np.arange(1, pieces) * (cost[-1:] / pieces)), [rows]))
 
     scratch = cache(lambda worker: primal_scratch(ld, dtype))
 

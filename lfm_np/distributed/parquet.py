@@ -16,11 +16,12 @@ import scipy.sparse as sp
 from lfm_np.distributed import blocks
 from lfm_np.distributed.cluster import Cluster, check_client
 from lfm_np.errors import missing_extra
+from lfm_np.id_columns import IdEncoder, to_arrow
 from lfm_np.interactions import Interactions
 from lfm_np.problem import Problem, same_problem
-from lfm_np.reading import BATCH
+from lfm_np.reading import Plan, assemble, named, open_files, plan_columns
 from lfm_np.sweeps import sigint_noted
-from lfm_np.validation import check_int, check_path, share_csr, shown
+from lfm_np.validation import check_choice, check_int, check_path, share_csr, shown
 
 try:
     import pyarrow as pa
@@ -49,7 +50,11 @@ class ShardedInteractions:
     rows: tuple[int, ...]
     parts: tuple[tuple[str, ...], ...]
     """The files (or folders) of each shard; every user is in one of them."""
-    columns: dict[str, Any]
+    plan: Plan
+    schema: pa.Schema
+    """Columns of the files, in types that hold what all have."""
+    digests: dict[str, int]
+    """Of the ids of each file (or folder), so that one that is no longer what it was is noticed."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -63,7 +68,7 @@ class ShardedInteractions:
         """The id of every row (m,), read again from the files by the workers and brought here."""
         with sigint_noted() as interrupted:
             cluster = Cluster(check_client(client), interrupted)
-            tasks = [cluster.task("ids", _users_of, part, self.columns) for part in self.parts]
+            tasks = [cluster.task("ids", _users_of, self._files(part), self.plan, self.schema) for part in self.parts]
             return np.concatenate(cluster.gather(cluster.groups(tasks)[0]))
 
     def sources(self, cluster: Cluster, problem: Problem) -> list[tuple[Any, ...]]:
@@ -71,9 +76,12 @@ class ShardedInteractions:
         firsts = itertools.accumulate(self.rows, initial=0)
         items = cluster.task("item_ids", np.asarray, self.items)
         return [
-            (_shard, problem, part, self.columns, items, first, len(self.parts))
+            (_shard, problem, self._files(part), self.plan, self.schema, items, first, len(self.parts))
             for part, first in zip(self.parts, firsts)
         ]
+
+    def _files(self, part: tuple[str, ...]) -> dict[str, int]:
+        return {file: self.digests[file] for file in part}
 
 
 def from_parquet(
@@ -86,6 +94,7 @@ def from_parquet(
     item: str = "item",
     value: str | None = None,
     duplicates: str = "sum",
+    nulls: str = "error",
 ) -> ShardedInteractions:
     """Interactions of one record for each row of the Parquet files in a folder, which every worker sees.
 
@@ -102,8 +111,8 @@ def from_parquet(
     staging : str or path, optional
         An empty folder, or one to be made, that every worker sees: the records are first split there by a hash of their
         users, in files of their own for each shard.
-    user, item, value, duplicates
-        As in `Interactions.from_parquet`.
+    user, item, value, duplicates, nulls
+        As in `Interactions.from_parquet`; unknown values (``nulls="keep"``) are refused.
 
     Returns
     -------
@@ -113,7 +122,8 @@ def from_parquet(
     Raises
     ------
     TypeError, ValueError
-        As `Interactions.from_parquet`; also when a user may be in several files and there is no staging.
+        As `Interactions.from_parquet`; also when a user may be in several files and there is no staging. Files that
+        change afterwards are noticed when they are read again: other users or items are an error then.
 
     Notes
     -----
@@ -134,67 +144,96 @@ def from_parquet(
     (3, 2)
     """
     client = check_client(client)
-    columns = {"user": user, "item": item, "value": value, "duplicates": duplicates}
-    files = _files(path, columns)
+    plan = plan_columns(
+        "from_parquet",
+        {
+            "user": user,
+            "item": item,
+            "value": value,
+            "duplicates": duplicates,
+            "nulls": check_choice("nulls", nulls, ("error", "drop")),
+        },
+    )
+    files = _files(path)
+    schema = _schema(path, plan)
     with sigint_noted() as interrupted:
         cluster = Cluster(client, interrupted)
         count = cluster.workers().threads if shards is None else check_int("shards", shards, 1)
         if staging is None:
-            peeks = _peeks(cluster, [(file,) for file in files], columns)
+            peeks = _peeks(cluster, files, plan, schema)
             peeks = sorted((peek for peek in peeks if peek.rows), key=lambda peek: peek.first)
             _refuse_overlap(peeks)
             parts = _grouped(peeks, min(count, len(peeks)))
         else:
-            parts = _staged(cluster, files, columns, _empty_folder(staging), count)
-            peeks = _peeks(cluster, parts, columns)
-        rows = {file: peek.rows for peek in peeks for file in peek.files}
+            parts = _staged(cluster, files, plan, schema, _empty_folder(staging), count)
+            peeks = _peeks(cluster, [place for (place,) in parts], plan, schema)
+        rows = {peek.file: peek.rows for peek in peeks}
+        if not sum(rows.values()):
+            raise ValueError(f"path must hold records, got {shown(path)}, whose {len(files)} files have none")
         return ShardedInteractions(
-            _items(cluster, parts, columns),
+            _items(cluster, parts, plan, schema),
             tuple(sum(rows[file] for file in part) for part in parts),
             tuple(parts),
-            columns,
+            plan,
+            schema,
+            {peek.file: peek.digest for peek in peeks},
         )
 
 
 # ---- on the driver --------------------------------------------------------------------------------------------------
 
 
-def _files(path: Any, columns: dict[str, Any]) -> list[str]:
+def _files(path: Any) -> list[str]:
     path = check_path("path", path)
     if not os.path.exists(path):
         raise FileNotFoundError(f"path must be a folder of Parquet files that every worker sees, got {shown(path)}")
-    files = dataset.dataset(os.path.abspath(path), format="parquet").files
+    with named(path):
+        files = dataset.dataset(os.path.abspath(path), format="parquet").files
     if not files:
         raise ValueError(f"path must hold Parquet files, got {shown(path)}, which has none")
     return sorted(files)
 
 
+def _schema(path: Any, plan: Plan) -> pa.Schema:
+    """The columns that are read, in types that hold what all files have."""
+    schema, _ = open_files(path, "parquet", plan)
+    for argument in ("user", "item"):
+        IdEncoder(argument, schema.field(plan.names[argument]).type)  # refuses what cannot be ids
+    views = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}  # Arrow can do little with them
+    columns = [schema.field(name) for name in dict.fromkeys(plan.names.values())]
+    return pa.schema([(column.name, views.get(column.type, column.type)) for column in columns])
+
+
 def _empty_folder(staging: Any) -> str:
     folder = os.path.abspath(check_path("staging", staging))
-    os.makedirs(folder, exist_ok=True)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise type(error)(error.errno, f"staging must be an empty folder: {error.strerror}", folder) from None
     if os.listdir(folder):
         raise ValueError(f"staging must be an empty folder, got {folder}, which holds {os.listdir(folder)[0]}")
     return folder
 
 
 class Peek(NamedTuple):
-    """What the driver learns of files."""
+    """What the driver learns of a file, or a folder of staged ones."""
 
-    files: tuple[str, ...]
+    file: str
     rows: int  # distinct users
     first: Any  # the least user
     last: Any
+    digest: int
 
 
-def _peeks(cluster: Cluster, parts: Sequence[tuple[str, ...]], columns: dict[str, Any]) -> list[Peek]:
-    return cluster.gather(cluster.groups([cluster.task("peek", _peek, part, columns) for part in parts])[0])
+def _peeks(cluster: Cluster, files: Sequence[str], plan: Plan, schema: pa.Schema) -> list[Peek]:
+    return cluster.gather(cluster.groups([cluster.task("peek", _peek, file, plan, schema) for file in files])[0])
 
 
 def _refuse_overlap(peeks: list[Peek]) -> None:
     for one, other in itertools.pairwise(peeks):
         if other.first <= one.last:
             raise ValueError(
-                f"users of {one.files[0]} ({one.first!r} to {one.last!r}) may be in {other.files[0]} too (from "
+                f"users of {one.file} ({one.first!r} to {one.last!r}) may be in {other.file} too (from "
                 f"{other.first!r}), and a user's records must be in one place; give staging=, a folder to split them in"
             )
 
@@ -203,25 +242,24 @@ def _grouped(peeks: list[Peek], count: int) -> list[tuple[str, ...]]:
     """Neighbouring files in ``count`` groups of about as many users."""
     done = np.cumsum([peek.rows for peek in peeks])
     group = np.minimum((done - 1) * count // done[-1], count - 1) if len(peeks) else done
-    files = np.array([peek.files[0] for peek in peeks], object)
+    files = np.array([peek.file for peek in peeks], object)
     return [tuple(files[group == number]) for number in np.unique(group)]
 
 
 def _staged(
-    cluster: Cluster, files: list[str], columns: dict[str, Any], folder: str, count: int
+    cluster: Cluster, files: list[str], plan: Plan, schema: pa.Schema, folder: str, count: int
 ) -> list[tuple[str, ...]]:
     """Split every file by user; returns the folder of each shard that has records."""
-    names = [columns[name] for name in ("user", "item", "value") if columns[name] is not None]
     cluster.groups(
-        [cluster.task("split", _split, file, names, folder, number, count) for number, file in enumerate(files)]
+        [cluster.task("split", _split, file, plan, schema, folder, number, count) for number, file in enumerate(files)]
     )
     places = (os.path.join(folder, _PARTS.format(number)) for number in range(count))
     return [(place,) for place in places if os.path.isdir(place)]
 
 
-def _items(cluster: Cluster, parts: Sequence[tuple[str, ...]], columns: dict[str, Any]) -> np.ndarray:
+def _items(cluster: Cluster, parts: Sequence[tuple[str, ...]], plan: Plan, schema: pa.Schema) -> np.ndarray:
     """The distinct items of all, with those of one more part at a time."""
-    (futures,) = cluster.groups([cluster.task("items_of", _items_of, part, columns) for part in parts])
+    (futures,) = cluster.groups([cluster.task("items_of", _items_of, part, plan, schema) for part in parts])
     found = (cluster.gather([future])[0] for future in futures)
     return functools.reduce(np.union1d, found)
 
@@ -229,30 +267,53 @@ def _items(cluster: Cluster, parts: Sequence[tuple[str, ...]], columns: dict[str
 # ---- on workers -----------------------------------------------------------------------------------------------------
 
 
-def _read(file: str, columns: dict[str, Any]) -> Interactions:
-    return Interactions.from_parquet(file, **columns)
+def _read(file: str, plan: Plan, schema: pa.Schema, digest: int | None = None) -> Interactions:
+    """The records of a file, which must have the ids that it had, if that is known."""
+    try:
+        data = assemble(Interactions, plan, *open_files(file, "parquet", plan, schema=schema), None)
+    except (TypeError, ValueError) as error:
+        raise error if file in str(error) else type(error)(f"{file}: {error}") from None
+    if digest is not None and digest != _digest(data):
+        raise ValueError(f"{file} has other users or items than when from_parquet read it; call from_parquet again")
+    return data
 
 
-def _peek(files: tuple[str, ...], columns: dict[str, Any]) -> Peek:
-    users = _users_of(files, columns)
-    return Peek(files, len(users), *(users[[0, -1]].tolist() if len(users) else (None, None)))
+def _digest(data: Interactions) -> int:
+    found = 0
+    for ids in (data.users, data.items):
+        array = to_arrow(ids)
+        for part in (str(array.type).encode(), *filter(None, array.buffers())):
+            found = zlib.crc32(part, found)
+    return found
 
 
-def _users_of(files: tuple[str, ...], columns: dict[str, Any]) -> np.ndarray:
-    return np.concatenate([_read(file, columns).users for file in files])
+def _peek(file: str, plan: Plan, schema: pa.Schema) -> Peek:
+    data = _read(file, plan, schema)
+    first, last = data.users[[0, -1]].tolist() if len(data.users) else (None, None)
+    return Peek(file, len(data.users), first, last, _digest(data))
 
 
-def _items_of(files: tuple[str, ...], columns: dict[str, Any]) -> np.ndarray:
-    return functools.reduce(np.union1d, (_read(file, columns).items for file in files))
+def _users_of(files: dict[str, int], plan: Plan, schema: pa.Schema) -> np.ndarray:
+    return np.concatenate([_read(file, plan, schema, digest).users for file, digest in files.items()])
+
+
+def _items_of(files: tuple[str, ...], plan: Plan, schema: pa.Schema) -> np.ndarray:
+    return functools.reduce(np.union1d, (_read(file, plan, schema).items for file in files))
 
 
 def _shard(
-    problem: Problem, files: tuple[str, ...], columns: dict[str, Any], items: np.ndarray, first: int, shards: int
+    problem: Problem,
+    files: dict[str, int],
+    plan: Plan,
+    schema: pa.Schema,
+    items: np.ndarray,
+    first: int,
+    shards: int,
 ) -> blocks.Shard:
     """The records of a shard as rows over all items."""
     pieces = []
-    for file in files:
-        data = _read(file, columns)
+    for file, digest in files.items():
+        data = _read(file, plan, schema, digest)
         place = np.searchsorted(items, data.items).astype(data.matrix.indices.dtype)  # ascending, so rows stay sorted
         matrix = data.matrix
         pieces.append(share_csr(matrix.data, place[matrix.indices], matrix.indptr, (matrix.shape[0], len(items))))
@@ -260,14 +321,14 @@ def _shard(
     return blocks.make_shard(problem, X, first, shards)
 
 
-def _split(file: str, names: list[str], folder: str, number: int, count: int) -> None:
+def _split(file: str, plan: Plan, schema: pa.Schema, folder: str, number: int, count: int) -> None:
     """Write the records of a file to the folders of their users' shards."""
-    source = dataset.dataset(file, format="parquet")
+    _, batches = open_files(file, "parquet", plan, schema=schema)
     writers: dict[int, pq.ParquetWriter] = {}
     places: dict[str, str] = {}
     try:
-        for batch in source.to_batches(columns=names, batch_size=BATCH):
-            shard = _bucket(batch.column(names[0]), count)
+        for batch in batches:
+            shard = _bucket(batch.column(plan.names["user"]), count)
             for bucket in np.unique(shard).tolist():
                 if bucket not in writers:
                     place = os.path.join(folder, _PARTS.format(bucket), f"part-{number:05d}.parquet")
@@ -291,6 +352,8 @@ def _bucket(users: pa.Array, count: int) -> np.ndarray:
         distinct = ids.to_numpy(zero_copy_only=False).astype(np.uint64)
         hashed = (distinct * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(33)
     else:
+        if pa.types.is_floating(ids.type):
+            ids = pc.add(ids, 0.0)  # -0.0 is the user 0.0
         hashed = np.array([zlib.crc32(str(id).encode()) for id in ids.to_pylist()], np.uint64)
     codes = pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False)
     buckets = (hashed % np.uint64(count)).astype(np.int64) if len(hashed) else np.zeros(1, np.int64)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+from lfm_np.atomic import check_place
 from lfm_np.checkpoint import Run
 from lfm_np.validation import check_choice, check_path
 
@@ -14,11 +16,8 @@ class DriverRun(Run):
     def __init__(self, checkpoint: Any, every: int, resume: Any, random_state: Any) -> None:
         check_choice("resume", resume, ("auto", "never"))
         self._every = every
-        super().__init__(
-            None if checkpoint is None else check_path("checkpoint", checkpoint), "distributed.als", random_state
-        )
-        if resume == "never":
-            self._file = None
+        path = None if checkpoint is None else check_path("checkpoint", checkpoint)
+        super().__init__(path, "distributed.als", random_state, anew=resume == "never")
 
     def follow(self, state: Any) -> None:
         """Keep this state from time to time."""
@@ -30,3 +29,17 @@ class DriverRun(Run):
         elif len(history) % self._every == 0:
             self._followed.copy()
             super().swept(history, last=True)
+
+
+def check_users_to(users_to: Any, checkpoint: Any) -> str | None:
+    """Where the workers are to write, as an absolute path. What cannot be written is refused before the first sweep."""
+    if users_to is None:
+        return None
+    path = os.path.abspath(check_path("users_to", users_to))
+    if checkpoint is not None and os.path.realpath(path) == os.path.realpath(check_path("checkpoint", checkpoint)):
+        raise ValueError(f"users_to must be another file than checkpoint, got {path} for both")
+    try:
+        check_place(path)
+    except OSError as error:
+        raise type(error)(error.errno, f"users_to must be a file that can be made: {error.strerror}", path) from None
+    return path

@@ -26,6 +26,12 @@ class NumberFile(NamedTuple):
     path: Path
     dtype: np.dtype
     length: int
+    seen: tuple[int, int] | None = None
+    """Size and time of the last change when it was examined; None where that does not matter."""
+
+    def noted(self) -> NumberFile:
+        """Itself, which from now on must stay as it is."""
+        return self._replace(seen=_size_and_time(os.stat(self.path)) if self.path.is_file() else None)
 
     def check(self) -> None:
         """ValueError unless the file has this dtype and length."""
@@ -42,6 +48,8 @@ class NumberFile(NamedTuple):
         part = np.empty(hi - lo, self.dtype) if buffer is None else buffer[: hi - lo]
         room, done = part.view(np.uint8).data, 0
         with open(self.path, "rb", buffering=0) as file:
+            if self.seen is not None and self.seen != _size_and_time(os.fstat(file.fileno())):
+                raise ValueError(f"{self.path} has changed since the matrix was opened; open the folder again")
             file.seek(OFFSET + lo * self.dtype.itemsize)
             while done < len(room):
                 got = file.readinto(room[done:])
@@ -53,6 +61,10 @@ class NumberFile(NamedTuple):
     def pieces(self) -> Iterator[np.ndarray]:
         for lo in range(0, self.length, PIECE):
             yield self.read(lo, min(lo + PIECE, self.length))
+
+
+def _size_and_time(info: os.stat_result) -> tuple[int, int]:
+    return info.st_size, info.st_mtime_ns
 
 
 class Writer:
@@ -111,6 +123,10 @@ class StoredCsr(NamedTuple):
         indptr = NumberFile(file_of(folder, order, "indptr"), np.dtype(np.int64), shape[0] + 1)
         indices = NumberFile(file_of(folder, order, "indices"), np.dtype(np.int32), nnz)
         return cls(indptr, indices, NumberFile(file_of(folder, order, "data"), dtype, nnz), shape[1])
+
+    def noted(self) -> StoredCsr:
+        """Itself, of files that from now on must stay as they are."""
+        return self._replace(indptr=self.indptr.noted(), indices=self.indices.noted(), data=self.data.noted())
 
     def lengths(self) -> np.ndarray:
         """Cells of every row."""

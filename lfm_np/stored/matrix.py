@@ -76,7 +76,7 @@ class StoredMatrix:
             raise ValueError(f"factors_in must be a folder that exists, got {self._factors_in}")
         try:
             self._manifest = _read_manifest(self.folder)
-            self.rows, self.columns = _orders(self.folder, self._manifest)
+            self.rows, self.columns = (order.noted() for order in _orders(self.folder, self._manifest))
             found = _examined(self.rows, self.columns) | {"ids": ids_digests(self.folder)}
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{self.folder} is not a whole and valid stored matrix: {error}") from None
@@ -116,6 +116,7 @@ class StoredMatrix:
             None takes the cores this process may use. The files are the same for any number.
         """
         check.check_choice("zeros", zeros, ("drop", "keep"))
+        dtype = check.check_dtype("dtype", dtype)
         twice = "sum" if zeros == "drop" else "refuse"
         csr = check.check_matrix("X", X, zeros=zeros, duplicates=twice, negative=True, dtype=dtype)
 
@@ -265,8 +266,11 @@ def _check_memory(memory: int | None, least: int = _LEAST) -> int:
 
 
 def _orders(folder: Path, manifest: dict[str, Any]) -> tuple[StoredCsr, StoredCsr]:
-    m, n = (check.check_int("shape", size, 0) for size in manifest["shape"])
-    nnz, dtype = check.check_int("nnz", manifest["nnz"], 0), check.check_dtype("dtype", manifest["dtype"])
+    if absent := {"shape", "nnz", "dtype"}.difference(manifest):
+        raise ValueError(f"manifest.json has no {', '.join(sorted(absent))}")
+    m, n = (check.check_int("shape in manifest.json", size, 0) for size in manifest["shape"])
+    nnz = check.check_int("nnz in manifest.json", manifest["nnz"], 0)
+    dtype = check.check_dtype("dtype in manifest.json", manifest["dtype"])
     return StoredCsr.at(folder, "rows", (m, n), nnz, dtype), StoredCsr.at(folder, "columns", (n, m), nnz, dtype)
 
 
@@ -286,7 +290,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.is_file():
         raise ValueError("it has no manifest.json")
-    manifest = check.check_dict("manifest.json", json.loads(path.read_text()))
+    try:
+        manifest = check.check_dict("manifest.json", json.loads(path.read_text()))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"manifest.json is no JSON: {error}") from None
     asked = {"format": _FORMAT, "version": _VERSION}
     for name, value in asked.items():
         if (manifest or {}).get(name) != value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import numbers
 import os
 from collections.abc import Iterable, Sequence
@@ -125,6 +126,9 @@ def check_random_state(value: Any) -> np.random.Generator:
 def check_callback(value: Any) -> Any:
     if value is not None and not callable(value):
         raise TypeError(f"callback must be callable as callback(record, factors), got {shown(value)}")
+    for later in (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction):
+        if later(value):  # a call of it would only make an object, and run nothing
+            raise TypeError(f"callback must be an ordinary function, no coroutine or generator, got {shown(value)}")
     return value
 
 

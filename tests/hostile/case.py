@@ -16,6 +16,9 @@ OK = "as it should"
 BAD = ("silent wrong", "crash", "hang", "obscure error", "valid refused", "data changed")
 
 
+KEPT = ("Dask-Offload",)  # threads that a package keeps for the next time
+
+
 class Outcome(NamedTuple):
     """What came of a case: ``kind`` is OK or one of BAD."""
 
@@ -81,6 +84,18 @@ class Case:
     make: Callable[[], dict[str, Any]] = field(default=dict)
 
 
+class Group(NamedTuple):
+    """Cases of one heading that make their own data."""
+
+    name: str
+
+    def refused(self, name: str, call: Callable[[], Any], *words: str, kind: Any = (TypeError, ValueError)) -> Case:
+        return Case(f"{self.name}: {name}", lambda: call(), raises(kind, *words))
+
+    def right(self, name: str, call: Callable[[], Any], true: Callable[[Any], Any] = lambda result: True) -> Case:
+        return Case(f"{self.name}: {name}", lambda: call(), Holds(lambda result: bool(true(result))))
+
+
 def judge(case: Case, strict: bool = True) -> Outcome:
     """Run a case in this process; ``strict`` looks at process-wide settings too."""
     inputs = case.make()
@@ -102,7 +117,7 @@ def surroundings() -> tuple[Any, ...]:
     """The process-wide settings that no call may leave changed."""
     state = np.random.get_state()  # noqa: NPY002 (the state that nobody may touch)
     digest = hashlib.sha256(state[1].tobytes()).hexdigest()[:12]
-    threads = sorted(thread.name for thread in threading.enumerate())
+    threads = sorted(thread.name for thread in threading.enumerate() if not thread.name.startswith(KEPT))
     return digest, state[2:], np.geterr(), str(signal.getsignal(signal.SIGINT)), threads
 
 

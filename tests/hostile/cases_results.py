@@ -133,9 +133,9 @@ def cases() -> list[Case]:
         ("update", _update()),
     ):
         found += [Case(f"{group}: {name}", call, expect, make) for name, (call, expect, make) in table.items()]
-    for group, table in (("explain", _explain()), ("Factors", _constructor()), ("evaluate", _evaluate())):
+    for group, table in (("explain", _explain()), ("Factors", _constructor())):
         found += [Case(f"{group}: {name}", call, expect, make) for name, (call, expect, make) in table.items()]
-    return found + [Case(f"objective: {name}", *rest) for name, rest in _objective().items()]
+    return found
 
 
 Table = dict[str, tuple[Any, Any, Any]]
@@ -368,79 +368,4 @@ def _constructor() -> Table:
             raises(ValueError, "read-only"),
             own(),
         ),
-    }
-
-
-def _evaluate() -> Table:
-    judge = lambda factors, train, test, **rest: lfm_np.evaluate(factors, train, test, **rest)  # noqa: E731
-    train, test = plain(0), plain(1)
-    own = lambda **rest: lambda: {"factors": made(), "train": train, "test": test} | rest  # noqa: E731
-    finite = Holds(lambda r, **_: 0 <= r["recall@20"] <= 1 and 0 <= r["auc"] <= 1 and r["users"] > 0)
-    found: Table = {}
-    for side in ("train", "test"):
-        for name in ("dense array", "list", "text", "one-dimensional", "complex", "object", "strings"):
-            make = matrices.REFUSED[name][0]
-            found[f"{side} {name}"] = (
-                judge,
-                raises(BAD, side, "sparse|real|two-dimensional"),
-                lambda s=side, m=make: own(**{s: m()})(),
-            )
-        for name in ("index too large", "index negative", "indptr falls", "data too short", "indptr past the end"):
-            make = matrices.REFUSED[name][0]
-            found[f"{side} {name}"] = (
-                judge,
-                raises(ValueError, side, "valid sparse"),
-                lambda s=side, m=make: own(**{s: m()})(),
-            )
-        found[f"{side} of another shape"] = (judge, raises(ValueError, side, "shape"), own(**{side: plain()[:5]}))
-    metrics = {
-        "metric unknown": ("recal@20", ValueError), "metric k = 0": ("recall@0", ValueError),
-        "metric k < 0": ("recall@-1", ValueError), "metric without k": ("recall", ValueError),
-        "metric with a space": ("recall@ 20", ValueError), "metric auc@5": ("auc@5", ValueError),
-        "metric number": (20, (TypeError, ValueError)), "metric k = 10^12": ("recall@1000000000000", ValueError),
-    }  # fmt: skip
-    for name, (metric, kind) in metrics.items():
-        found[name] = (judge, raises(kind, "metrics"), own(metrics=[metric]))
-    return found | {
-        "no metrics": (judge, raises(ValueError, "metrics"), own(metrics=[])),
-        "metrics None": (judge, raises(BAD, "metrics"), own(metrics=None)),
-        "metrics a number": (judge, raises(BAD, "metrics"), own(metrics=5)),
-        "test None": (judge, raises(TypeError, "test"), own(test=None)),
-        "test empty": (judge, raises(ValueError, "test", "no user"), own(test=plain() * 0)),
-        "test is train": (judge, raises(ValueError, "test", "training row"), own(test=plain(0))),
-        "train None": (judge, finite, own(train=None)),
-        "test unsorted": (judge, finite, own(test=matrices.unsorted(), train=plain(1))),
-        "factors an array": (judge, raises(TypeError, "factors"), own(factors=np.ones((M, 2)))),
-        "threads -1": (judge, raises(ValueError, "num_threads"), own(num_threads=-1)),
-        "recall beyond the items": (
-            judge,
-            Holds(lambda r, **_: r["recall@1000000000"] == 1.0),
-            own(metrics=["recall@1000000000"]),
-        ),
-        "negatives too few": (judge, raises(ValueError, "negatives"), own(negatives=np.zeros((3, 2), int))),
-        "negatives out of range": (judge, raises(ValueError, "negatives"), own(negatives=np.full((M, 2), N))),
-        "negatives fractions": (judge, raises(TypeError, "negatives"), own(negatives=np.zeros((M, 2)))),
-        "negatives none": (
-            judge,
-            Holds(lambda r, **_: r["users"] > 0),
-            own(negatives=np.full((M, 2), -1), metrics=["mrr"]),
-        ),
-    }
-
-
-def _objective() -> dict[str, tuple[Any, ...]]:
-    call = lambda X, factors, **rest: lfm_np.objective(X, factors, **rest)  # noqa: E731
-    own = lambda **rest: lambda: {"X": plain(), "factors": made()} | rest  # noqa: E731
-    found = {
-        name: (call, raises(BAD, *words), lambda make=make: {"X": make(), "factors": made()})
-        for name, (make, words) in matrices.REFUSED.items()
-        if "float32" not in words
-    }
-    return found | {
-        "another shape": (call, raises(ValueError, "X", f"{M} rows"), own(X=plain()[:9])),
-        "factors an array": (call, raises(TypeError, "factors"), own(factors=np.ones((M, 2)))),
-        "weighting unknown": (call, raises(ValueError, "weighting"), own(weighting="x")),
-        "regularization nan": (call, raises(ValueError, "regularization"), own(regularization=np.nan)),
-        "biases without ratings": (call, raises(ValueError, "biases", "ratings"), own(factors=made(biases=True))),
-        "finite": (call, Holds(lambda r, **_: np.isfinite(r) and r > 0), own()),
     }

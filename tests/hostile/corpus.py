@@ -11,17 +11,26 @@ import numpy as np
 import lfm_np
 
 from . import (
+    cases_cluster_files,
+    cases_cluster_runs,
+    cases_clusters,
+    cases_commands,
     cases_data,
+    cases_evaluation,
+    cases_extras,
     cases_files,
     cases_formats,
+    cases_ids_and_tables,
+    cases_lists,
     cases_losses,
+    cases_odd_arguments,
+    cases_odd_matrices,
+    cases_on_disk,
+    cases_other_packages,
     cases_results,
     cases_solvers,
-    cases_unseen_arguments,
-    cases_unseen_data,
-    cases_unseen_fits,
-    cases_unseen_more,
-    cases_unseen_uses,
+    cases_surroundings,
+    cases_tables,
     matrices,
     problems,
 )
@@ -29,8 +38,10 @@ from .case import Case
 from .solvers import solvers
 
 MODULES: tuple[Any, ...] = (
-    cases_solvers, cases_losses, cases_results, cases_data, cases_formats, cases_files, cases_unseen_fits,
-    cases_unseen_arguments, cases_unseen_uses, cases_unseen_data, cases_unseen_more,
+    cases_solvers, cases_losses, cases_results, cases_evaluation, cases_data, cases_formats, cases_files,
+    cases_odd_matrices, cases_odd_arguments, cases_lists, cases_ids_and_tables, cases_extras, cases_clusters,
+    cases_cluster_runs, cases_cluster_files, cases_on_disk, cases_tables, cases_commands,
+    cases_surroundings, cases_other_packages,
 )  # fmt: skip
 
 
@@ -46,8 +57,8 @@ def cases() -> list[Case]:
 
 
 PACKAGES = (
-    "faiss", "lfm_np.report", "lfm_np.sklearn", "narwhals", "pandas", "polars", "pyarrow.dataset", "rich", "typer",
-    "usearch.index",
+    "distributed", "faiss", "lfm_np.distributed", "lfm_np.report", "lfm_np.sklearn", "narwhals", "pandas",
+    "polars", "pyarrow.dataset", "rich", "typer", "usearch.index",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import lfm_np
 from lfm_np import losses, sampling
 
 from .case import Case, Either, Holds, raises
-from .cases_unseen_fits import BAD, als, finite, same_scores, sgd, tiny
+from .cases_odd_matrices import BAD, als, finite, same_scores, sgd, tiny
 from .matrices import M, plain
 
 # ---- arguments ------------------------------------------------------------------------------------------------------
@@ -102,13 +102,13 @@ def arguments() -> Iterator[Case]:
     for fit in (als, sgd):
         for word, values in ARGUMENTS.items():
             for place, value in enumerate(values):
-                name = f"unseen: {fit.__name__}, {word} {place} {type(value).__name__}"
+                name = f"odd arguments: {fit.__name__}, {word} {place} {type(value).__name__}"
                 yield Case(
                     name, lambda X, f=fit, w=word, v=value: f(X, **{w: v}), raises(BAD, word), lambda: {"X": plain()}
                 )
         for word, values in ACCEPTED.items():
             for place, value in enumerate(values):
-                name = f"unseen: {fit.__name__}, {word} may be {place} {type(value).__name__}"
+                name = f"odd arguments: {fit.__name__}, {word} may be {place} {type(value).__name__}"
                 yield Case(
                     name,
                     lambda X, f=fit, w=word, v=value: f(X, **{w: v}),
@@ -117,14 +117,14 @@ def arguments() -> Iterator[Case]:
                 )
     for solver in (np.str_("cg"), np.array(["exact", "cg"])[0]):
         yield Case(
-            f"unseen: als, solver {solver!r}",
+            f"odd arguments: als, solver {solver!r}",
             lambda X, s=solver: als(X, solver=s),
             Holds(lambda f, X, s=solver: f.params["solver"] == str(s)),
             lambda: {"X": plain()},
         )
     for biases in (np.True_, np.False_, np.str_("item")):
         yield Case(
-            f"unseen: sgd, biases {biases!r}",
+            f"odd arguments: sgd, biases {biases!r}",
             lambda X, b=biases: sgd(X, biases=b),
             Holds(lambda f, X: finite(f)),
             lambda: {"X": plain()},
@@ -132,7 +132,7 @@ def arguments() -> Iterator[Case]:
     nested = {"user": {"user": 1}}
     for value in (nested, {1: 0.1}, {"user": None}, {"user": np.nan}, [("user", 1)]):
         yield Case(
-            f"unseen: sgd, regularization {value!r}",
+            f"odd arguments: sgd, regularization {value!r}",
             lambda X, v=value: sgd(X, regularization=v),
             raises(BAD, "regularization"),
             lambda: {"X": plain()},
@@ -147,7 +147,7 @@ def arguments() -> Iterator[Case]:
     ):
         words = ("sampler",) if isinstance(sampler, (type, str)) else ("Hard.candidates|Popularity.beta",)
         yield Case(
-            f"unseen: sampler {sampler!r}",
+            f"odd arguments: sampler {sampler!r}",
             lambda X, s=sampler: sgd(X, sampler=s),
             raises(BAD, *words),
             lambda: {"X": plain()},
@@ -162,7 +162,7 @@ def arguments() -> Iterator[Case]:
         losses.CosineContrastive(weight=-1),
     ):
         yield Case(
-            f"unseen: loss {loss!r:.50}",
+            f"odd arguments: loss {loss!r:.50}",
             lambda X, v=loss: sgd(X, v),
             raises(BAD, "loss|WARP|SampledSoftmax|CosineContrastive"),
             lambda: {"X": plain()},
@@ -213,17 +213,21 @@ def _record(value: Any) -> Callable[..., Any]:
 
 
 def behaviour() -> Iterator[Case]:
-    yield Case("unseen: init is one array twice", _aliased, Holds(lambda r, X: r), lambda: {"X": tiny(np.eye(4))()})
-    own = lambda X: als(X, init=als(X))  # noqa: E731
-    yield Case("unseen: init is a result", own, Holds(lambda f, X: finite(f)), lambda: {"X": plain()})
     yield Case(
-        "unseen: one generator, six threads",
+        "odd arguments: init is one array twice", _aliased, Holds(lambda r, X: r), lambda: {"X": tiny(np.eye(4))()}
+    )
+    own = lambda X: als(X, init=als(X))  # noqa: E731
+    yield Case("odd arguments: init is a result", own, Holds(lambda f, X: finite(f)), lambda: {"X": plain()})
+    yield Case(
+        "odd arguments: one generator, six threads",
         _shared_seed,
         Holds(lambda r, X: len(r) == 6 and all(map(finite, r))),
         lambda: {"X": plain()},
     )
-    yield Case("unseen: fits four deep in callbacks", _deep, Holds(lambda f, X: finite(f)), lambda: {"X": plain()})
-    yield Case("unseen: a callback spoils X", _spoiled, raises(BAD, "X", "finite|nan"), lambda: {"X": plain()})
+    yield Case(
+        "odd arguments: fits four deep in callbacks", _deep, Holds(lambda f, X: finite(f)), lambda: {"X": plain()}
+    )
+    yield Case("odd arguments: a callback spoils X", _spoiled, raises(BAD, "X", "finite|nan"), lambda: {"X": plain()})
     for name, error in {
         "GeneratorExit": GeneratorExit,
         "SystemExit": SystemExit,
@@ -235,14 +239,14 @@ def behaviour() -> Iterator[Case]:
             raise error("own")
 
         yield Case(
-            f"unseen: a callback raises {name}",
+            f"odd arguments: a callback raises {name}",
             lambda X, c=fail: als(X, callback=c),
             raises(error, "own"),
             lambda: {"X": plain()},
         )
     for name, value in {"array": np.zeros(3), "nan": np.nan, "object": object(), "cycle": [...]}.items():
         yield Case(
-            f"unseen: a callback records {name}",
+            f"odd arguments: a callback records {name}",
             _record(value),
             Either(Holds(lambda f, X: finite(f)), raises(BAD, "history|callback|record")),
             lambda: {"X": plain()},

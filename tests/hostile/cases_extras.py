@@ -1,4 +1,4 @@
-"""Odd input to torch, indexes, scikit-learn, dask and the command line, of kinds that no other case has."""
+"""Odd input to what needs an extra: torch, indexes, scikit-learn and the command line."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ import scipy.sparse as sp
 
 import lfm_np
 
-from .case import Case
-from .cases_unseen_arguments import EqualsAll, NoRepr
-from .cases_unseen_fits import finite
-from .cases_unseen_uses import _refused, _right, model
+from .case import Case, Group
+from .cases_lists import model
+from .cases_odd_arguments import EqualsAll, NoRepr
+from .cases_odd_matrices import finite
 from .matrices import M, N, plain
 
+_refused, _right = Group("extras").refused, Group("extras").right
 WORDS: dict[str, Any] = {"factors": 3, "random_state": 0, "num_threads": 1}
 
 

@@ -32,7 +32,8 @@ def finite(result: Any, **_: Any) -> bool:
 
 
 def same_scores(one: Any, other: Any) -> bool:
-    a, b = one.user_factors @ one.item_factors.T, other.user_factors @ other.item_factors.T
+    with np.errstate(under="ignore"):
+        a, b = one.user_factors @ one.item_factors.T, other.user_factors @ other.item_factors.T
     return a.shape == b.shape and bool(np.allclose(a, b, rtol=1e-4, atol=1e-5))
 
 
@@ -167,7 +168,7 @@ class Flat:
 
 def _same(name: str, fit: Callable[..., Any], odd: Callable[[], Any], even: Callable[[], Any], **words: Any) -> Case:
     return Case(
-        f"unseen: {name}",
+        f"odd matrices: {name}",
         lambda X: fit(X, **words),
         Holds(lambda result, X: same_scores(result, fit(even(), **words))),
         lambda: {"X": odd()},
@@ -182,12 +183,12 @@ def matrices() -> Iterator[Case]:
     for name, (make, words) in REFUSED.items():
         for fit in (als, sgd):
             yield Case(
-                f"unseen: {fit.__name__}, {name}",
+                f"odd matrices: {fit.__name__}, {name}",
                 lambda X, fit=fit: fit(X),
                 raises(BAD, *words),
                 lambda make=make: {"X": make()},
             )
-    yield Case("unseen: als, claims to be sparse", lambda: als(Flat()), raises(BAD, "X", "sparse"))
+    yield Case("odd matrices: als, claims to be sparse", lambda: als(Flat()), raises(BAD, "X", "sparse"))
 
 
 # ---- valid, but odd -------------------------------------------------------------------------------------------------
@@ -226,7 +227,9 @@ SHAPES = {
 
 def _solved(name: str, make: Callable[[], Any], **words: Any) -> Case:
     holds = Holds(lambda f, X: finite(f) and normal_equations(X, f, 0.1))
-    return Case(f"unseen: als, {name}", lambda X: als(X, regularization=0.1, **words), holds, lambda: {"X": make()})
+    return Case(
+        f"odd matrices: als, {name}", lambda X: als(X, regularization=0.1, **words), holds, lambda: {"X": make()}
+    )
 
 
 def valid() -> Iterator[Case]:
@@ -234,10 +237,13 @@ def valid() -> Iterator[Case]:
         for k in (1, 7):
             yield _solved(f"{name}, k = {k}", make, factors=k)
         yield Case(
-            f"unseen: sgd, {name}", lambda X: sgd(X), Holds(lambda f, X: finite(f)), lambda make=make: {"X": make()}
+            f"odd matrices: sgd, {name}",
+            lambda X: sgd(X),
+            Holds(lambda f, X: finite(f)),
+            lambda make=make: {"X": make()},
         )
         yield Case(
-            f"unseen: ratings, {name}",
+            f"odd matrices: ratings, {name}",
             lambda X: als(X, weighting="ratings", biases=True),
             Holds(lambda f, X: finite(f) and f.shape == X.shape),
             lambda make=make: {"X": make()},
@@ -246,28 +252,28 @@ def valid() -> Iterator[Case]:
     exact = lambda X: als(X, weighting="ratings", regularization=0.0, factors=4, iterations=30, dtype="float64")  # noqa: E731
     fits = lambda f, X: np.allclose(f.user_factors @ f.item_factors.T, X.toarray(), atol=1e-3)  # noqa: E731
     unsolvable = raises(RuntimeError, "regularization")
-    yield Case("unseen: ratings, lambda = 0, full", exact, Either(Holds(fits), unsolvable), lambda: {"X": full()})
+    yield Case("odd matrices: ratings, lambda = 0, full", exact, Either(Holds(fits), unsolvable), lambda: {"X": full()})
     yield Case(
-        "unseen: alpha = 0 sees cells only",
+        "odd matrices: alpha = 0 sees cells only",
         lambda X: als(X, alpha=0.0),
         Holds(lambda f, X: same_scores(f, als(ones(), alpha=0.0))),
         lambda: {"X": plain()},
     )
     yield Case(
-        "unseen: negative ratings",
+        "odd matrices: negative ratings",
         lambda X: als(X, weighting="ratings"),
         Holds(lambda f, X: finite(f)),
         lambda: {"X": -plain()},
     )
     zero = lambda: raw(np.zeros_like(plain().data), plain().indices, plain().indptr)  # noqa: E731
     yield Case(
-        "unseen: ratings of zero",
+        "odd matrices: ratings of zero",
         lambda X: als(X, weighting="ratings"),
         Holds(lambda f, X: finite(f) and not f.user_factors.any()),
         lambda: {"X": zero()},
     )
     yield Case(
-        "unseen: confidences of zero",
+        "odd matrices: confidences of zero",
         lambda X: als(X),
         Holds(lambda f, X: not f.user_factors.any()),
         lambda: {"X": zero()},

@@ -1,4 +1,4 @@
-"""Odd requests to judges, and odd pairs, ids, disks, frames and pictures, of kinds that no other case has."""
+"""Odd pairs, ids, splits, folders, frames and pictures."""
 
 from __future__ import annotations
 
@@ -9,97 +9,14 @@ import numpy as np
 import scipy.sparse as sp
 
 import lfm_np
-from lfm_np import datasets, evaluation, losses
+from lfm_np import datasets
 
-from .case import Case, Either, Holds, raises
-from .cases_unseen_fits import BAD
-from .cases_unseen_uses import _refused, _right, model
-from .matrices import M, N, plain
+from .case import Case, Either, Group, Holds, raises
+from .cases_lists import model
+from .cases_odd_matrices import BAD
+from .matrices import plain
 
-# ---- judges ---------------------------------------------------------------------------------------------------------
-
-
-def judges() -> Iterator[Case]:
-    f, X = model(), plain()
-    for name, metrics in {
-        "text": "recall@5",
-        "none": None,
-        "empty": [],
-        "zero": ["recall@0"],
-        "negative": ["ndcg@-1"],
-        "fraction": ["map@1.5"],
-        "huge": ["recall@" + "9" * 30],
-        "bytes": [b"recall@5"],
-        "spaces": [" recall@5"],
-        "other digits": ["recall@٥"],
-        "number": 5,
-        "none inside": [None],
-        "unknown": ["f1@5"],
-        "twice @": ["recall@5@6"],
-        "no cutoff": ["recall"],
-    }.items():
-        expect: Any = raises(BAD, "metric")
-        if name in ("huge", "text", "empty"):
-            expect = Either(Holds(lambda r: isinstance(r, dict)), expect)
-        yield Case(
-            f"unseen: evaluate, metrics {name}", lambda m=metrics: lfm_np.evaluate(f, None, X, metrics=m), expect
-        )
-    for name, test in {
-        "transposed": X.T,
-        "none": None,
-        "dense": X.toarray(),
-        "rows": X[:2],
-        "nothing": sp.csr_array((M, N)),
-    }.items():
-        yield _refused(f"evaluate, test {name}", lambda t=test: lfm_np.evaluate(f, None, t), "test")
-    yield _refused("evaluate, train transposed", lambda: lfm_np.evaluate(f, X.T, X), "train")
-    yield Case(
-        "unseen: evaluate, all of test in train",
-        lambda: lfm_np.evaluate(f, X, X),
-        Either(Holds(lambda r: False), raises(BAD, "test")),
-    )
-    for name, negatives in {
-        "number": 3,
-        "flat": np.arange(M),
-        "float": np.ones((M, 2)),
-        "text": "x",
-        "out of range": np.full((M, 2), N),
-    }.items():
-        yield _refused(
-            f"evaluate, negatives {name}", lambda n=negatives: lfm_np.evaluate(f, None, X, negatives=n), "negatives"
-        )
-    yield _refused("evaluate, factors text", lambda: lfm_np.evaluate("model", None, X), "factors")
-    yield _refused("objective, factors none", lambda: lfm_np.objective(X, None), "factors")
-    yield _refused("objective, X transposed", lambda: lfm_np.objective(X.T, f), "X")
-    yield _refused("objective, alpha bool", lambda: lfm_np.objective(X, f, alpha=True), "alpha")
-    yield _refused("objective, weighting odd", lambda: lfm_np.objective(X, f, weighting="Ratings"), "weighting")
-    yield _right(
-        "objective, ratings of nothing",
-        lambda: lfm_np.objective(sp.csr_array((M, N)), f, weighting="ratings", regularization=0.0),
-        lambda o: o == 0,
-    )
-    yield _refused("most_popular, dense", lambda: evaluation.most_popular(np.eye(3)), "X")
-    yield _right(
-        "most_popular, nothing",
-        lambda: evaluation.most_popular(sp.csr_array((3, 4))).recommend([0], N=4)[0],
-        lambda r: r.tolist() == [[0, 1, 2, 3]],
-    )
-    for name, sizes in {
-        "negative": (-1, 2, 3),
-        "float": (1.0, 2, 3),
-        "huge": (2**70, 1, 1),
-        "text": ("1", 2, 3),
-        "bool": (True, 2, 3),
-        "nan": (1, np.nan, 3),
-    }.items():
-        yield Case(
-            f"unseen: estimate_memory, {name}",
-            lambda s=sizes: lfm_np.estimate_memory(*s),
-            Either(Holds(lambda r: r > 0), raises(BAD, "m must|n must")),
-        )
-    for loss in (losses.BPR, 3, None, "bpr", object()):
-        yield _refused(f"losses.check {type(loss).__name__} {loss!r:.8}", lambda v=loss: losses.check(v), "loss")
-
+_refused, _right = Group("ids and tables").refused, Group("ids and tables").right
 
 # ---- data -----------------------------------------------------------------------------------------------------------
 
@@ -212,7 +129,7 @@ def data() -> Iterator[Case]:
             ),
             raises(BAD, "users"),
         )
-        yield Case(f"unseen: from_arrays, ids {name}", lambda i=ids: make(i, [1, 2]), expect)
+        yield Case(f"ids and tables: from_arrays, ids {name}", lambda i=ids: make(i, [1, 2]), expect)
     d = make(["a", "b", "a"], [10, 20, 20], timestamps=[1, 2, 3])
     for name, words in {
         "by odd": {"by": "user"},
@@ -238,7 +155,7 @@ def data() -> Iterator[Case]:
         expect = raises((TypeError, ValueError, KeyError), "users")
         if name == "text":
             expect = Either(Holds(lambda r: np.ravel(r).tolist() == [0]), expect)
-        yield Case(f"unseen: rows_of, {name}", lambda i=ids: d.rows_of(i), expect)
+        yield Case(f"ids and tables: rows_of, {name}", lambda i=ids: d.rows_of(i), expect)
     for name, rows in {
         "negative": [-1],
         "beyond": [2],
@@ -269,7 +186,7 @@ def data() -> Iterator[Case]:
         "huge": (2**40, 3, 1),
     }.items():
         expect = Either(Holds(lambda p: p.shape[1] == 2), raises((*BAD, MemoryError), "m|n|max_j_per_i"))
-        yield Case(f"unseen: make_interactions, {name}", lambda s=sizes: datasets.make_interactions(*s), expect)
+        yield Case(f"ids and tables: make_interactions, {name}", lambda s=sizes: datasets.make_interactions(*s), expect)
     for name in ("", "1M", "../100k", None, 3, b"100k", ["100k"], "100k\0"):
         yield _refused(f"movielens {name!r}", lambda n=name: datasets.movielens(n), "name")
     for name, folder in {"none": None, "number": 3, "NUL": "a\0b", "empty": ""}.items():
@@ -326,4 +243,4 @@ def frames() -> Iterator[Case]:
 
 
 def cases() -> list[Case]:
-    return [*judges(), *data(), *frames()]
+    return [*data(), *frames()]

@@ -1,11 +1,11 @@
-"""Odd requests to results, judges, data, disks and pictures, of kinds that no other case has."""
+"""Odd ways to ask for lists, and odd results, copied, saved, folded in and explained."""
 
 from __future__ import annotations
 
 import copy
 import pickle
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ import scipy.sparse as sp
 
 import lfm_np
 
-from .case import Case, Either, Holds, raises
-from .cases_unseen_arguments import EqualsAll, Liar, Seven
-from .cases_unseen_fits import BAD, Loud, als, misaligned
+from .case import Case, Either, Group, Holds, raises
+from .cases_odd_arguments import EqualsAll, Liar, Seven
+from .cases_odd_matrices import BAD, Loud, als, misaligned
 from .matrices import M, N, plain
 
 
@@ -33,12 +33,7 @@ def brute(f: Any, users: Any, n: int, leave: Any = ()) -> np.ndarray:
     return np.where(np.isinf(np.take_along_axis(scores, order, 1)), -1, order)
 
 
-def _refused(name: str, call: Callable[[], Any], *words: str, kind: Any = BAD) -> Case:
-    return Case(f"unseen: {name}", lambda: call(), raises(kind, *words))
-
-
-def _right(name: str, call: Callable[[], Any], true: Callable[[Any], Any] = lambda result: True) -> Case:
-    return Case(f"unseen: {name}", lambda: call(), Holds(lambda result: bool(true(result))))
+_refused, _right = Group("lists").refused, Group("lists").right
 
 
 # ---- lists ----------------------------------------------------------------------------------------------------------
@@ -127,7 +122,7 @@ def lists() -> Iterator[Case]:
     }.items():
         yield _refused(f"recommend, N {name}", lambda n=n: f.recommend([1], N=n), "N must")
         yield _refused(f"similar_users, N {name}", lambda n=n: f.similar_users([1], N=n), "N must")
-    yield Case("unseen: recommend, N 2^62", lambda: f.recommend([1], N=2**62), raises(ValueError, "N must"))
+    yield Case("lists: recommend, N 2^62", lambda: f.recommend([1], N=2**62), raises(ValueError, "N must"))
     for name, n in {"liar": Liar(3), "np.uint8": np.uint8(3)}.items():
         yield _right(
             f"recommend, N {name}",
@@ -169,7 +164,7 @@ def lists() -> Iterator[Case]:
     nan_seen = plain()
     nan_seen.data[0] = np.nan
     yield Case(
-        "unseen: recommend, seen with nan",
+        "lists: recommend, seen with nan",
         lambda: f.recommend([0], seen=nan_seen),
         Either(Holds(lambda r: 0 not in r[0]), raises(BAD, "seen")),
     )
