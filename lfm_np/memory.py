@@ -104,8 +104,8 @@ def estimate_memory(
     ld = padded(k + (solver == "als" and biases))
     if solver == "als":
         each = 2 * LANES * size + 16  # of ld²: eight systems and their transpose, a wide sum, the Gram matrix
-        systems = ld * ld * (threads * each + most_segments(rows, ld) // 2 * size)
-        gram = ld * ld * 8 * (len(gram_chunks(max(m, n), ld)) + 7)  # of a Gram matrix, with its sum
+        systems = ld * ld * (threads * each + most_segments(rows, ld) * size // 3)
+        gram = ld * ld * 8 * max(len(gram_chunks(max(m, n), ld)) + 3, 5)  # a Gram matrix's parts and sum, or its basis
         needed = 2 * ld * size * rows + nnz * (_INDEX + size) + max(systems, gram)
     else:
         rotating = min(max(m, n), ROWS) * k * 8  # to the canonical basis, in float64

@@ -435,6 +435,10 @@ def test_indices_that_change_during_a_fit_never_reach_a_kernel(good, tmp_path):
     with open(folder / "columns.indices.npy", "r+b") as file:
         file.seek(files.OFFSET)
         file.write(b"\xff\xff\xff\x7f")
+    with pytest.raises(ValueError, match=r"columns.indices.npy has changed since the matrix was opened"):
+        lfm_np.als(stored, factors=2)
+    info = os.stat(good / "columns.indices.npy")
+    os.utime(folder / "columns.indices.npy", ns=(info.st_atime_ns, info.st_mtime_ns))  # as if nobody had written it
     with pytest.raises(ValueError, match=r"columns.indices.npy has changed: it has indices beyond 39"):
         lfm_np.als(stored, factors=2)
 
