@@ -146,9 +146,10 @@ def _interrupted() -> bool:
 
 def _impatient(do: Callable[[Any], Any]) -> Callable[[], Any]:
     """As `_callback`, and the fit waits three seconds for workers in place of five minutes."""
-    import lfm_np.distributed.cluster as waiting
 
     def run() -> Any:
+        import lfm_np.distributed.cluster as waiting
+
         waiting.PATIENCE = 3.0  # type: ignore[misc] (in this process only)
         return _callback(do)()
 
