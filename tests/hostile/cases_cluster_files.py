@@ -14,7 +14,7 @@ import numpy as np
 
 import lfm_np
 
-from .case import Case, Either, Group, Holds, raises
+from .case import Case, Either, Group, Holds, installed, raises
 from .cases_clusters import WORDS, cluster, filed
 from .cases_odd_matrices import BAD
 
@@ -333,4 +333,4 @@ def changes() -> Iterator[Case]:
 
 
 def cases() -> list[Case]:
-    return [*files(), *arguments(), *changes()]
+    return [*files(), *arguments(), *changes()] if installed("distributed", "pyarrow") else []

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 
 import lfm_np
 
-from .case import Case, Either, Group, Holds, raises
+from .case import Case, Either, Group, Holds, installed, raises
 from .cases_clusters import WORDS, als, as_here, here, on, on_filed
 from .cases_odd_matrices import BAD, finite, same_scores
 from .matrices import plain
@@ -183,4 +183,4 @@ def under_way() -> Iterator[Case]:
 
 
 def cases() -> list[Case]:
-    return [*driver_files(), *under_way()]
+    return [*driver_files(), *under_way()] if installed("distributed", "pyarrow") else []

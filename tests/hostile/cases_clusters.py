@@ -15,7 +15,7 @@ import scipy.sparse as sp
 
 import lfm_np
 
-from .case import Case, Either, Group, Holds, raises
+from .case import Case, Either, Group, Holds, installed, raises
 from .cases_odd_arguments import EqualsAll, NoRepr
 from .cases_odd_matrices import BAD, finite, same_scores
 from .matrices import REFUSED, SAME, M, N, plain
@@ -241,4 +241,4 @@ def arguments() -> Iterator[Case]:
 
 
 def cases() -> list[Case]:
-    return [*clients(), *matrices(), *arguments()]
+    return [*clients(), *matrices(), *arguments()] if installed("distributed", "pyarrow") else []

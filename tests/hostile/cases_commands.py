@@ -16,7 +16,7 @@ from typing import Any
 
 import lfm_np
 
-from .case import Case, Group
+from .case import Case, Group, installed
 from .cases_clusters import filed
 from .cases_extras import command
 
@@ -286,4 +286,4 @@ def processes() -> Iterator[Case]:
 
 
 def cases() -> list[Case]:
-    return [*fits(), *uses(), *processes()]
+    return [*fits(), *uses(), *processes()] if installed("typer", "rich", "pyarrow") else []

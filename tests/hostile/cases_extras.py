@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import scipy.sparse as sp
 
 import lfm_np
 
-from .case import Case, Group
+from .case import Case, Group, installed
 from .cases_lists import model
 from .cases_odd_arguments import EqualsAll, NoRepr
 from .cases_odd_matrices import finite
@@ -144,8 +143,8 @@ def commands() -> Iterator[Case]:
 
 
 def cases() -> list[Case]:
-    found = list(commands())
+    found = list(commands()) if installed("typer", "rich") else []
     for package, make in (("torch", torch), ("sklearn", sklearn), ("usearch", indexes)):
-        if importlib.util.find_spec(package):
+        if installed(package):
             found += make()
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import io
 import json
 import os
@@ -18,7 +17,7 @@ import scipy.sparse as sp
 
 from lfm_np import Factors, Interactions, StoredMatrix, ann
 
-from .case import Case, Holds, raises
+from .case import Case, Holds, installed, raises
 from .cases_formats import _coo, _falling
 from .cases_results import made
 from .matrices import at, changed, plain
@@ -32,12 +31,12 @@ def cases() -> list[Case]:
         Case(f"stored: {name}", _stored, expect, lambda damage=damage: {"damage": damage})
         for name, (damage, expect) in STORED.items()
     ]
-    if _there("narwhals", "pandas", "polars", "pyarrow"):
+    if installed("narwhals", "pandas", "polars", "pyarrow"):
         found += [
             Case(f"frame: {name}", lambda make=make: _ids(Interactions.from_frame(make())), expect)
             for name, (make, expect) in _frames().items()
         ]
-    if _there("pyarrow"):
+    if installed("pyarrow"):
         found += [
             Case(f"csv: {name}", lambda text=text, options=options: _csv(text, options), expect)
             for name, (text, options, expect) in CSV.items()
@@ -46,28 +45,24 @@ def cases() -> list[Case]:
             Case(f"path: {name}", lambda path=path: Interactions.from_parquet(path), expect)
             for name, (path, expect) in PATHS.items()
         ]
-    if _there("usearch", "faiss"):
+    if installed("usearch", "faiss"):
         found += [Case(f"ann: {name}", call, expect) for name, (call, expect) in ANN.items()]
-    if _there("sklearn"):
+    if installed("sklearn"):
         found += [
             Case(f"sklearn: {name}", _estimate, expect, lambda make=make: {"X": make()})
             for name, (make, expect) in SKLEARN.items()
         ]
-    if _there("typer", "rich"):
+    if installed("typer", "rich"):
         found += [
             Case(f"npz: {name}", lambda arrays=arrays: _info(arrays), says(*words))
             for name, (arrays, words) in NPZ.items()
         ]
-    if _there("matplotlib"):
+    if installed("matplotlib"):
         found += [
             Case(f"report: {name}", lambda options=options: _page(**options), expect)
             for name, (options, expect) in PAGES.items()
         ]
     return found
-
-
-def _there(*packages: str) -> bool:
-    return all(map(importlib.util.find_spec, packages))
 
 
 def says(*words: str) -> Holds:
