@@ -220,8 +220,11 @@ def test_sweeps_sent_before_their_time_give_the_same_bits(client, tall, wide):
     same_bits(lfm_np.distributed.als(tall, **asked), lfm_np.distributed.als(tall, callback=lambda *_: None, **asked))
 
 
-def test_a_sweep_sent_before_its_time_is_dropped_where_items_are_solved_again(client):
+def test_a_sweep_sent_before_its_time_is_dropped_where_items_are_solved_again(client, monkeypatch):
     """Nearly perfect fits leave so little of float32's sums that items are solved in float64, in some sweep first."""
+    sweeps, dropped = importlib.import_module("lfm_np.distributed.sweep").Sweeps, []
+    drop = sweeps._drop
+    monkeypatch.setattr(sweeps, "_drop", lambda self, *sent: [dropped.append(self._ahead), drop(self, *sent)][1])
     X = sp.csr_array(np.outer(np.arange(1.0, 41), np.arange(1.0, 6)))
     asked = {
         "weighting": "ratings",
@@ -235,6 +238,8 @@ def test_a_sweep_sent_before_its_time_is_dropped_where_items_are_solved_again(cl
         lfm_np.distributed.als(X, random_state=0, **asked),
         lfm_np.distributed.als(X, random_state=0, callback=lambda *_: None, **asked),
     )
+    assert dropped[0] is not None
+    assert dropped[1:].count(None) == len(dropped) - 1  # nothing is sent ahead after that
 
 
 def held(dask_worker=None):

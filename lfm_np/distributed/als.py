@@ -21,6 +21,7 @@ from lfm_np.kernels.als_rows import aligned
 from lfm_np.problem import Problem, check_problem, narrow
 from lfm_np.sweeps import Callback, check_loop, run_sweeps, sigint_noted
 from lfm_np.validation import (
+    MAX_THREADS,
     check_choice,
     check_init,
     check_int,
@@ -135,7 +136,7 @@ def als(
     )
     loop = check_loop("iterations", iterations, tolerance, "objective", callback, progress, raise_on_interrupt)
     check_choice("solver", solver, ("auto", "exact"))
-    threads = check_int("num_threads", num_threads, 1, 1024)
+    threads = check_int("num_threads", num_threads, 1, MAX_THREADS)
     every = check_int("checkpoint_every", checkpoint_every, 1)
     run = DriverRun(checkpoint, every, resume, random_state)
     path = check_users_to(users_to, checkpoint)

@@ -25,6 +25,7 @@ from lfm_np.validation.records import (
     sorting,
 )
 from lfm_np.validation.scalars import (
+    MAX_THREADS,
     as_array,
     check_bool,
     check_callback,
@@ -40,6 +41,7 @@ from lfm_np.validation.scalars import (
 )
 
 __all__ = [
+    "MAX_THREADS",
     "as_array",
     "as_ids",
     "check_bias",

@@ -33,6 +33,9 @@ def as_array(name: str, value: Any) -> np.ndarray:
         raise ValueError(f"{name} must be an array, got rows of unequal length: {shown(value)}") from None
 
 
+MAX_THREADS = 1024
+
+
 def check_int(name: str, value: Any, low: int, high: int | None = None) -> int:
     """``value`` as an int in [low, high]. Booleans and fractions are refused."""
     allowed = f"an integer ≥ {low}" if high is None else f"an integer from {low} to {high}"
@@ -104,7 +107,7 @@ def check_num_threads(value: Any) -> int:
     """Threads to use; None takes the cores this process may use."""
     if value is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return check_int("num_threads", value, 1, 1024)
+    return check_int("num_threads", value, 1, MAX_THREADS)
 
 
 def check_random_state(value: Any) -> np.random.Generator:
