@@ -42,7 +42,7 @@ def test_shards_equal_dense_normal_equations(eager, weighting, exponent):
 def test_shards_equal_the_single_process(eager, shards, shape, monkeypatch):
     """Rows by either system and of either length, biases, several blocks of items and several sums of shares."""
     monkeypatch.setattr("lfm_np.distributed.sweep.BLOCK_BYTES", 3000)
-    monkeypatch.setattr("lfm_np.distributed.sweep.FAN_IN", 2)
+    monkeypatch.setattr("lfm_np.distributed.cluster.FAN_IN", 2)
     X = matrix(*shape, longest=30)
     for options in ({"weighting": "ials", "unobserved_weight": 0.1}, {"weighting": "ratings", "biases": True}):
         asked = {

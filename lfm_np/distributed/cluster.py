@@ -23,6 +23,7 @@ except ImportError:
 
 PATIENCE = 300.0  # seconds without any worker that runs tasks, after which a fit gives up
 RESTARTS = 2  # times that a sweep is done again after its tasks kept losing their workers
+FAN_IN = 16  # parts that one task brings together
 _POLL = 0.5  # seconds between two looks at Ctrl-C and the workers
 _SETTINGS = {"distributed.admin.large-graph-warning-threshold": "1TiB"}  # what we send is meant to be sent
 
@@ -177,6 +178,14 @@ class Cluster:
                 raise error
         if any(future.status == "cancelled" for future in futures):
             raise Lost("the scheduler forgot tasks")
+
+
+def fewer(cluster: Cluster, name: str, together: Callable[[list[Any]], Any], parts: list[Any]) -> list[Any]:
+    """At most FAN_IN tasks, of which each brings neighbours among ``parts``, tasks too, together."""
+    while len(parts) > FAN_IN:
+        groups = (parts[lo : lo + FAN_IN] for lo in range(0, len(parts), FAN_IN))
+        parts = [cluster.task(name, together, group) for group in groups]
+    return parts
 
 
 def _leave_pool() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from lfm_np.distributed import blocks
-from lfm_np.distributed.cluster import Cluster, check_client
+from lfm_np.distributed.cluster import Cluster, check_client, fewer
 from lfm_np.errors import missing_extra
 from lfm_np.id_columns import IdEncoder, to_arrow
 from lfm_np.interactions import Interactions
@@ -54,7 +54,7 @@ class ShardedInteractions:
     schema: pa.Schema
     """Columns of the files, in types that hold what all have."""
     digests: dict[str, int]
-    """Of the ids of each file (or folder), so that one that is no longer what it was is noticed."""
+    """Of the records of each file (or folder), so that one that is no longer what it was is noticed."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -123,12 +123,12 @@ def from_parquet(
     ------
     TypeError, ValueError
         As `Interactions.from_parquet`; also when a user may be in several files and there is no staging. Files that
-        change afterwards are noticed when they are read again: other users or items are an error then.
+        change afterwards are noticed when they are read again: other records are an error then.
 
     Notes
     -----
-    The driver holds the distinct items of one file beside those of all. A worker holds the records of one file, or of
-    one shard. Rows are in ascending order of user ids; with staging only those of a shard are.
+    The driver holds the distinct items. A worker holds the records of one file, or of one shard, and the distinct items
+    of some files. Rows are in ascending order of user ids; with staging only those of a shard are.
 
     Examples
     --------
@@ -160,18 +160,18 @@ def from_parquet(
         cluster = Cluster(client, interrupted)
         count = cluster.workers().threads if shards is None else check_int("shards", shards, 1)
         if staging is None:
-            peeks = _peeks(cluster, files, plan, schema)
+            peeks, items = _seen(cluster, files, plan, schema)
             peeks = sorted((peek for peek in peeks if peek.rows), key=lambda peek: peek.first)
             _refuse_overlap(peeks)
             parts = _grouped(peeks, min(count, len(peeks)))
         else:
             parts = _staged(cluster, files, plan, schema, _empty_folder(staging), count)
-            peeks = _peeks(cluster, [place for (place,) in parts], plan, schema)
+            peeks, items = _seen(cluster, [place for (place,) in parts], plan, schema)
         rows = {peek.file: peek.rows for peek in peeks}
         if not sum(rows.values()):
             raise ValueError(f"path must hold records, got {shown(path)}, whose {len(files)} files have none")
         return ShardedInteractions(
-            _items(cluster, parts, plan, schema),
+            items,
             tuple(sum(rows[file] for file in part) for part in parts),
             tuple(parts),
             plan,
@@ -225,8 +225,20 @@ class Peek(NamedTuple):
     digest: int
 
 
-def _peeks(cluster: Cluster, files: Sequence[str], plan: Plan, schema: pa.Schema) -> list[Peek]:
-    return cluster.gather(cluster.groups([cluster.task("peek", _peek, file, plan, schema) for file in files])[0])
+class Seen(NamedTuple):
+    """What one pass over a file finds out."""
+
+    peek: Peek
+    items: np.ndarray  # distinct, ascending
+
+
+def _seen(cluster: Cluster, files: Sequence[str], plan: Plan, schema: pa.Schema) -> tuple[list[Peek], np.ndarray]:
+    """What is known of every file, and the distinct items of all."""
+    seen = [cluster.task("seen", _see, file, plan, schema) for file in files]
+    peeks = [cluster.task("peek", _peek_of, one) for one in seen]
+    items = fewer(cluster, "items_of", _union, [cluster.task("items", _items_of, one) for one in seen])
+    peeks, unions = cluster.groups(peeks, [cluster.task("items_of", _union, items)])
+    return cluster.gather(peeks), cluster.gather(unions)[0]
 
 
 def _refuse_overlap(peeks: list[Peek]) -> None:
@@ -257,24 +269,17 @@ def _staged(
     return [(place,) for place in places if os.path.isdir(place)]
 
 
-def _items(cluster: Cluster, parts: Sequence[tuple[str, ...]], plan: Plan, schema: pa.Schema) -> np.ndarray:
-    """The distinct items of all, with those of one more part at a time."""
-    (futures,) = cluster.groups([cluster.task("items_of", _items_of, part, plan, schema) for part in parts])
-    found = (cluster.gather([future])[0] for future in futures)
-    return functools.reduce(np.union1d, found)
-
-
 # ---- on workers -----------------------------------------------------------------------------------------------------
 
 
 def _read(file: str, plan: Plan, schema: pa.Schema, digest: int | None = None) -> Interactions:
-    """The records of a file, which must have the ids that it had, if that is known."""
+    """The records of a file, which must be those that it had, if that is known."""
     try:
         data = assemble(Interactions, plan, *open_files(file, "parquet", plan, schema=schema), None)
     except (TypeError, ValueError) as error:
         raise error if file in str(error) else type(error)(f"{file}: {error}") from None
     if digest is not None and digest != _digest(data):
-        raise ValueError(f"{file} has other users or items than when from_parquet read it; call from_parquet again")
+        raise ValueError(f"{file} has other records than when from_parquet read it; call from_parquet again")
     return data
 
 
@@ -284,21 +289,31 @@ def _digest(data: Interactions) -> int:
         array = to_arrow(ids)
         for part in (str(array.type).encode(), *filter(None, array.buffers())):
             found = zlib.crc32(part, found)
+    for part in (data.matrix.indptr, data.matrix.indices, data.matrix.data):
+        found = zlib.crc32(np.ascontiguousarray(part).data, found)
     return found
 
 
-def _peek(file: str, plan: Plan, schema: pa.Schema) -> Peek:
+def _see(file: str, plan: Plan, schema: pa.Schema) -> Seen:
     data = _read(file, plan, schema)
     first, last = data.users[[0, -1]].tolist() if len(data.users) else (None, None)
-    return Peek(file, len(data.users), first, last, _digest(data))
+    return Seen(Peek(file, len(data.users), first, last, _digest(data)), data.items)
+
+
+def _peek_of(seen: Seen) -> Peek:
+    return seen.peek
+
+
+def _items_of(seen: Seen) -> np.ndarray:
+    return seen.items
+
+
+def _union(parts: list[np.ndarray]) -> np.ndarray:
+    return functools.reduce(np.union1d, parts)
 
 
 def _users_of(files: dict[str, int], plan: Plan, schema: pa.Schema) -> np.ndarray:
     return np.concatenate([_read(file, plan, schema, digest).users for file, digest in files.items()])
-
-
-def _items_of(files: tuple[str, ...], plan: Plan, schema: pa.Schema) -> np.ndarray:
-    return functools.reduce(np.union1d, (_read(file, plan, schema).items for file in files))
 
 
 def _shard(

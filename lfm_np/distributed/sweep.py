@@ -10,15 +10,13 @@ import numpy as np
 
 from lfm_np.canonical import canonical_items
 from lfm_np.distributed import blocks, equations
-from lfm_np.distributed.cluster import RESTARTS, Cluster, Lost, NoWorkers
+from lfm_np.distributed.cluster import RESTARTS, Cluster, Lost, NoWorkers, fewer
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
 from lfm_np.problem import Problem
 from lfm_np.row_plan import primal_cost
 
 BLOCK_BYTES = 8 << 20  # of a shard's share of the normal equations of a block of items
-FAN_IN = 16  # shares that one task adds
-
 
 Source = tuple[Any, ...]  # of a task: the function and its arguments
 
@@ -182,7 +180,8 @@ class Sweeps:
     def _users(self, V: Solved) -> list[Any]:
         """The tasks that solve the users of every shard."""
         cluster, problem = self._cluster, self._problem
-        fixed = cluster.task("fix", blocks.fix_items, problem, V.found, self._rotate)
+        grams = V.found if self._item_shards else V.items  # few items: to send them takes less than a task more
+        fixed = cluster.task("fix", blocks.fix_items, problem, grams, self._rotate)
         return [
             cluster.task("users", blocks.solve_users, problem, shard, V.items, fixed, self.mean, self._threads)
             for shard in self._shards
@@ -228,11 +227,8 @@ class Sweeps:
         return Solved(items, found), values
 
     def _few(self, shares: list[Any]) -> list[Any]:
-        """At most FAN_IN shares of the same sum."""
-        while len(shares) > FAN_IN:
-            groups = (shares[lo : lo + FAN_IN] for lo in range(0, len(shares), FAN_IN))
-            shares = [self._cluster.task("added", equations.add_shares, group) for group in groups]
-        return shares
+        """A few shares of the same sum."""
+        return fewer(self._cluster, "added", equations.add_shares, shares)
 
     def _record(self, items: list[blocks.Items]) -> dict[str, Any]:
         loss, penalty = items[0].users

@@ -320,9 +320,12 @@ def changes() -> Iterator[Case]:
         "null users": {"user": ["eve", None, "fay"], "item": [30, 20, 10]},
         "no item": {"user": ["eve", "eve", "fay"]},
         "as many other users": {"user": ["gus", "gus", "hal"], "item": [30, 20, 10]},
+        "pairs of the same users and items": {"user": ["eve", "fay", "fay"], "item": [30, 20, 10]},
     }.items():
         changed = _again({"a.parquet": a, "b.parquet": table})
         yield _refused(f"a file changes: {name}", read(PLAIN, changed), "b.parquet|changed", kind=LOST)
+    other = _again({"a.parquet": a, "b.parquet": {**b, "value": [1.0, 5.0, 3.0]}})
+    yield _refused("a file changes: a value", read(PLAIN, other, value="value"), "b.parquet|changed", kind=LOST)
     yield Case(
         "cluster files: a file is added",
         read(PLAIN, _again({"a.parquet": a, "b.parquet": b, "c.parquet": {"user": ["zoe"], "item": [40]}})),
