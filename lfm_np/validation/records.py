@@ -93,6 +93,17 @@ def check_values(name: str, values: Any, length: int, *, unknown: bool = False) 
     return array
 
 
+def check_whole(name: str, values: Any, length: int | None = None) -> np.ndarray:
+    """Whole numbers from 0 on as int64, one a record; floats that are whole will do."""
+    array = check_column(name, values, length)
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"{name} must be whole numbers, got dtype {array.dtype}")
+    good = (array >= 0) & (array <= 2**53) & (array == np.floor(array))
+    if not good.all():
+        raise ValueError(f"{name} must be whole numbers from 0 on, got {array[~good][0]}")
+    return array.astype(np.int64)
+
+
 def check_timestamps(timestamps: Any, length: int) -> np.ndarray:
     """One time a record: integers, floats (NaN: unknown) or datetime64 (NaT: unknown)."""
     array = check_column("timestamps", timestamps, length)
