@@ -199,9 +199,9 @@ def check_shape(shape: Any, pairs: np.ndarray) -> tuple[int, int]:
 def check_new_ids(name: str, ids: Any, size: int) -> np.ndarray:
     """Distinct row numbers to write: any of the ``size`` present ones, and new ones that go on from ``size``."""
     array = check_ids(name, ids, np.iinfo(np.int64).max)
-    unique = np.unique(array)
+    unique, counts = np.unique(array, return_counts=True)
     if len(unique) != len(array):
-        raise ValueError(f"{name} must be distinct")
+        raise ValueError(f"{name} must be distinct, got {unique[counts > 1][0]} more than once")
     new = unique[unique >= size]
     if len(new) and new[-1] != size + len(new) - 1:
         raise ValueError(f"{name} must go on from {size} without a gap, got {shown(new.tolist())}")
