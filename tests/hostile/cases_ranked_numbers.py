@@ -348,7 +348,7 @@ def new_rows() -> Iterator[Case]:
         listed_near,
     )
     for name, words, said in (
-        ("a gap", {"users": [15, 17, 1, 2]}, ("users", "16")),
+        ("a gap", {"users": [15, 17, 1, 2]}, ("users", "gap", "17")),
         ("a user twice", {"users": [1, 2, 3, 1]}, ("users", "1")),
         ("a negative user", {"users": [0, 1, 2, -1]}, ("users", "-1")),
         ("neither users nor items", {}, ("users", "items")),
