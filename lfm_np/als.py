@@ -114,7 +114,8 @@ def als(
     random_state : None, int, SeedSequence, Generator or RandomState
     callback : callable, optional
         ``callback(record, factors)`` after each sweep; what it adds to ``record`` stays in the history. ``factors`` is
-        computed when first looked at. StopIteration ends the run with what there is; other exceptions propagate.
+        computed when first looked at, which must be within the callback. StopIteration ends the run with what there is;
+        other exceptions propagate.
     progress : bool
         Show a progress bar with the objective.
     raise_on_interrupt : bool

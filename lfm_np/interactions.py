@@ -163,14 +163,15 @@ class Interactions:
         ----------
         columns : integer array
         missing : optional
-            The id for column -1, with which `Factors.recommend` pads a short list; refused when not given.
+            The id for column -1, with which `Factors.recommend` pads a short list; refused when not given. One that
+            is of another kind than the ids makes an array of objects.
         """
         columns = np.asarray(columns)
         padded = columns == -1
         if missing is None or not padded.any():
             return self.items[check.check_positions("columns", columns, len(self.items))]
         ids = self.items[check.check_positions("columns", np.where(padded, 0, columns), len(self.items))]
-        return np.where(padded, missing, ids)
+        return _with_missing(ids, padded, missing)
 
     # ---- parts ------------------------------------------------------------------------------------------------------
 
@@ -339,6 +340,24 @@ def _of_sign(wanted: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarra
         return wanted, fits
     fits = wanted <= np.iinfo(dtype).max if dtype.kind == "i" else wanted >= 0
     return np.where(fits, wanted, 0).astype(dtype), fits
+
+
+def _with_missing(ids: np.ndarray, where: np.ndarray, missing: Any) -> np.ndarray:
+    """``ids`` with ``missing`` in some places: in their dtype or a longer one, else as objects, so that both stay."""
+    filler = check.as_ids("missing", [missing])
+    if filler.shape != (1,):
+        raise TypeError(f"missing must be one id, got {check.shown(missing)}")
+    kinds = filler.dtype.kind + ids.dtype.kind
+    same = kinds[0] == kinds[1]
+    if (same or kinds in ("iu", "ui", "if", "uf")) and filler.astype(ids.dtype).tolist() == filler.tolist():
+        found = ids.copy()
+    elif same:
+        found = ids.astype(np.result_type(ids, filler))
+    else:
+        found = np.empty(ids.shape, object)
+        found.ravel()[:] = list(ids.ravel())  # as NumPy's scalars: of nanoseconds ``astype`` makes numbers
+    found[where] = filler[0]
+    return found
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

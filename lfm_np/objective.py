@@ -41,7 +41,7 @@ def objective(
     Raises
     ------
     TypeError, ValueError
-        For a bad argument, or factors whose shapes do not fit X.
+        For a bad argument, factors whose shapes do not fit X, or an objective beyond float64.
 
     Notes
     -----
@@ -86,7 +86,11 @@ def objective(
         shape=(len(factors.user_factors), len(factors.item_factors)),
         **values,
     )
-    return _cells(problem, factors) + _unobserved(problem, factors) + _penalty(problem, factors)
+    with np.errstate(all="ignore"):
+        total = _cells(problem, factors) + _unobserved(problem, factors) + _penalty(problem, factors)
+    if not np.isfinite(total):
+        raise ValueError("factors are too large: their objective is beyond float64")
+    return total
 
 
 def _cells(problem: Problem, factors: Factors) -> float:

@@ -85,8 +85,8 @@ def sgd(
         By default all cores that the process may use.
     random_state : None, int, SeedSequence, Generator or RandomState
     callback : callable, optional
-        ``callback(record, factors)`` after each epoch. StopIteration ends the run with what there is; other exceptions
-        leave.
+        ``callback(record, factors)`` after each epoch, as in `als`. StopIteration ends the run with what there is;
+        other exceptions leave.
     progress : bool
         Show a bar.
     raise_on_interrupt : bool

@@ -110,6 +110,15 @@ def test_ctrl_c_within_a_sweep_leaves_the_sweep_before(monkeypatch):
     np.testing.assert_array_equal(factors.user_factors, fit(matrix(), iterations=1, random_state=0).user_factors)
 
 
+@pytest.mark.small
+def test_an_objective_beyond_float64_is_refused():
+    X, large = sp.csr_array(np.eye(2)), np.full((2, 1), 1e200)
+    with pytest.raises(ValueError, match="factors are too large"):
+        lfm_np.objective(X, lfm_np.Factors(large, large))
+    with np.errstate(all="raise"):
+        assert lfm_np.objective(X, lfm_np.Factors(1 / large, 1 / large)) == 4.0
+
+
 def test_progress_shows_the_objective(capsys):
     factors = fit(matrix(), progress=True)
     assert f"objective={factors.history[-1]['objective']:.6g}" in capsys.readouterr().err

@@ -183,6 +183,31 @@ def test_padding_is_never_taken_for_the_last_item():
     assert data.item_ids([1], missing=-999).tolist() == [-30]
 
 
+@pytest.mark.parametrize(
+    ("ids", "missing", "dtype"),
+    [
+        (np.array([5, 7], np.int8), -1, "int8"),
+        (np.array([5, 7], np.int8), 300, "int64"),
+        (np.array([5, 7], np.uint64), 1, "uint64"),
+        (np.array([5, 2**63 + 1], np.uint64), -1, "object"),
+        (np.array([5, 2**60 + 1]), np.nan, "object"),
+        (np.array([5, 7]), "", "object"),
+        (np.array([0.5, 1.5]), -1, "float64"),
+        (np.array(["ab", "cd"]), "", "<U2"),
+        (np.array(["ab", "cd"]), "none", "<U4"),
+        (np.array(["2024-05-01", "2024-05-02"], "M8[ns]"), np.datetime64("NaT"), "<M8[ns]"),
+        (np.array(["2024-05-01", "2024-05-02"], "M8[ns]"), "", "object"),
+    ],
+)
+def test_padding_and_ids_stay_what_they_are(ids, missing, dtype):
+    found = Interactions(sp.csr_array(np.eye(2)), [0, 1], ids).item_ids([[1, -1]], missing=missing)
+    assert found.dtype == dtype
+    assert found[0, 0] == ids[1]
+    assert found[0, 1] == missing or missing != missing
+    with pytest.raises(TypeError, match="missing must be one id"):
+        sample().item_ids([-1], missing=[1, 2])
+
+
 def test_unknown_ids_are_named():
     data = sample()
     with pytest.raises(ValueError, match=r"items has no id 41 \(1 of 2 unknown\)"):

@@ -167,6 +167,47 @@ def test_npz_comes_first_and_unknown_is_nan(folder):
     assert negatives.tolist() == [[2, -1, 2], [0, -1, 0]]
 
 
+NPZ = {"user": [0, 0, 1, 1], "item": [0, 3, 2, 0], "value": [5, 0, 2, 3], "timestamp": [100, -1, 300, 400]}
+NCF = {"ncf_split": [0, 2, 2, 0], "ncf_test_negatives": [[2, 1, -1], [1, 2, 3]]}
+
+
+@pytest.mark.small
+def test_drawn_negatives_that_nobody_rated_are_none(folder):
+    np.savez(folder / "ml-1m.npz", **NPZ, **NCF)  # item 1 has no rating, item 2 is what the second user has held out
+    assert movielens_split("1m", "ncf").negatives.tolist() == [[1, -1, -1], [-1, -1, 2]]
+
+
+@pytest.mark.small
+@pytest.mark.parametrize(
+    ("name", "array", "error"),
+    [
+        ("user", [0, -1, 1, 1], "user in .* from 0 on, got -1"),
+        ("item", [0, 0.5, 2, 0], "item in .* whole numbers from 0 on, got 0.5"),
+        ("movie_id", [1, 2, 3], "movie_id in .* 4 records, got 3"),
+        ("value", [1, np.inf, 2, 3], "value in .*, got inf in record 1"),
+        ("known", [1, 0, 1, 1], "known in .* must be a bool array"),
+        ("ncf_split", [0, 2], "ncf_split in .* 4 records, got 2"),
+        ("ncf_split", [0, 0, 2, 0], "must hold out one rating of every user"),
+        ("ncf_test_negatives", [[4], [1]], "negatives must be from 0 to 3, or -1 for none, got 4"),
+        ("timestamp", None, "has no array 'timestamp'"),
+        ("ncf_split", None, "has no array 'ncf_split'"),
+        ("value", np.array([1, 2, 3, None]), "not a whole and valid .npz file"),
+    ],
+)
+def test_a_bad_npz_is_said_to_be_one(folder, name, array, error):
+    arrays = {key: value for key, value in {**NPZ, **NCF, name: array}.items() if value is not None}
+    np.savez(folder / "ml-1m.npz", **arrays)
+    with pytest.raises((TypeError, ValueError), match=error):
+        movielens_split("1m", "ncf")
+
+
+@pytest.mark.small
+def test_fractions_are_no_ids(folder):
+    write_archive(folder, "100k", [(1.5, 2, 3, 4)])
+    with pytest.raises(ValueError, match=r"user in u.data in .* whole numbers from 0 on, got 1.5"):
+        movielens("100k")
+
+
 def test_the_local_100k(monkeypatch):
     monkeypatch.setenv("LFM_NP_DATA", str(require("data", "ml-100k.npz").parent))
     data = movielens("100k")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from lfm_np import datasets
+from lfm_np import datasets, npz_files
 from lfm_np.interactions import Interactions
 from lfm_np.validation import check_float
 
@@ -96,14 +95,9 @@ def delimiter_of(source: str, asked: str | None) -> str:
 
 def _npz(source: str, columns: Columns) -> Interactions:
     """A sparse matrix as scipy.sparse.save_npz writes it, with or without ids; or an array for each column."""
-    with open(source, "rb"):
-        pass  # what is not there is not damaged
-    try:
-        with np.load(source, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+    arrays = npz_files.read_arrays(source)
+    with npz_files.reading(source):
         matrix = sp.load_npz(source) if "format" in arrays else None
-    except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, OSError) as error:
-        raise ValueError(f"{source} is not a whole and valid .npz file: {error}") from None
     if matrix is not None:
         m, n = matrix.shape
         ids = arrays.get("users", np.arange(m)), arrays.get("items", np.arange(n))

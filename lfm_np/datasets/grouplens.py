@@ -10,6 +10,7 @@ import csv
 import io
 import os
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ import numpy as np
 from lfm_np import validation as check
 from lfm_np.errors import missing_extra
 from lfm_np.interactions import Interactions
+from lfm_np.npz_files import read_arrays
 
 FOLDER = "LFM_NP_DATA"  # environment variable
 _SERVER = "https://files.grouplens.org/datasets/movielens"
@@ -151,14 +153,11 @@ def movielens_split(name: str, split: str) -> Split:
     check.check_choice("split", split, _SPLITS[name])
     path = _find(name, None)
     if path.suffix == ".npz":
-        records = _from_npz(path)
-        with np.load(path) as arrays:
-            key = "ncf_split" if split == "ncf" else f"{split}_test"
-            if key not in arrays:
-                raise ValueError(f"{path} has no array {key!r}")
-            held = arrays[key] != 0
-            negatives = arrays["ncf_test_negatives"] if split == "ncf" else None
-            item = arrays["item"]
+        arrays, records = read_arrays(path), _from_npz(path)
+        key = "ncf_split" if split == "ncf" else f"{split}_test"
+        held = check.check_column(f"{key} in {path}", _array(path, arrays, key), len(records.items)) != 0
+        negatives = _array(path, arrays, "ncf_test_negatives") if split == "ncf" else None
+        item = arrays["item"].astype(np.int64)
     elif split == "ncf":
         raise ValueError(
             f'the split "ncf" is not part of MovieLens; put an ml-1m.npz that has it into the folder ${FOLDER}'
@@ -169,11 +168,13 @@ def movielens_split(name: str, split: str) -> Split:
     rows, columns = data.rows_of(records.users), data.columns_of(records.items)
     held = held[np.lexsort((columns, rows))]  # from the file's order to that of the cells
     test = data.select(held)
-    if negatives is not None:
-        column_of_item = np.zeros(item.max() + 1, np.int64)
+    if negatives is not None and item is not None:
+        if np.any(np.diff(test.matrix.indptr) != 1):
+            raise ValueError(f"ncf_split in {path} must hold out one rating of every user")
+        column_of_item = np.full(item.max() + 2, -1, np.int64)  # the last one for -1
         column_of_item[item] = columns
-        negatives = column_of_item[negatives]
-        negatives[negatives == test.matrix.indices[test.matrix.indptr[:-1], None]] = -1
+        negatives = column_of_item[check.check_negatives(negatives, (data.shape[0], len(column_of_item) - 1))]
+        negatives[negatives == test.matrix.indices[:, None]] = -1
     return Split(data.select(~held), test, negatives)
 
 
@@ -210,15 +211,32 @@ def _from_npz(path: Path) -> Records:
 
     The source's item ids are ``movie_id`` (one a record); without it, ids count from 1 as MovieLens' do.
     """
-    with np.load(path) as arrays:
-        users, items = arrays["user"].astype(np.int64) + 1, arrays["item"].astype(np.int64) + 1
-        if "movie_id" in arrays:
-            items = arrays["movie_id"].astype(np.int64)
-        values, timestamps = arrays["value"].astype(np.float32), arrays["timestamp"].astype(np.float64)
-        if "known" in arrays:
-            values[~arrays["known"]] = np.nan
-            timestamps[~arrays["known"]] = np.nan
-    return Records(users, items, values, timestamps)
+    arrays = read_arrays(path)
+    users, items, values, timestamps = (_array(path, arrays, key) for key in ("user", "item", "value", "timestamp"))
+    records = _records(path, users, items, values, timestamps)
+    users, items = records.users + 1, records.items + 1
+    if "movie_id" in arrays:
+        items = check.check_whole(f"movie_id in {path}", arrays["movie_id"], len(users))
+    if "known" in arrays:
+        unknown = ~check.check_mask(f"known in {path}", arrays["known"], len(users))
+        records.values[unknown] = np.nan
+        records.timestamps[unknown] = np.nan
+    return records._replace(users=users, items=items)
+
+
+def _array(path: Path, arrays: dict[str, np.ndarray], key: str) -> np.ndarray:
+    if key not in arrays:
+        raise ValueError(f"{path} has no array {key!r}")
+    return arrays[key]
+
+
+def _records(source: Any, users: Any, items: Any, values: Any, timestamps: Any) -> Records:
+    """Columns of a file, checked and copied."""
+    users = check.check_whole(f"user in {source}", users)
+    items = check.check_whole(f"item in {source}", items, len(users))
+    values = check.check_values(f"value in {source}", values, len(users), unknown=True)
+    timestamps = check.check_values(f"timestamp in {source}", timestamps, len(users), unknown=True)
+    return Records(users, items, values.astype(np.float32), timestamps.copy())
 
 
 def _from_zip(path: Path) -> Records:
@@ -226,8 +244,7 @@ def _from_zip(path: Path) -> Records:
     for member, delimiter, header in (("u.data", "\t", 0), ("ratings.dat", "::", 0), ("ratings.csv", ",", 1)):
         table = _table(path, member, delimiter, header)
         if table is not None:
-            users, items, values, timestamps = table.T
-            return Records(users.astype(np.int64), items.astype(np.int64), values.astype(np.float32), timestamps.copy())
+            return _records(f"{member} in {path}", *table.T)
     raise ValueError(f"{path} is not a MovieLens archive: it has no u.data, ratings.dat or ratings.csv")
 
 
@@ -253,7 +270,7 @@ def _text(path: Path, member: str) -> bytes | None:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if name.rsplit("/", 1)[-1] == member]
             return archive.read(names[0]) if names else None
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise ValueError(f"cannot read {member} in {path}: {error}") from None
 
 

@@ -22,6 +22,7 @@ from lfm_np.validation.records import (
     check_shape,
     check_timestamps,
     check_values,
+    check_whole,
     sorting,
 )
 from lfm_np.validation.scalars import (
@@ -77,6 +78,7 @@ __all__ = [
     "check_shape",
     "check_timestamps",
     "check_values",
+    "check_whole",
     "frozen",
     "read_only",
     "share_csr",

@@ -103,7 +103,7 @@ def check_real(name: str, X: Any) -> None:
     if X.format != "dok" and not isinstance(X.data, np.ndarray):  # else scipy itself stumbles over X.dtype
         raise ValueError(f"{name} is not a valid sparse matrix: its data are {type(X.data).__name__}, not an array")
     if X.dtype.kind not in "biuf" or X.dtype.itemsize > 8:
-        raise TypeError(f"{name} must hold real numbers, got dtype {X.dtype}")
+        raise TypeError(f"{name} must hold real numbers of at most 64 bits, got dtype {X.dtype}")
 
 
 def highest_if_plain(X: Any, num_threads: int = 1) -> float:

@@ -19,7 +19,7 @@ def check_dense(name: str, array: Any, ndim: int, dtype: np.dtype | None = None)
     if array.ndim != ndim:
         raise ValueError(f"{name} must have {ndim} dimension{'s' * (ndim > 1)}, got shape {array.shape}")
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
-        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+        raise TypeError(f"{name} must hold real numbers of at most 64 bits, got dtype {array.dtype}")
     if dtype is None:
         dtype = np.dtype(np.float32 if array.dtype.kind == "f" and array.dtype.itemsize <= 4 else np.float64)
     with np.errstate(over="ignore"):

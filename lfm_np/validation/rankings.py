@@ -86,6 +86,7 @@ def check_negatives(negatives: Any, shape: tuple[int, int]) -> np.ndarray:
         raise TypeError(f"negatives must be integers, got dtype {array.dtype}")
     if array.ndim != 2 or len(array) != shape[0]:
         raise ValueError(f"negatives must have a row for each of the {shape[0]} users, got shape {array.shape}")
-    if array.size and (array.min() < -1 or array.max() >= shape[1]):
-        raise ValueError(f"negatives must be from 0 to {shape[1] - 1}, or -1 for none")
+    bad = (array < -1) | (array >= shape[1])
+    if bad.any():
+        raise ValueError(f"negatives must be from 0 to {shape[1] - 1}, or -1 for none, got {array[bad][0]}")
     return array.astype(np.int64)

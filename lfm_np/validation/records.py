@@ -93,6 +93,17 @@ def check_values(name: str, values: Any, length: int, *, unknown: bool = False) 
     return array
 
 
+def check_whole(name: str, values: Any, length: int | None = None) -> np.ndarray:
+    """Whole numbers from 0 on as int64, one a record; floats that are whole will do."""
+    array = check_column(name, values, length)
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"{name} must be whole numbers, got dtype {array.dtype}")
+    good = (array >= 0) & (array <= 2**53) & (array == np.floor(array))
+    if not good.all():
+        raise ValueError(f"{name} must be whole numbers from 0 on, got {array[~good][0]}")
+    return array.astype(np.int64)
+
+
 def check_timestamps(timestamps: Any, length: int) -> np.ndarray:
     """One time a record: integers, floats (NaN: unknown) or datetime64 (NaT: unknown)."""
     array = check_column("timestamps", timestamps, length)
@@ -188,9 +199,9 @@ def check_shape(shape: Any, pairs: np.ndarray) -> tuple[int, int]:
 def check_new_ids(name: str, ids: Any, size: int) -> np.ndarray:
     """Distinct row numbers to write: any of the ``size`` present ones, and new ones that go on from ``size``."""
     array = check_ids(name, ids, np.iinfo(np.int64).max)
-    unique = np.unique(array)
+    unique, counts = np.unique(array, return_counts=True)
     if len(unique) != len(array):
-        raise ValueError(f"{name} must be distinct")
+        raise ValueError(f"{name} must be distinct, got {unique[counts > 1][0]} more than once")
     new = unique[unique >= size]
     if len(new) and new[-1] != size + len(new) - 1:
         raise ValueError(f"{name} must go on from {size} without a gap, got {shown(new.tolist())}")

@@ -1,0 +1,40 @@
+"""NumPy's .npz files, which may be damaged, or from anybody."""
+
+from __future__ import annotations
+
+import contextlib
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+_DAMAGED = (
+    ValueError,
+    TypeError,
+    KeyError,
+    EOFError,
+    OSError,
+    MemoryError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+@contextlib.contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Whatever is wrong with the file becomes a ValueError that names it; OSError is left to what cannot be opened."""
+    with open(path, "rb"):
+        pass
+    try:
+        yield
+    except _DAMAGED as error:
+        raise ValueError(f"{path} is not a whole and valid .npz file: {error}") from None
+
+
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """All arrays of a file. None is unpickled."""
+    with reading(path), np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
