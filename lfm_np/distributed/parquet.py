@@ -234,6 +234,8 @@ class Seen(NamedTuple):
 
 def _seen(cluster: Cluster, files: Sequence[str], plan: Plan, schema: pa.Schema) -> tuple[list[Peek], np.ndarray]:
     """What is known of every file, and the distinct items of all."""
+    if not files:
+        return [], np.empty(0)
     seen = [cluster.task("seen", _see, file, plan, schema) for file in files]
     peeks = [cluster.task("peek", _peek_of, one) for one in seen]
     items = fewer(cluster, "items_of", _union, [cluster.task("items", _items_of, one) for one in seen])

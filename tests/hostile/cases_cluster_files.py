@@ -179,11 +179,10 @@ def files() -> Iterator[Case]:
                 read(tables, **{"staging": _staged} if staged else {}),
                 Either(Holds(agrees), raises(LOST, "user|item")),
             )
-    yield Case(
-        "cluster files: all empty",
-        read({"a": {"user": np.array([], str), "item": np.array([], int)}}),
-        Either(Holds(lambda r: r[0].shape == (0, 0)), raises(BAD, "path|records|rows|empty")),
-    )
+    none: Tables = {"a": {"user": np.array([], str), "item": np.array([], int)}}
+    for name, words in {"all empty": {}, "all empty, staged": {"staging": _staged}}.items():
+        expect = Either(Holds(lambda r: r[0].shape == (0, 0)), raises(BAD, "path|records|rows|empty"))
+        yield Case(f"cluster files: {name}", read(none, **words), expect)
 
 
 # ---- arguments ------------------------------------------------------------------------------------------------------
