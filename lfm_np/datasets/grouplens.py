@@ -270,7 +270,7 @@ def _text(path: Path, member: str) -> bytes | None:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if name.rsplit("/", 1)[-1] == member]
             return archive.read(names[0]) if names else None
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, MemoryError, RuntimeError) as error:
         raise ValueError(f"cannot read {member} in {path}: {error}") from None
 
 
