@@ -20,9 +20,9 @@ import scipy.sparse as sp
 import lfm_np
 
 from .case import Case, Group, Holds, installed
-from .places import ROOT, Said, command, inside, interpreter, module, table, write_csv
+from .places import ROOT, Said, command, holding, inside, interpreter, module, table, write_csv
 
-_right = Group("in a shell").right
+_right = holding(Group("in a shell"))
 IDS = [f'u{i}, "{i}"' for i in range(58)] + ["=1+1", "007"]
 
 

@@ -15,9 +15,9 @@ import lfm_np
 from lfm_np import Factors, Status, losses
 
 from .case import Case, Either, Group, Holds, installed, raises
-from .places import inside, same, table
+from .places import holding, inside, same, table
 
-_refused, _right = Group("torch and dask").refused, Group("torch and dask").right
+_refused, _right = Group("torch and dask").refused, holding(Group("torch and dask"))
 
 
 def here(**words: Any) -> Factors:

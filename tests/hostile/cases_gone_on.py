@@ -18,9 +18,9 @@ import lfm_np
 from lfm_np import Checkpoint, Factors, Status, losses, sampling
 
 from .case import Case, Either, Group, Holds, raises
-from .places import inside, largest_file, model, parts, same, sealed, table, together
+from .places import holding, inside, largest_file, model, parts, same, sealed, table, together
 
-_refused, _right = Group("gone on").refused, Group("gone on").right
+_refused, _right = Group("gone on").refused, holding(Group("gone on"))
 
 
 def als(path: Any = None, X: Any = None, iterations: int = 6, **words: Any) -> Factors:

@@ -17,9 +17,9 @@ import lfm_np
 from lfm_np import Factors
 
 from .case import Case, Either, Group, Holds, raises
-from .places import child, inside, largest_file, model, parts, same, sealed, table, together
+from .places import child, holding, inside, largest_file, model, parts, same, sealed, table, together
 
-_refused, _right = Group("model files").refused, Group("model files").right
+_refused, _right = Group("model files").refused, holding(Group("model files"))
 UNREADABLE = (ValueError, OSError)
 
 

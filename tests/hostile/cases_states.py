@@ -29,9 +29,9 @@ import lfm_np
 from lfm_np import Checkpoint, Factors, Status, losses
 
 from .case import Case, Either, Group, Holds, raises
-from .places import FIT, child, digest, fitted, inside, interpreter, model, same, table, together
+from .places import FIT, child, digest, fitted, holding, inside, interpreter, model, same, table, together
 
-_refused, _right = Group("states").refused, Group("states").right
+_refused, _right = Group("states").refused, holding(Group("states"))
 
 
 def als(threads: int = 1, **words: Any) -> Factors:

@@ -23,9 +23,9 @@ import lfm_np
 from lfm_np import Factors, Interactions, StoredMatrix, estimate_memory
 
 from .case import Case, Either, Group, Holds, installed, raises
-from .places import inside, largest_file, same, table, together, write_csv
+from .places import holding, inside, largest_file, same, table, together, write_csv
 
-_refused, _right = Group("tables read").refused, Group("tables read").right
+_refused, _right = Group("tables read").refused, holding(Group("tables read"))
 ROWS = 2**31 - 2
 
 

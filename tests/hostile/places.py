@@ -24,6 +24,8 @@ import scipy.sparse as sp
 
 import lfm_np
 
+from .case import Case, Group
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -35,6 +37,11 @@ def inside(work: Callable[[Path], Any]) -> Callable[[], Any]:
             return work(Path(folder))
 
     return call
+
+
+def holding(group: Group) -> Callable[..., Case]:
+    """``group.right`` of calls that tell by themselves, where nothing else is said, whether all is right."""
+    return lambda name, call, true=bool: group.right(name, call, true)
 
 
 def table(seed: int = 3, dtype: Any = np.float32) -> sp.csr_array:
