@@ -89,15 +89,6 @@ def to_the_bit() -> Iterator[Case]:
             raises(ValueError, "iterations"),
         ),
     )
-    yield _right(
-        "every of infinity saves at the end",
-        after(
-            lambda path=None, **w: als(path and Checkpoint(path, np.inf), **{"iterations": w.pop("epochs", 6), **w}),
-            {},
-            {},
-        ),
-        lambda f: same(f, als()),
-    )
 
 
 def others() -> Iterator[Case]:
@@ -242,7 +233,7 @@ def damaged() -> Iterator[Case]:
     yield Case(
         "gone on: an empty file", inside(empty), Either(Holds(lambda f: same(f, als())), raises(ValueError, "run"))
     )
-    for every in (-1.0, float("nan"), "60", None, [1]):
+    for every in (-1.0, float("nan"), float("inf"), "60", None, [1]):
         yield _refused(f"every={every!r}", inside(lambda f, e=every: als(Checkpoint(f / "run", e))), "every")
     yield _refused("no path in it", lambda: als(Checkpoint(None)), "path|checkpoint")  # type: ignore[arg-type]
     yield _refused("the number 3", lambda: als(3), "checkpoint", kind=TypeError)

@@ -386,7 +386,8 @@ def places() -> Iterator[Case]:
                 for _ in range(5):
                     some[place].save(folder / "m")
                 return True
-            return all(any(same(Factors.load(folder / "m"), m) for m in [*some, model()]) for _ in range(10))
+            read = [Factors.load(folder / "m") for _ in range(10)]
+            return all(any(same(found, written) for written in [*some, model()]) for found in read)
 
         return together(6, work) == [True] * 6 and _only(folder, "m")
 
