@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from benchmarks import datasets, report, runner, solvers
 from benchmarks.tasks import make_task, recall_of_popular
@@ -32,11 +33,23 @@ def main(arguments: list[str] | None = None) -> int:
     quick = commands.add_parser("quick", help="every solver on a small matrix; fails unless each learns what it should")
     quick.add_argument("--output", type=Path, default=None)
     table = commands.add_parser("report", help="tables and plots of JSON lines")
-    table.add_argument("files", nargs="+", type=Path)
+    table.add_argument("files", nargs="+", type=_records, metavar="file")
     table.add_argument("--output", type=Path, default=None, help="folder for report.md and the plots")
-    return {"list": _list, "run": _run, "quick": _quick, "report": _report}[
-        (options := parser.parse_args(arguments)).command
-    ](options)
+    options = parser.parse_args(arguments)
+    if options.command == "run":
+        try:
+            _check(options)
+        except ValueError as error:
+            parser.error(str(error))
+    return {"list": _list, "run": _run, "quick": _quick, "report": _report}[options.command](options)
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Names that are none are mistakes; what is only absent here is skipped."""
+    for name in options.datasets:
+        datasets.check(name)
+    if unknown := sorted(set(options.solvers or ()) - set(solvers.entries())):
+        raise ValueError(f"no solver {', '.join(unknown)}; there are {', '.join(solvers.entries())}")
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -81,8 +94,16 @@ def _quick(options: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
+def _records(file: str) -> list[dict[str, Any]]:
+    """The records of a file that ``run`` wrote."""
+    try:
+        return [json.loads(line) for line in Path(file).read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"cannot read {file}: {error}") from None
+
+
 def _report(options: argparse.Namespace) -> int:
-    records = [json.loads(line) for file in options.files for line in file.read_text().splitlines()]
+    records = [record for file in options.files for record in file]
     text = report.markdown(records)
     if options.output is None:
         print(text)

@@ -51,11 +51,24 @@ def load(name: str) -> Data:
         return _halves(lfm_np.datasets.movielens(MOVIELENS[name]))
     if name == "small":
         return _halves(lfm_np.datasets.planted(4_000, 400, 80_000, rank=8, random_state=0))
-    if name.startswith("planted:"):
-        m, n, cells = (int(float(part)) for part in name.removeprefix("planted:").split(","))
-        return _halves(lfm_np.datasets.planted(m, n, cells, random_state=0))
-    names = [*WORKLOADS, *MOVIELENS, "small", "planted:m,n,cells"]
-    raise ValueError(f"no data set {name!r}; there are {', '.join(names)}")
+    return _halves(lfm_np.datasets.planted(*_planted(name), random_state=0))
+
+
+def check(name: str) -> None:
+    """ValueError if there can be no data set of this name."""
+    if name not in WORKLOADS and name not in MOVIELENS and name != "small":
+        _planted(name)
+
+
+def _planted(name: str) -> tuple[int, int, int]:
+    """The numbers of ``planted:m,n,cells``."""
+    kind, _, sizes = name.partition(":")
+    try:
+        m, n, cells = (int(float(part)) for part in sizes.split(",") if kind == "planted")
+    except (ValueError, OverflowError):
+        names = [*WORKLOADS, *MOVIELENS, "small", "planted:m,n,cells"]
+        raise ValueError(f"no data set {name!r}; there are {', '.join(names)}") from None
+    return m, n, cells
 
 
 def listed() -> list[tuple[str, str]]:

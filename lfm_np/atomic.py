@@ -53,8 +53,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         With ``path`` as its file name, whatever went wrong. The file is then as it was before.
     """
     path = os.fsdecode(path)
-    target = os.path.realpath(path)
     with _named(path):
+        target = _target(path)
         mode = _mode(target)
         with _temporary(os.path.dirname(target)) as (temporary, file):
             if mode is not None:
@@ -112,8 +112,8 @@ def _locked(folder: Path) -> Iterator[bool]:
 def check_place(path: str | os.PathLike[str]) -> None:
     """Raise what `replacing` would raise before its block."""
     path = os.fsdecode(path)
-    target = os.path.realpath(path)
     with _named(path):
+        target = _target(path)
         _mode(target)
         with _temporary(os.path.dirname(target)):
             pass
@@ -128,6 +128,13 @@ def _named(path: str) -> Iterator[None]:
         if error.errno is None:
             raise
         raise OSError(error.errno, f"{error.strerror}; nothing was written", path) from error
+
+
+def _target(path: str) -> str:
+    """Where links lead; ``NAME/`` is a folder, also where there is none."""
+    if path.endswith(("/", os.sep)):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    return os.path.realpath(path)
 
 
 def _mode(target: str) -> int | None:

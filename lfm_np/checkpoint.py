@@ -129,11 +129,13 @@ class Run:
 
 
 def check_checkpoint(value: Any) -> Checkpoint | None:
-    """None, or where and how often to save."""
+    """None, or where and how often to save; the same place also when a callback changes the current folder."""
     if value is None:
         return None
     path, every = value if isinstance(value, Checkpoint) else (value, 0.0)
-    return Checkpoint(check.check_path("checkpoint", path), check.check_float("checkpoint.every", every, 0.0))
+    path = check.check_path("checkpoint", path)
+    here = "" if os.path.isabs(path) else os.getcwd()
+    return Checkpoint(os.path.join(here, path), check.check_float("checkpoint.every", every, 0.0))
 
 
 # ---- the file -------------------------------------------------------------------------------------------------------

@@ -78,6 +78,11 @@ def estimate_memory(
         Within 15 % of the arrays that are alive at the peak. What Python, Numba and torch take for themselves, some
         150 MB and more, is not counted.
 
+    Raises
+    ------
+    TypeError, ValueError
+        A bad argument, or more cells than m · n.
+
     Notes
     -----
     With ld = k padded to a multiple of 16: `als` holds U and V twice, 2(m + n)·ld numbers, the transpose of X, and
@@ -90,7 +95,8 @@ def estimate_memory(
     >>> lfm_np.estimate_memory(1_000_000, 50_000, 100_000_000, factors=128) < 3 * 2**30
     True
     """
-    m, n, nnz = check.check_int("m", m, 0), check.check_int("n", n, 0), check.check_int("nnz", nnz, 0)
+    m, n = check.check_int("m", m, 0, check.MOST_ROWS), check.check_int("n", n, 0, check.MOST_ROWS)
+    nnz = check.check_int("nnz", nnz, 0, m * n)
     k = check.check_int("factors", factors, 1)
     check.check_choice("solver", solver, ("als", "sgd"))
     size, biases = check.check_dtype("dtype", dtype).itemsize, check.check_bool("biases", biases)

@@ -23,7 +23,7 @@ def parquet_batches(
     for fragment in source.get_fragments():
         keys = ds.get_partition_keys(fragment.partition_expression)
         with fragment.open() as file:
-            reader = pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False)
+            reader = pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True)
             names = reader.schema_arrow.names
             own = [name for name in columns if name in names and name not in keys]
             for batch in reader.iter_batches(size, columns=own, use_threads=False):

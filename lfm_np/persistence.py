@@ -90,7 +90,9 @@ def plain(model: dict[str, Any]) -> dict[str, Any]:
 
 def _text(model: dict[str, Any]) -> str:
     try:
-        return json.dumps(model, default=_python_scalar)
+        text = json.dumps(model, default=_python_scalar)
+        _check_keys(model)  # which dumps makes into text
+        return text
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(f"params and history must hold what JSON can: {error}") from None
 
@@ -99,6 +101,25 @@ def _python_scalar(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def _check_keys(value: Any) -> None:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"the key {key!r} is not text")
+            _check_keys(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _check_keys(item)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, of which other readers may take the first or the last of equal keys."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError(f"a key stands twice among {sorted(key for key, _ in pairs)}")
+    return found
 
 
 def load(path: str | os.PathLike[str], kind: Format, *, mmap: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -121,8 +142,8 @@ def load(path: str | os.PathLike[str], kind: Format, *, mmap: bool = False) -> t
             buffer: Any = np.memmap(file, np.uint8, mode="r") if mmap else np.fromfile(file, np.uint8)
             header = buffer[8 : 8 + int.from_bytes(buffer[:8].tobytes(), "little")].tobytes()
             _check_digest(buffer, header)
-            entries = json.loads(header)
-            model = json.loads(entries["__metadata__"]["model"])
+            entries = json.loads(header, object_pairs_hook=_distinct)
+            model = json.loads(entries["__metadata__"]["model"], object_pairs_hook=_distinct)
             if not isinstance(model, dict) or set(model) != kind.keys:
                 raise ValueError(f"its model must have the keys {', '.join(sorted(kind.keys))}")
             return {name: _tensor(buffer, len(header), entries[name]) for name in names}, model

@@ -179,14 +179,22 @@ def run_sweeps(
 
 
 class _Bar(tqdm):
-    """A progress bar without tqdm's monitor, a thread that would outlive the fit."""
+    """A progress bar without tqdm's monitor, a thread that would outlive the fit. No fit ends for want of a reader."""
 
     monitor_interval = 0
+
+    def display(self, *args: Any, **keywords: Any) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            super().display(*args, **keywords)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            super().close()
 
 
 def _bar(loop: Loop, done: int) -> contextlib.AbstractContextManager[_Bar | None]:
     """No bar at all without progress: even a disabled one starts the monitor, and takes a lock that forks inherit."""
-    if not loop.progress or sys.stderr is None:  # as under pythonw
+    if not loop.progress or sys.stderr is None or getattr(sys.stderr, "closed", False):  # pythonw, daemons
         return contextlib.nullcontext()
     return _Bar(total=loop.limit, initial=done, unit="sweep")
 

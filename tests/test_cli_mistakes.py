@@ -173,9 +173,11 @@ def test_no_permission(cli_folder, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == f"error: {tmp_path / 'lists.csv'}: Permission denied\n"
 
 
-def test_traceback_on_request(cli_folder):
-    with pytest.raises(FileNotFoundError):
-        run("--traceback", "info", cli_folder / "none.csv")
+def test_traceback_on_request(cli_folder, capsys):
+    assert run("--traceback", "info", cli_folder / "none.csv") == 2
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback (most recent call last)")
+    assert "\nerror: " in err
 
 
 def test_arithmetic_is_status_3(cli_folder, tmp_path, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from traceback import format_exception
 from typing import Annotated, Any
 
 import typer
@@ -29,7 +30,7 @@ class _Guarded(TyperGroup):
             raise typer.Exit(INTERRUPTED) from None
         except (SolverError, MemoryError, ValueError, TypeError, OSError, ImportError) as error:
             if ctx.params["traceback"]:
-                raise
+                typer.echo("".join(format_exception(error)), err=True, nl=False)
             typer.echo(f"error: {_said(error)}", err=True)
             raise typer.Exit(ARITHMETIC if isinstance(error, (SolverError, MemoryError)) else MISTAKE) from None
 

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import queue
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -44,7 +45,39 @@ def _compile(function: F, fastmath: Any) -> F:
     dispatcher = numba.njit(nogil=True, fastmath=fastmath, error_model="numpy")(function)
     if not JIT_DISABLED:
         dispatcher._cache = KernelCache(function)
+        dispatcher._compile_for_args = _whole(dispatcher._compile_for_args)
     return dispatcher
+
+
+def _whole(work: F) -> F:
+    """``work`` that compiles or loads kernels, and is not left by Ctrl-C before it is done, but by a second press.
+
+    An exception in the middle of llvmlite makes it free the same memory twice, which ends the process, or is lost where
+    Python code runs when an object is freed.
+    """
+
+    @functools.wraps(work)
+    def call(*args: Any, **keywords: Any) -> Any:
+        handler = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is not threading.main_thread() or not callable(handler):
+            return work(*args, **keywords)
+        pressed: list[int] = []
+
+        def press(signum: int, frame: Any) -> None:
+            pressed.append(signum)
+            if len(pressed) > 1:
+                handler(signum, frame)
+
+        signal.signal(signal.SIGINT, press)
+        try:
+            found = work(*args, **keywords)
+        finally:
+            signal.signal(signal.SIGINT, handler)
+        if pressed:
+            handler(signal.SIGINT, None)
+        return found
+
+    return call  # type: ignore[return-value]
 
 
 def inlined(function: F) -> F:
@@ -59,7 +92,7 @@ def jit_private(function: F) -> F:
 
 def jit_pointer(signature: Any, function: Callable[..., Any]) -> Any:
     """``function`` as a C function pointer that a kernel takes as an argument, compiled now and never cached."""
-    return function if JIT_DISABLED else numba.cfunc(signature, error_model="numpy")(function)
+    return function if JIT_DISABLED else _whole(numba.cfunc(signature, error_model="numpy"))(function)
 
 
 def exact_inlined(function: F) -> F:

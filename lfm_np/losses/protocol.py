@@ -108,6 +108,8 @@ def compiled(loss: Any) -> Any:
     _check_methods(loss, protocol.kind)
     try:
         return COMPILERS[protocol.kind](type(loss).value, type(loss).gradient, protocol.parameters)
+    except OSError:  # of the cache, or a handler's TimeoutError
+        raise
     except Exception as error:  # Numba raises many kinds; all mean the same to the writer of a loss
         raise TypeError(
             f"{type(loss).__name__} cannot be compiled; use numbers, math, NumPy and attributes of self that are "

@@ -11,6 +11,8 @@ import numpy as np
 import lfm_np
 
 from . import (
+    cases_asked_in_a_shell,
+    cases_beside_torch_and_dask,
     cases_cluster_files,
     cases_cluster_runs,
     cases_clusters,
@@ -22,10 +24,12 @@ from . import (
     cases_files,
     cases_fitted_numbers,
     cases_formats,
+    cases_gone_on,
     cases_ids_and_tables,
     cases_lists,
     cases_losses,
     cases_matrices_and_ids,
+    cases_model_files,
     cases_odd_arguments,
     cases_odd_matrices,
     cases_on_disk,
@@ -33,8 +37,10 @@ from . import (
     cases_ranked_numbers,
     cases_results,
     cases_solvers,
+    cases_states,
     cases_surroundings,
     cases_tables,
+    cases_tables_read,
     matrices,
     problems,
 )
@@ -45,8 +51,9 @@ MODULES: tuple[Any, ...] = (
     cases_solvers, cases_losses, cases_results, cases_evaluation, cases_data, cases_formats, cases_files,
     cases_odd_matrices, cases_odd_arguments, cases_lists, cases_ids_and_tables, cases_extras, cases_clusters,
     cases_cluster_runs, cases_cluster_files, cases_on_disk, cases_tables, cases_commands,
-    cases_surroundings, cases_other_packages,
     cases_matrices_and_ids, cases_fitted_numbers, cases_ranked_numbers, cases_estimators_and_pictures,
+    cases_surroundings, cases_other_packages, cases_model_files, cases_gone_on, cases_states, cases_tables_read,
+    cases_asked_in_a_shell, cases_beside_torch_and_dask,
 )  # fmt: skip
 
 
@@ -63,7 +70,7 @@ def cases() -> list[Case]:
 
 PACKAGES = (
     "distributed", "faiss", "lfm_np.distributed", "lfm_np.report", "lfm_np.sklearn", "narwhals", "pandas",
-    "polars", "pyarrow.dataset", "rich", "typer", "usearch.index",
+    "polars", "pyarrow.dataset", "rich", "torch", "typer", "usearch.index",
 )  # fmt: skip
 
 

@@ -1,0 +1,765 @@
+"""Threads, forks, pools, interrupts and odd states of a process, here and in interpreters of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import copy
+import gc
+import itertools
+import multiprocessing
+import os
+import pickle
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import scipy.sparse as sp
+import threadpoolctl
+
+import lfm_np
+from lfm_np import Checkpoint, Factors, Status, losses
+
+from .case import Case, Either, Group, Holds, raises
+from .places import FIT, child, digest, fitted, holding, inside, interpreter, model, same, table, together
+
+_refused, _right = Group("states").refused, holding(Group("states"))
+
+
+def als(threads: int = 1, **words: Any) -> Factors:
+    words = {"factors": 4, "iterations": 2, "random_state": 0, **words}
+    return lfm_np.als(table(), num_threads=threads, **words)
+
+
+def sgd(threads: int = 1, **words: Any) -> Factors:
+    words = {"factors": 4, "epochs": 2, "random_state": 0, **words}
+    return lfm_np.sgd(table(), losses.BPR(), num_threads=threads, **words)
+
+
+def best(factors: Factors, count: int, X: Any = None) -> tuple[np.ndarray, np.ndarray]:
+    """Top-N lists by sorting all scores in float64, of what is not stored in X."""
+    scores = factors.user_factors.astype(np.float64) @ factors.item_factors.astype(np.float64).T
+    if X is not None:
+        scores[X.toarray() != 0] = -np.inf
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    return order, np.take_along_axis(scores, order, 1)
+
+
+def agree(found: Any, wanted: tuple[np.ndarray, np.ndarray]) -> bool:
+    with np.errstate(invalid="ignore"):
+        close = np.isclose(found.scores, wanted[1], rtol=1e-4, atol=1e-6)
+    return bool((close | (np.isneginf(found.scores) & np.isneginf(wanted[1]))).all())
+
+
+def threads() -> Iterator[Case]:
+    yield _right(
+        "seven threads fit with one to seven threads",
+        lambda: together(7, lambda i: digest(als(i + 1))),
+        lambda found: set(found) == {digest(als())},
+    )
+    yield _right(
+        "als and sgd in turn in eight threads",
+        lambda: together(8, lambda i: digest((als, sgd)[i % 2](1 + i % 3))),
+        lambda found: found == [digest(als()), digest(sgd())] * 4,
+    )
+
+    def shared() -> bool:
+        factors, X = als(), table()
+        X.indices = X.indices.copy()
+        for row in range(60):  # unsorted
+            part = slice(X.indptr[row], X.indptr[row + 1])
+            X.indices[part], X.data[part] = X.indices[part][::-1], X.data[part][::-1]
+        X.has_sorted_indices = False
+        before = X.indices.copy()
+        lists = together(8, lambda i: factors.recommend(range(60), N=25, seen=X, num_threads=1 + i % 4))
+        return all(agree(found, best(factors, 25, X)) for found in lists) and np.array_equal(X.indices, before)
+
+    yield _right("eight threads recommend from one model, seen unsorted", shared)
+
+    def first_questions() -> bool:
+        factors = als()
+        asked: list[Callable[[], Any]] = [
+            lambda: factors.recommend([3], N=5, num_threads=2).ids,
+            lambda: factors.similar_items([3], N=5, num_threads=2).ids,
+            lambda: factors.similar_users([3], N=5, num_threads=2).ids,
+            lambda: factors.fold_in_users(table()[:3], num_threads=2).user_factors,
+            lambda: factors.scores(3, range(25), num_threads=2),
+            lambda: pickle.loads(pickle.dumps(factors)).item_factors,
+        ]
+        alone = [work() for work in asked]
+        factors = als()
+        found = together(12, lambda i: asked[i % 6]())
+        return all(np.array_equal(found[i], alone[i % 6]) for i in range(12))
+
+    yield _right("the first questions of a model, all at once", first_questions)
+
+    def nested() -> bool:
+        inner: list[str] = []
+
+        def callback(record: Any, factors: Factors) -> None:
+            with concurrent.futures.ThreadPoolExecutor(3) as pool:
+                inner.extend(pool.map(lambda n: digest(sgd(n)), (1, 2, 3)))
+            factors.recommend([0], num_threads=3)
+
+        outer = als(2, callback=callback)
+        return same(outer, als()) and set(inner) == {digest(sgd())}
+
+    yield _right("a callback fits in a pool of its own", nested)
+
+    def small_stack() -> bool:
+        before = threading.stack_size(256 << 10)
+        try:
+            return together(2, lambda i: digest(als(3))) == [digest(als())] * 2
+        finally:
+            threading.stack_size(before)
+
+    yield _right("threads with stacks of 256 KiB", small_stack)
+
+    def limits() -> bool:
+        with threadpoolctl.threadpool_limits(1, "blas"):
+            before = threadpoolctl.threadpool_info()
+            together(3, lambda i: als(i + 1))
+            return threadpoolctl.threadpool_info() == before
+
+    yield _right("BLAS held to one thread stays so", limits)
+
+    def of_numba() -> bool:
+        numba.set_num_threads(1)
+        als(4)
+        sgd(3)
+        return numba.get_num_threads() == 1
+
+    yield _right("Numba held to one thread stays so", of_numba)
+
+    def affinity() -> bool:
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {min(before)})
+        try:
+            return same(als(4), als()) and same(lfm_np.als(table(), factors=4, iterations=2, random_state=0), als())
+        finally:
+            os.sched_setaffinity(0, before)
+
+    yield _right("one core for four threads", affinity)
+    yield _refused("a billion threads", lambda: als(10**9), "num_threads", kind=ValueError)
+    yield _refused(
+        "minus one threads for a list", lambda: als().recommend([0], num_threads=-1), "num_threads", kind=ValueError
+    )
+
+    def joblib_threads() -> bool:
+        joblib = __import__("joblib")
+        found = joblib.Parallel(4, backend="threading")(joblib.delayed(als)(n) for n in (1, 2, 3, 4))
+        return all(same(f, als()) for f in found)
+
+    yield _right("joblib with threads", joblib_threads)
+
+
+def forks() -> Iterator[Case]:
+    yield _right("a fork after fits fits and recommends", lambda: (als(3), child(lambda: same(als(2), als(1))))[1] == 0)
+
+    def during() -> bool:
+        done: list[int] = []
+        als(
+            2, callback=lambda r, f: done.append(child(lambda: same(sgd(2), sgd(1)) and len(f.recommend([0]).ids) == 1))
+        )
+        return done == [0, 0]
+
+    yield _right("a fork in a callback fits by another method", during)
+
+    def beside() -> bool:
+        stop = threading.Event()
+
+        def busy() -> None:
+            while not stop.is_set():
+                als(2)
+                als(1).recommend(range(60), num_threads=2)
+
+        thread = threading.Thread(target=busy)
+        thread.start()
+        try:
+            return [child(lambda: same(als(2), als(1))) for _ in range(5)] == [0] * 5
+        finally:
+            stop.set()
+            thread.join()
+
+    yield _right("five forks while a thread fits", beside)
+
+    def grandchild() -> bool:
+        return child(lambda: als(2) is not None and child(lambda: same(als(3), als())) == 0) == 0
+
+    yield _right("a fork of a fork", grandchild)
+
+    def pool() -> bool:
+        context = multiprocessing.get_context("fork")
+        with concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as processes:
+            found = list(processes.map(als, (1, 2, 3, 4)))
+        return all(same(f, als()) for f in found)
+
+    yield _right("a pool of forked processes gives factors back", pool)
+
+    def raising(folder: Path) -> bool:
+        def once(record: Any, factors: Factors) -> None:
+            raise StopIteration
+
+        status = child(lambda: len(als(2, callback=once, checkpoint=folder / "run").history) == 1)
+        return status == 0 and same(als(checkpoint=folder / "run"), als())
+
+    yield _right("a child's checkpoint is gone on with by its parent", inside(raising))
+
+
+def copies() -> Iterator[Case]:
+    whole = {
+        "history": [{"iteration": 1, "objective": 2.0}],
+        "params": {"a": [1, {"b": None}]},
+        "biases": True,
+        "global_bias": 1.5,
+    }
+
+    def equal(f: Factors) -> bool:
+        wanted = model(**whole)
+        return same(f, wanted) and list(map(dict, f.history)) == whole["history"] and dict(f.params) == whole["params"]
+
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        yield _right(
+            f"pickle, protocol {protocol}", lambda p=protocol: pickle.loads(pickle.dumps(model(**whole), p)), equal
+        )
+
+    def buffers() -> Factors:
+        held: list[Any] = []
+        text = pickle.dumps(model(**whole), 5, buffer_callback=held.append)
+        return pickle.loads(text, buffers=[bytes(buffer) for buffer in held])
+
+    yield _right("pickle with buffers apart", buffers, equal)
+    yield _right("deepcopy of a copy of a copy", lambda: copy.deepcopy(copy.copy(copy.deepcopy(model(**whole)))), equal)
+    yield _right(
+        "what was unpickled is read-only",
+        lambda: pickle.loads(pickle.dumps(model())),
+        lambda f: not f.user_factors.flags.writeable and not f.item_factors.flags.writeable,
+    )
+
+    def asked() -> bool:
+        factors = als()
+        factors.recommend([0])
+        factors.fold_in_users(table()[:2])
+        other = pickle.loads(pickle.dumps(factors))
+        return (
+            np.array_equal(other.recommend(range(60)).ids, factors.recommend(range(60)).ids)
+            and len(pickle.dumps(other)) < 10_000
+        )
+
+    yield _right("a model that was asked before is pickled without its index", asked)
+    for thing in (Status.INTERRUPTED, Checkpoint("a", 3.0), losses.WARP(), lfm_np.sampling.Popularity()):
+        yield _right(
+            f"pickle of {thing!r:.40}",
+            lambda t=thing: pickle.loads(pickle.dumps(t)),
+            lambda t, w=thing: repr(t) == repr(w),
+        )
+    error = lfm_np.SolverError("row 3 is singular", model())
+    yield _right(
+        "pickle of a SolverError",
+        lambda: pickle.loads(pickle.dumps(error)),
+        lambda e: str(e) == str(error) and same(e.factors, model()),
+    )
+
+    def answers() -> bool:
+        found = als().recommend([0, 1], N=3)
+        other = pickle.loads(pickle.dumps(found))
+        return type(other) is type(found) and np.array_equal(other.ids, found.ids)
+
+    yield _right("pickle of a list", answers)
+
+    def thrown() -> bool:
+        """Models are freed as they go."""
+        for _ in range(200):
+            model().recommend([0], N=2, num_threads=1)
+        return gc.collect() < 10_000
+
+    yield _right("two hundred models, asked once", thrown)
+
+
+def sweeping(act: Callable[[], Any], **words: Any) -> Factors:
+    """A fit that would take for ever; ``act`` is called after its second sweep."""
+
+    sweeps = itertools.count(1)
+    return als(2, iterations=10**6, callback=lambda r, f: act() if next(sweeps) == 2 else None, **words)
+
+
+def interrupts() -> Iterator[Case]:
+    def alarm(seconds: float, work: Callable[[], Any]) -> Any:
+        def ring(number: int, frame: Any) -> None:
+            raise TimeoutError("time is up")
+
+        before = signal.signal(signal.SIGALRM, ring)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            with np.errstate():  # an exception that arises where errstate begins or ends leaves what it says
+                return work()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+    def forever(ask: Callable[[], Any]) -> Any:
+        for _ in itertools.count():
+            ask()
+
+    yield _refused(
+        "a handler's exception leaves als",
+        lambda: alarm(0.2, lambda: als(2, iterations=10**6)),
+        "time is up",
+        kind=TimeoutError,
+    )
+    yield _refused(
+        "a handler's exception leaves sgd",
+        lambda: alarm(0.2, lambda: sgd(2, epochs=10**6)),
+        "time is up",
+        kind=TimeoutError,
+    )
+    yield _refused(
+        "a handler's exception leaves recommend",
+        lambda: alarm(0.2, lambda: forever(lambda: als().recommend(range(60), num_threads=3))),
+        "time is up",
+        kind=TimeoutError,
+    )
+
+    def by_timer(work: Callable[[], Any]) -> Any:
+        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        try:
+            return work()
+        finally:
+            timer.join()
+
+    yield _right(
+        "Ctrl-C at any moment",
+        lambda: by_timer(lambda: als(2, iterations=10**6)),
+        lambda f: (
+            f.status is Status.INTERRUPTED and same(f, als(iterations=max(len(f.history), 1))) and len(f.history) > 0
+        ),
+    )
+    yield _right(
+        "Ctrl-C raised on demand",
+        lambda: _raised(KeyboardInterrupt, lambda: by_timer(lambda: als(2, iterations=10**6, raise_on_interrupt=True))),
+    )
+    yield _right(
+        "Ctrl-C among lists",
+        lambda: _raised(
+            KeyboardInterrupt, lambda: by_timer(lambda: forever(lambda: model().recommend([0], num_threads=2)))
+        ),
+    )
+
+    def own_handler() -> bool:
+        heard: list[int] = []
+
+        def handler(number: int, frame: Any) -> None:
+            heard.append(number)
+
+        before = signal.signal(signal.SIGINT, handler)
+        try:
+            found = als(2, iterations=4, callback=lambda r, f: os.kill(os.getpid(), signal.SIGINT))
+            return (
+                signal.getsignal(signal.SIGINT) is handler
+                and same(found, als(iterations=len(found.history)))
+                and (bool(heard) or found.status is Status.INTERRUPTED)
+            )
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    yield _right("somebody's handler of SIGINT is back", own_handler)
+
+    def ignored() -> bool:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            found = als(2, iterations=4, callback=lambda r, f: os.kill(os.getpid(), signal.SIGINT))
+            return signal.getsignal(signal.SIGINT) is signal.SIG_IGN and same(found, als(iterations=len(found.history)))
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    yield _right("SIGINT that is ignored stays so", ignored)
+
+    def in_thread() -> bool:
+        found: list[Any] = []
+        thread = threading.Thread(target=lambda: found.append(als(2, iterations=400)))
+        thread.start()
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            thread.join()
+        except KeyboardInterrupt:
+            thread.join()
+            return same(found[0], als(iterations=400))
+        return False
+
+    yield _right("Ctrl-C is the main thread's, a fit in another goes on", in_thread)
+    yield _right("Ctrl-C while kernels are loaded", _loading)
+    yield _right(
+        "Ctrl-C twice",
+        lambda: _raised(
+            KeyboardInterrupt, lambda: sweeping(lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])
+        ),
+    )
+
+    class Enough(StopIteration):
+        pass
+
+    def enough() -> None:
+        raise Enough
+
+    yield _right("a kind of StopIteration", lambda: sweeping(enough), lambda f: len(f.history) == 2 and same(f, als()))
+
+    def writes(record: Any, factors: Factors) -> None:
+        factors.user_factors[0] = 1
+
+    yield _refused(
+        "a callback that writes to the factors", lambda: als(callback=writes), "read-only|assignment", kind=ValueError
+    )
+
+    def thing(record: Any, factors: Factors) -> None:
+        record["model"] = factors
+
+    yield _refused(
+        "a callback's record that no file can hold",
+        inside(lambda f: als(callback=thing).save(f / "m")),
+        "history",
+        kind=TypeError,
+    )
+
+    def held() -> bool:
+        seen: list[Factors] = []
+        als(2, iterations=4, callback=lambda r, f: seen.append(f))
+        return all(same(f, als(iterations=n + 1)) for n, f in enumerate(seen))
+
+    yield _refused("factors of every sweep, looked at afterwards", held, "while the callback runs", kind=RuntimeError)
+
+
+def _loading() -> bool:
+    """The first call of a process, ended by Ctrl-C at 24 moments."""
+    script = (
+        "import signal, time, numpy as np, lfm_np\nfactors = lfm_np.Factors(np.eye(9, 4), np.eye(7, 4))\n"
+        "signal.signal(signal.SIGALRM, lambda number, frame: signal.raise_signal(signal.SIGINT))\n"
+        "for number in range(24):\n"
+        "    try:\n"
+        "        signal.setitimer(signal.ITIMER_REAL, 0.001 * (number + 1))\n"
+        "        factors.recommend([0], num_threads=1)\n"
+        "        time.sleep(0.05)\n"
+        "    except KeyboardInterrupt:\n"
+        "        pass\n"
+        "print(factors.recommend([0], N=1).ids)\n"
+    )
+    return interpreter("-c", script) == (0, "[[0]]\n", "")
+
+
+def _raised(kind: type[BaseException], work: Callable[[], Any]) -> bool:
+    try:
+        work()
+    except kind:
+        return True
+    return False
+
+
+def loops() -> Iterator[Case]:
+    async def gathered() -> list[str]:
+        return await asyncio.gather(*(asyncio.to_thread(lambda n=n: digest(als(n))) for n in (1, 2, 3)))
+
+    yield _right(
+        "asyncio, three fits in threads", lambda: asyncio.run(gathered()), lambda found: set(found) == {digest(als())}
+    )
+
+    async def cancelled() -> bool:
+        task = asyncio.create_task(asyncio.to_thread(als, 2, iterations=300))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        try:
+            await task
+        except asyncio.CancelledError:
+            return same(als(2), als())
+        return same(task.result(), als(iterations=300))
+
+    yield _right("asyncio, a fit whose task is cancelled", lambda: asyncio.run(cancelled()))
+
+    async def within() -> str:
+        return digest(als(2))
+
+    yield _right("a fit within a running loop", lambda: asyncio.run(within()), lambda found: found == digest(als()))
+
+    async def never(record: Any, factors: Factors) -> None:
+        raise AssertionError
+
+    yield _refused("a coroutine as callback", lambda: als(callback=never), "callback", kind=(TypeError, ValueError))
+
+
+def oddities() -> Iterator[Case]:
+    def shallow() -> Factors:
+        depth, frame = 0, sys._getframe()
+        while frame := frame.f_back:  # type: ignore[assignment]
+            depth += 1
+        before = sys.getrecursionlimit()
+        sys.setrecursionlimit(depth + 45)
+        try:
+            return als(2)
+        finally:
+            sys.setrecursionlimit(before)
+
+    either = Either(Holds(lambda f: same(f, als())), raises(RecursionError, "recursion"))
+    yield Case("states: a low limit of recursion", shallow, either)
+    yield _right(
+        "fits again after a low limit of recursion", lambda: (_ignored(shallow), als(3))[1], lambda f: same(f, als())
+    )
+
+    def silent() -> Factors:
+        streams, sys.stdout, sys.stderr = (sys.stdout, sys.stderr), None, None  # type: ignore[assignment]
+        try:
+            return als(2, progress=True)
+        finally:
+            sys.stdout, sys.stderr = streams
+
+    yield _right("progress without any stream", silent, lambda f: same(f, als()))
+
+    def closed(folder: Path) -> bool:
+        with open(folder / "err", "w") as file:
+            sys.stderr, before = file, sys.stderr
+        try:
+            return same(als(2, progress=True), als())
+        finally:
+            sys.stderr = before
+
+    yield _right("progress on a closed stream", inside(closed))
+
+    def few_files(folder: Path) -> bool:
+        als(2)  # loads its kernels
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        held = [os.open(os.devnull, os.O_RDONLY) for _ in range(3)]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(held) + 1, before[1]))
+        try:
+            try:
+                als(2, checkpoint=folder / "run")
+            except OSError as error:
+                return "too many open files" in str(error).lower() and same(als(2), als())
+            return True
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+            for number in held:
+                os.close(number)
+
+    yield _right("no file may be opened", inside(few_files))
+
+    def traced() -> bool:
+        seen: list[str] = []
+        sys.settrace(lambda frame, event, argument: seen.append(event))
+        try:
+            found = als(2)
+        finally:
+            sys.settrace(None)
+        return same(found, als()) and bool(seen)
+
+    yield _right("under a tracer", traced)
+
+    def imported_again() -> bool:
+        held = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "lfm_np"}
+        try:
+            import lfm_np as fresh
+
+            found = fresh.als(table(), factors=4, iterations=2, random_state=0, num_threads=2)
+            return fresh is not held["lfm_np"] and np.array_equal(found.item_factors, als().item_factors)
+        finally:
+            sys.modules.update(held)
+
+    yield _right("imported a second time", imported_again)
+
+    def gone() -> bool:
+        with __import__("tempfile").TemporaryDirectory() as folder:
+            here = os.getcwd()
+            os.chdir(folder)
+        try:
+            return same(als(2), als()) and len(als().recommend([0]).ids) == 1
+        finally:
+            os.chdir(here)
+
+    yield _right("in a folder that is gone", gone)
+
+    def clocks() -> bool:
+        before, time.perf_counter, time.time = (time.perf_counter, time.time), lambda: 0.0, lambda: -1.0
+        try:
+            return same(als(2, progress=True), als())
+        finally:
+            time.perf_counter, time.time = before
+
+    yield _right("clocks that stand still", clocks)
+    yield _right(
+        "an errstate of the caller's in a thread",
+        lambda: together(2, lambda i: _under_errors(i)),
+        lambda r: r == [True, True],
+    )
+
+    def subclassed() -> bool:
+        class Mine(sp.csr_matrix):
+            def tocsr(self, copy: bool = False) -> Any:
+                raise AssertionError("called")
+
+            def __getitem__(self, key: Any) -> Any:
+                raise AssertionError("called")
+
+        return same(lfm_np.als(Mine(table()), factors=4, iterations=2, random_state=0), als())
+
+    yield Case(
+        "states: a subclass of csr_matrix that misbehaves",
+        subclassed,
+        Either(Holds(bool), raises((AssertionError, TypeError, ValueError), "called|x")),
+    )
+
+
+def _under_errors(place: int) -> bool:
+    with np.errstate(all="raise" if place else "ignore"):
+        return same(als(2), als()) and np.geterr()["over"] == ("raise" if place else "ignore")
+
+
+def _ignored(work: Callable[[], Any]) -> None:
+    with contextlib.suppress(RecursionError):
+        work()
+
+
+def interpreters() -> Iterator[Case]:
+    def prints(threads: int = 2) -> str:
+        return FIT.replace("THREADS", str(threads))
+
+    right = lambda said: said.status == 0 and said.out.split()[-1:] == [digest(fitted())]  # noqa: E731
+    bare = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "PATH", "LANG", "USER", "LOGNAME", "TMPDIR"))
+    environments: dict[str, dict[str, str | None]] = {
+        "NUMBA_NUM_THREADS=1 and four threads": {"NUMBA_NUM_THREADS": "1"},
+        "one thread of BLAS and another layer": {"OPENBLAS_NUM_THREADS": "1", "NUMBA_THREADING_LAYER": "workqueue"},
+        "hardly any environment": {**bare, "LFM_NP_CACHE_DIR": os.environ.get("LFM_NP_CACHE_DIR", _cache())},
+    }
+    for name, env in environments.items():
+        yield _right(name, lambda e=env: interpreter("-c", prints(4), env=e), right)
+    yield _right("python -OO -W error", lambda: interpreter("-OO", "-W", "error", "-c", prints()), right)
+    yield _right(
+        "kernels as plain Python",
+        lambda: interpreter(
+            "-c",
+            prints(1).replace("print(digest(", "print(np.abs(").replace("=1)))", "=1).item_factors).sum())"),
+            env={"NUMBA_DISABLE_JIT": "1"},
+        ),
+        lambda said: said.status == 0 and np.isclose(float(said.out), np.abs(fitted().item_factors).sum(), rtol=1e-4),
+    )
+    yield _right(
+        "a daemon thread fits when the interpreter ends",
+        lambda: interpreter(
+            "-c",
+            prints() + "\nimport threading\n"
+            "threading.Thread(target=lambda: lfm_np.als(table(), iterations=10**9), daemon=True).start()\n",
+        ),
+        right,
+    )
+    yield _right(
+        "an atexit function fits and recommends",
+        lambda: interpreter(
+            "-c",
+            "import atexit\ndef last():\n"
+            + "".join(f"    {line}\n" for line in prints(3).strip().split("\n"))
+            + "    lfm_np.als(table(), iterations=1).recommend([0], num_threads=2)\natexit.register(last)\n",
+        ),
+        right,
+    )
+    yield _right(
+        "standard streams closed: no file takes their place",
+        inside(lambda folder: _closed_streams(folder)),
+    )
+
+    def spawned(folder: Path) -> Any:
+        (folder / "main.py").write_text(
+            "import multiprocessing, lfm_np\nfrom tests.hostile.places import fitted, digest\n"
+            "if __name__ == '__main__':\n"
+            "    with multiprocessing.get_context('spawn').Pool(2) as pool:\n"
+            "        found = pool.map(digest, [fitted(), fitted()]) \n"
+            "        found += [digest(f) for f in pool.starmap(fitted, [(), ()])]\n"
+            "    assert len(set(found)) == 1\n    print(found[0])\n"
+        )
+        return interpreter(str(folder / "main.py"))
+
+    yield _right("a pool of spawned processes", inside(spawned), right)
+
+    def loky() -> Any:
+        return interpreter(
+            "-c",
+            "import joblib\nfrom tests.hostile.places import fitted, digest\n"
+            "found = joblib.Parallel(2)(joblib.delayed(fitted)() for _ in range(3))\n"
+            "assert len(set(map(digest, found))) == 1\nprint(digest(found[0]))",
+        )
+
+    yield _right("joblib with processes", loky, right)
+    yield Case(
+        "states: NUMBA_NUM_THREADS=0",
+        lambda: interpreter("-c", prints(1), env={"NUMBA_NUM_THREADS": "0"}),
+        Holds(lambda said: right(said) or (said.status == 1 and "threads" in said.err.lower())),
+    )
+
+
+def _cache() -> str:
+    return os.path.join(os.path.expanduser("~"), ".cache", "lfm_np")
+
+
+def _closed_streams(folder: Path) -> bool:
+    script = (
+        "import os\nfor number in (0, 1, 2): os.close(number)\n"
+        "import lfm_np\nfrom tests.hostile.places import fitted, table\n"
+        f"fitted().save({str(folder / 'm')!r})\n"
+        "words = dict(factors=4, iterations=2, random_state=0, progress=True)\n"
+        f"lfm_np.als(table(), checkpoint={str(folder / 'run')!r}, **words)\n"
+        "os.system('echo stray')\n"
+    )
+    said = interpreter("-c", script)
+    return (
+        said.status == 0
+        and same(Factors.load(folder / "m"), fitted())
+        and same(lfm_np.als(table(), factors=4, iterations=2, random_state=0, checkpoint=folder / "run"), fitted())
+    )
+
+
+def caches() -> Iterator[Case]:
+    def damaged(damage: Callable[[bytes], bytes]) -> Callable[[], Any]:
+        def work(folder: Path) -> Any:
+            """Compiles one small kernel into a cache of its own, damages it, and runs again."""
+            script = (
+                "import lfm_np, numpy as np\n"
+                "f = lfm_np.Factors(np.eye(3, 2), np.arange(8.0).reshape(4, 2))\n"
+                "print(f.scores([0, 1], [1, 3], num_threads=1).tolist())\n"
+            )
+            env: dict[str, str | None] = {"LFM_NP_CACHE_DIR": str(folder / "cache")}
+            first = interpreter("-c", script, env=env)
+            files = [path for path in (folder / "cache").rglob("*") if path.is_file()]
+            for path in files:
+                path.write_bytes(damage(path.read_bytes()))
+            second = interpreter("-c", script, env=env)
+            return bool(files) and first.out == second.out == "[2.0, 7.0]\n" and (first.status, second.status) == (0, 0)
+
+        return inside(work)
+
+    yield _right(
+        "a cache with every tenth byte flipped",
+        damaged(lambda data: bytes(b ^ (i % 10 == 0) for i, b in enumerate(data))),
+    )
+
+    def no_folder(where: Callable[[Path], str]) -> Callable[[], Any]:
+        script = (
+            "import warnings, lfm_np, numpy as np\nwarnings.simplefilter('always')\n"
+            "f = lfm_np.Factors(np.eye(3, 2), np.arange(8.0).reshape(4, 2))\n"
+            "print(f.scores([0, 1], [1, 3], num_threads=1).tolist())\n"
+        )
+        return inside(lambda folder: interpreter("-c", script, env={"LFM_NP_CACHE_DIR": where(folder)}))
+
+    fine = lambda said: said.status == 0 and said.out == "[2.0, 7.0]\n"  # noqa: E731
+
+    def a_file(folder: Path) -> str:
+        (folder / "file").write_text("x")
+        return str(folder / "file")
+
+    yield _right("a file where the cache should be", no_folder(a_file), fine)
+
+
+def cases() -> list[Case]:
+    return [*threads(), *forks(), *copies(), *interrupts(), *loops(), *oddities(), *interpreters(), *caches()]
