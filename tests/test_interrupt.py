@@ -1,13 +1,19 @@
 """Ctrl-C: the last whole sweep, or KeyboardInterrupt where asked, and nothing left behind."""
 
+import gc
+import itertools
+import linecache
 import signal
 import sys
 import threading
 
 import numpy as np
 import pytest
+import threadpoolctl
 
 import lfm_np
+from lfm_np import signals
+from lfm_np.kernels import jit
 from tests.optional import require
 
 SOLVERS = ("als", "sgd", "torch als", "torch sgd")
@@ -103,3 +109,58 @@ def test_a_press_when_the_fit_is_over_raises(tmp_path, monkeypatch):
     assert lines
     for line in range(1, lines + 1):
         pressed_at(line)
+
+
+class Anywhere(BaseException):
+    """What a handler of a signal raises."""
+
+
+def raised_at(event, files, work):
+    """Call ``work`` and raise at that line of all that it runs of these files; whether there was one."""
+    count = itertools.count()
+
+    def trace(frame, kind, _):
+        if frame.f_code.co_filename not in files:
+            return None
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+        silent = line.startswith(("try:", "finally:", "with "))  # there, Python looks for no signal
+        held = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        if kind == "line" and not silent and not held and next(count) == event:
+            raise Anywhere
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    except Anywhere:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_an_exception_at_any_line_of_a_pool_leaves_nothing_behind():
+    """As of a handler of SIGALRM: BLAS's threads, Python's handlers and the helpers are as before."""
+
+    def work():
+        with jit.Pool(2) as pool:
+            pool.run(lambda block, worker: None, 3)
+
+    def around():
+        gc.collect()  # the exception and the frames that it left refer to one another
+        for thread in threading.enumerate():
+            if thread.name == "lfm_np":
+                thread.join(5)
+        blas = [library.num_threads for library in jit._blas().lib_controllers if library.user_api == "blas"]
+        return blas, signal.getsignal(signal.SIGINT), [thread.name for thread in threading.enumerate()]
+
+    work()
+    with threadpoolctl.threadpool_limits(2, "blas"):
+        before = around()
+        for event in itertools.count():
+            raised = raised_at(event, {jit.__file__, signals.__file__}, work)
+            assert around() == before, event
+            if not raised:
+                break
+    assert event > 40

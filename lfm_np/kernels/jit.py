@@ -7,12 +7,12 @@ that an edit to any file of ``kernels/`` invalidates. `Pool` runs a kernel over 
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import os
 import queue
-import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, TypeVar
 
 import numba
@@ -22,6 +22,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from threadpoolctl import ThreadpoolController
 
 from lfm_np.kernels.cache import KernelCache
+from lfm_np.signals import signals_held
 
 JIT_DISABLED = bool(config.DISABLE_JIT)
 
@@ -50,32 +51,12 @@ def _compile(function: F, fastmath: Any) -> F:
 
 
 def _whole(work: F) -> F:
-    """``work`` that compiles or loads kernels, and is not left by Ctrl-C before it is done, but by a second press.
-
-    An exception in the middle of llvmlite makes it free the same memory twice, which ends the process, or is lost where
-    Python code runs when an object is freed.
-    """
+    """``work`` that compiles or loads kernels, and is not left in the middle."""
 
     @functools.wraps(work)
     def call(*args: Any, **keywords: Any) -> Any:
-        handler = signal.getsignal(signal.SIGINT)
-        if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        with signals_held():
             return work(*args, **keywords)
-        pressed: list[int] = []
-
-        def press(signum: int, frame: Any) -> None:
-            pressed.append(signum)
-            if len(pressed) > 1:
-                handler(signum, frame)
-
-        signal.signal(signal.SIGINT, press)
-        try:
-            found = work(*args, **keywords)
-        finally:
-            signal.signal(signal.SIGINT, handler)
-        if pressed:
-            handler(signal.SIGINT, None)
-        return found
 
     return call  # type: ignore[return-value]
 
@@ -103,8 +84,8 @@ def exact_inlined(function: F) -> F:
 # ---- threads --------------------------------------------------------------------------------------------------------
 
 _blas_lock = threading.Lock()
-_blas_users: list[int] = []  # the threads that want one BLAS thread, once for each time
-_blas_limits: Any = None
+_blas_users: dict[object, int] = {}  # the thread of each use that goes on
+_blas_before: list[tuple[Any, int]] = []  # the libraries and their threads, while there are users
 
 
 @functools.cache
@@ -119,28 +100,43 @@ def single_threaded_blas() -> Iterator[None]:
     Our blocks are the parallelism: BLAS threads on top oversubscribe the cores, and their number would change the
     rounding.
     """
-    global _blas_limits
-    with _blas_lock:
-        if not _blas_users:
-            _disown_blas()
-            _blas_limits = _blas().limit(limits=1, user_api="blas")
-            _disown_blas()
-        _blas_users.append(threading.get_ident())
+    use = object()
     try:
+        with _blas_lock:
+            _blas_users[use] = threading.get_ident()
+            _limit_blas()
         yield
     finally:
-        with _blas_lock:
-            _blas_users.remove(threading.get_ident())
-            _restore_blas()
+        try:
+            _end_of_use(use)
+        except BaseException:  # a handler raised in the middle
+            _end_of_use(use)
+            raise
+
+
+def _end_of_use(use: object) -> None:
+    with _blas_lock:
+        _blas_users.pop(use, None)
+        _restore_blas()
+
+
+def _limit_blas() -> None:
+    if not _blas_before:
+        _disown_blas()
+        libraries = [library for library in _blas().lib_controllers if library.user_api == "blas"]
+        _blas_before.extend([(library, library.num_threads) for library in libraries])
+        for library in libraries:
+            library.set_num_threads(1)
+        _disown_blas()
 
 
 def _restore_blas() -> None:
-    global _blas_limits
-    if not _blas_users and _blas_limits is not None:
+    if not _blas_users and _blas_before:
         _disown_blas()
-        _blas_limits.restore_original_limits()
+        for library, threads in _blas_before:
+            library.set_num_threads(threads)
         _disown_blas()
-        _blas_limits = None
+        _blas_before.clear()
 
 
 def _disown_blas() -> None:
@@ -166,7 +162,8 @@ def _after_fork() -> None:
 
 def _after_fork_in_child() -> None:
     """Only the thread that forked is here: what the others asked for is over."""
-    _blas_users[:] = [user for user in _blas_users if user == threading.get_ident()]
+    for use in [use for use, thread in _blas_users.items() if thread != threading.get_ident()]:
+        del _blas_users[use]
     _restore_blas()
     _after_fork()
 
@@ -185,7 +182,7 @@ class _Task:
     def __init__(self, work: Callable[[int, int], None], count: int, stop: Callable[[], bool]) -> None:
         self._work, self._blocks, self._stop, self._lock = work, iter(range(count)), stop, threading.Lock()
         self.error: BaseException | None = None
-        self.helped = threading.Semaphore(0)  # released once for each helper that is done
+        self.helped: queue.SimpleQueue[None] = queue.SimpleQueue()  # one item of each helper that is done
 
     def drain(self, worker: int) -> None:
         """Take blocks while there are any.
@@ -193,6 +190,9 @@ class _Task:
         What NumPy is set to say of overflow and underflow holds in the calling thread only, and so not here: what comes
         out is checked to be finite.
         """
+        contextvars.copy_context().run(self._ignoring, worker)  # which is left whole wherever a handler raises
+
+    def _ignoring(self, worker: int) -> None:
         with np.errstate(all="ignore"):
             self._take(worker)
 
@@ -225,22 +225,16 @@ class Pool:
     def __init__(self, num_threads: int, stop: Callable[[], bool] = lambda: False) -> None:
         self.num_threads = num_threads
         self._stop = stop
-        self._helpers: list[threading.Thread] = []
+        self._helpers: list[_Helper] = []
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
 
     def __enter__(self) -> Pool:
-        self._blas = single_threaded_blas()
-        self._blas.__enter__()
+        self._life = _life(self._helpers)
+        next(self._life)
         return self
 
     def __exit__(self, *error: Any) -> None:
-        try:
-            for _ in self._helpers:
-                self._tasks.put(None)
-            while self._helpers:  # let go of here: Python code runs when a thread is freed, and would swallow a Ctrl-C
-                self._helpers.pop().join()
-        finally:
-            self._blas.__exit__(None, None, None)
+        self._life.close()
 
     def run(self, work: Callable[[int, int], None], count: int) -> None:
         """Call ``work(block, worker)`` for block = 0 … count − 1 and wait for all of them."""
@@ -251,7 +245,7 @@ class Pool:
                 self._tasks.put(task)
             task.drain(0)  # the calling thread works too; a signal reaches it between two blocks
             for _ in range(helpers):
-                task.helped.acquire()
+                task.helped.get()  # not a semaphore: a handler that raises within its Python code breaks it
         except BaseException as error:  # Ctrl-C outside of a block: the helpers end after theirs
             task.error = error
             raise
@@ -265,21 +259,57 @@ class Pool:
     def _start_helpers(self, wanted: int) -> int:
         """How many threads help, of those wanted. Where no more can be started, fewer do, to the same bits."""
         if self._helpers and not self._helpers[0].is_alive():  # a fork, by a callback, has only the thread that forked
-            self._helpers, self._tasks = [], queue.SimpleQueue()
+            self._helpers.clear()
+            self._tasks = queue.SimpleQueue()
+        if len(self._helpers) < wanted:
+            with signals_held():
+                self._start(wanted)
+        return min(max(wanted, 0), len(self._helpers))
+
+    def _start(self, wanted: int) -> None:
         while len(self._helpers) < wanted:
-            place = len(self._helpers) + 1, self._tasks
-            helper = threading.Thread(target=_help, args=place, name="lfm_np", daemon=True)
+            helper = _Helper(len(self._helpers) + 1, self._tasks)
             try:
                 helper.start()
             except RuntimeError:  # the process may have no more threads, or the interpreter is ending
                 break
             self._helpers.append(helper)
-        return min(max(wanted, 0), len(self._helpers))
 
 
-def _help(worker: int, tasks: queue.SimpleQueue[_Task | None]) -> None:
-    """What a helper runs."""
-    while (task := tasks.get()) is not None:
-        task.drain(worker)
-        task.helped.release()
-        del task
+def _life(helpers: list[_Helper]) -> Generator[None, None, None]:
+    """Of a pool: one BLAS thread, and no helpers afterwards.
+
+    A generator ends also when it is freed, where a handler raised before ``__exit__`` could begin. (``__del__`` would
+    run for every pool, and lose what a handler raises in it.)
+    """
+    with single_threaded_blas():
+        try:
+            yield
+        finally:
+            try:
+                _end(helpers)
+            except BaseException:
+                _end(helpers)
+                raise
+
+
+def _end(helpers: list[_Helper]) -> None:
+    for helper in helpers:
+        helper.tasks.put(None)
+    for helper in helpers:
+        helper.join()
+    helpers.clear()
+
+
+class _Helper(threading.Thread):
+    """Runs blocks of tasks until it gets None."""
+
+    def __init__(self, worker: int, tasks: queue.SimpleQueue[_Task | None]) -> None:
+        super().__init__(name="lfm_np", daemon=True)
+        self.worker, self.tasks = worker, tasks
+
+    def run(self) -> None:
+        while (task := self.tasks.get()) is not None:
+            task.drain(self.worker)
+            task.helped.put(None)
+            del task

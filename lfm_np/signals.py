@@ -1,0 +1,61 @@
+"""Python's signal handlers, held back for as long as an exception of theirs would do harm."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Any
+
+_NAMES = ("SIGINT", "SIGTERM", "SIGALRM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGVTALRM", "SIGPROF")
+_NUMBERS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))  # Windows has few
+
+
+class signals_held:
+    """Handlers of signals run when the block is done; at a second signal of the same number, at once.
+
+    A handler may raise (KeyboardInterrupt, the TimeoutError of a watchdog) between any two instructions of the main
+    thread: within llvmlite, which then frees memory twice; where an object is freed, which loses the exception; or
+    before what was changed of the process is noted, so that nobody changes it back.
+    """
+
+    def __init__(self) -> None:
+        self._handlers: dict[int, Any] = {}
+        self._came: list[int] = []
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is not threading.main_thread():  # handlers run in the main thread only
+            return
+        try:
+            for number in _NUMBERS:
+                handler = signal.getsignal(number)
+                if callable(handler):
+                    self._handlers[number] = handler
+                    signal.signal(number, self._note)
+        except BaseException:
+            self._give_back()
+            raise
+
+    def __exit__(self, *error: Any) -> None:
+        self._give_back()
+        while self._came:
+            number = self._came.pop(0)
+            self._handlers[number](number, None)
+        self._handlers.clear()
+
+    def _note(self, number: int, frame: Any) -> None:
+        if number in self._came:
+            self._came.remove(number)
+            self._handlers[number](number, frame)
+        else:
+            self._came.append(number)
+
+    def _give_back(self) -> None:
+        """Also when a handler that is back already raises."""
+        done: set[int] = set()
+        try:
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+                done.add(number)
+        finally:
+            for number in self._handlers.keys() - done:
+                signal.signal(number, self._handlers[number])
