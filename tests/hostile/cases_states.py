@@ -277,6 +277,8 @@ def copies() -> Iterator[Case]:
 
     def thrown() -> bool:
         """Models are freed as they go."""
+        model().recommend([0], N=2, num_threads=1)
+        gc.collect()
         for _ in range(200):
             model().recommend([0], N=2, num_threads=1)
         return gc.collect() < 10_000

@@ -21,7 +21,7 @@ def outcomes():
     """All cases, started from a process that has no threads."""
     command = [sys.executable, "-m", "tests.hostile", "--json"]
     root = Path(__file__).parents[2]
-    lines = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=900).stdout.splitlines()
+    lines = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=1800).stdout.splitlines()
     return {name: rest for name, *rest in map(json.loads, lines)}
 
 
