@@ -164,3 +164,36 @@ def test_an_exception_at_any_line_of_a_pool_leaves_nothing_behind():
             if not raised:
                 break
     assert event > 40
+
+
+def test_held_signals_reach_their_handlers_at_the_end_or_the_second_time():
+    heard = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        ours = signal.getsignal(signal.SIGINT)
+        with signals.signals_held():
+            signal.raise_signal(signal.SIGINT)
+            assert heard == []
+        assert heard == [signal.SIGINT]
+        with signals.signals_held():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            assert heard == [signal.SIGINT] * 2
+        assert heard == [signal.SIGINT] * 2
+        assert signal.getsignal(signal.SIGINT) is ours
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_held_signals_keep_those_that_are_ignored_and_raise_after_what_was_held():
+    done = []
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with pytest.raises(KeyboardInterrupt), signals.signals_held():
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
+            done.append("all of the block")
+        assert done
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
