@@ -187,12 +187,17 @@ def test_held_signals_reach_their_handlers_at_the_end_or_the_second_time():
 
 def test_held_signals_keep_those_that_are_ignored_and_raise_after_what_was_held():
     done = []
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    try:
-        with pytest.raises(KeyboardInterrupt), signals.signals_held():
+
+    def press():
+        with signals.signals_held():
             signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGINT)
             done.append("all of the block")
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            press()
         assert done
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
     finally:
