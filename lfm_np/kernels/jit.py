@@ -294,11 +294,14 @@ def _life(helpers: list[_Helper]) -> Generator[None, None, None]:
 
 
 def _end(helpers: list[_Helper]) -> None:
-    for helper in helpers:
-        helper.tasks.put(None)
-    for helper in helpers:
-        helper.join()
-    helpers.clear()
+    if not helpers:
+        return
+    for tasks in [helper.tasks for helper in helpers]:
+        tasks.put(None)
+    with signals_held():  # Python code runs when a thread is freed, and would lose what a handler raises
+        while helpers:
+            helpers[-1].join()
+            helpers.pop()
 
 
 class _Helper(threading.Thread):
