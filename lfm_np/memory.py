@@ -14,6 +14,7 @@ from lfm_np.canonical import ROWS
 from lfm_np.half_sweep import gram_chunks
 from lfm_np.kernels.simd import LANES
 from lfm_np.row_plan import FEWEST_FOR_STEPS, most_segments, padded
+from lfm_np.signals import signals_held
 
 if TYPE_CHECKING:
     from lfm_np.stored.matrix import StoredMatrix
@@ -185,7 +186,8 @@ def refuse_what_cannot_fit(solver: str, X: sp.csr_array, available: int | None =
 
 def available_memory() -> int | None:
     """Bytes that this process can still take: the least of what the machine, its cgroup and its limits leave."""
-    found = [amount for amount in (_machine(), *map(_cgroup, _CGROUPS), _address_space()) if amount is not None]
+    with signals_held():  # a handler's TimeoutError is an OSError, and would pass for one of the files
+        found = [amount for amount in (_machine(), *map(_cgroup, _CGROUPS), _address_space()) if amount is not None]
     return min(found, default=None)
 
 

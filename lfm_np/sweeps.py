@@ -81,9 +81,9 @@ def sigint_noted() -> Iterator[CtrlC]:
     pressed = CtrlC()
     ours = threading.current_thread() is threading.main_thread()
     ours = ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if ours:
-        signal.signal(signal.SIGINT, pressed.press)
     try:
+        if ours:
+            signal.signal(signal.SIGINT, pressed.press)
         yield pressed
     finally:
         if ours:
