@@ -17,6 +17,7 @@ from lfm_np.checkpoint import Run
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
 from lfm_np.kernels.jit import Interrupted
+from lfm_np.signals import signals_held
 from lfm_np.validation import check_bool, check_callback, check_float, check_int
 
 Callback = Callable[[dict[str, Any], Factors], Any]
@@ -184,11 +185,11 @@ class _Bar(tqdm):
     monitor_interval = 0
 
     def display(self, *args: Any, **keywords: Any) -> None:
-        with contextlib.suppress(OSError, ValueError):
+        with signals_held(), contextlib.suppress(OSError, ValueError):  # not a watchdog's TimeoutError
             super().display(*args, **keywords)
 
     def close(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
+        with signals_held(), contextlib.suppress(OSError, ValueError):
             super().close()
 
 

@@ -108,7 +108,7 @@ def movielens_records(name: str, *, checksum: str | None = None) -> Records:
     """
     check.check_choice("name", name, tuple(_CHECKSUMS))
     path = _find(name, checksum)
-    return _from_npz(path) if path.suffix == ".npz" else _from_zip(path)
+    return _from_arrays(path, read_arrays(path)) if path.suffix == ".npz" else _from_zip(path)
 
 
 def movielens_titles(name: str, *, checksum: str | None = None) -> dict[int, str]:
@@ -153,7 +153,8 @@ def movielens_split(name: str, split: str) -> Split:
     check.check_choice("split", split, _SPLITS[name])
     path = _find(name, None)
     if path.suffix == ".npz":
-        arrays, records = read_arrays(path), _from_npz(path)
+        arrays = read_arrays(path)
+        records = _from_arrays(path, arrays)
         key = "ncf_split" if split == "ncf" else f"{split}_test"
         held = check.check_column(f"{key} in {path}", _array(path, arrays, key), len(records.items)) != 0
         negatives = _array(path, arrays, "ncf_test_negatives") if split == "ncf" else None
@@ -206,12 +207,11 @@ def _download(name: str, checksum: str) -> Path:
         raise OSError(f"cannot download {url} ({type(error).__name__}); {remedy}") from error
 
 
-def _from_npz(path: Path) -> Records:
+def _from_arrays(path: Path, arrays: dict[str, np.ndarray]) -> Records:
     """0-based ``user`` and ``item``, ``value`` and ``timestamp``, with ``known`` saying where the last two are.
 
     The source's item ids are ``movie_id`` (one a record); without it, ids count from 1 as MovieLens' do.
     """
-    arrays = read_arrays(path)
     users, items, values, timestamps = (_array(path, arrays, key) for key in ("user", "item", "value", "timestamp"))
     records = _records(path, users, items, values, timestamps)
     users, items = records.users + 1, records.items + 1

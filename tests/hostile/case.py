@@ -103,6 +103,17 @@ class Group(NamedTuple):
     def right(self, name: str, call: Callable[[], Any], true: Callable[[Any], Any] = lambda result: True) -> Case:
         return Case(f"{self.name}: {name}", lambda: call(), Holds(lambda result: bool(true(result))))
 
+    def either(
+        self,
+        name: str,
+        call: Callable[[], Any],
+        true: Callable[[Any], Any],
+        *words: str,
+        kind: Any = (TypeError, ValueError),
+    ) -> Case:
+        holds = Holds(lambda result: bool(true(result)))
+        return Case(f"{self.name}: {name}", lambda: call(), Either(holds, raises(kind, *words)))
+
 
 def judge(case: Case, strict: bool = True) -> Outcome:
     """Run a case in this process; ``strict`` looks at process-wide settings too."""

@@ -18,17 +18,12 @@ import scipy.sparse as sp
 import lfm_np
 from lfm_np import Factors, losses, sampling
 
-from .case import Case, Either, Group, Holds, installed, raises
+from .case import Case, Group, Holds, installed
 from .dense import best, grid, near, solved
 
 BAD = (TypeError, ValueError)
 _group = Group("numbers of extras")
-_refused, _right = _group.refused, _group.right
-
-
-def _either(name: str, call: Callable[[], Any], true: Callable[[Any], Any], *words: str, kind: Any = BAD) -> Case:
-    holds = Holds(lambda result: bool(true(result)))
-    return Case(f"{_group.name}: {name}", lambda: call(), Either(holds, raises(kind, *words)))
+_refused, _right, _either = _group.refused, _group.right, _group.either
 
 
 def model(m: int = 9, n: int = 40, k: int = 4, scale: float = 1.0, dtype: Any = float) -> Factors:

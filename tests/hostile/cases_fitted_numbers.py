@@ -13,17 +13,12 @@ import scipy.sparse as sp
 import lfm_np
 from lfm_np import SolverError, Status, losses, sampling
 
-from .case import Case, Either, Group, Holds, raises
+from .case import Case, Group, Holds
 from .dense import best, grid, near, objective, solved, sweep
 
 BAD = (TypeError, ValueError)
 _group = Group("numbers of fits")
-_refused, _right = _group.refused, _group.right
-
-
-def _either(name: str, call: Callable[[], Any], true: Callable[[Any], Any], *words: str, kind: Any = BAD) -> Case:
-    holds = Holds(lambda result: bool(true(result)))
-    return Case(f"{_group.name}: {name}", lambda: call(), Either(holds, raises(kind, *words)))
+_refused, _right, _either = _group.refused, _group.right, _group.either
 
 
 def counts(m: int = 12, n: int = 9, seed: int = 1) -> Any:

@@ -8,7 +8,7 @@ import math
 import os
 import pickle
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,17 +17,12 @@ import scipy.sparse as sp
 import lfm_np
 from lfm_np import Factors, Interactions, evaluation
 
-from .case import Case, Either, Group, Holds, raises
+from .case import Case, Group, Holds
 from .dense import best, confidences, grid, measured, near, objective, penalties, solved
 
 BAD = (TypeError, ValueError)
 _group = Group("numbers of rankings")
-_refused, _right = _group.refused, _group.right
-
-
-def _either(name: str, call: Callable[[], Any], true: Callable[[Any], Any], *words: str, kind: Any = BAD) -> Case:
-    holds = Holds(lambda result: bool(true(result)))
-    return Case(f"{_group.name}: {name}", lambda: call(), Either(holds, raises(kind, *words)))
+_refused, _right, _either = _group.refused, _group.right, _group.either
 
 
 def tied(dtype: Any = np.float32, **more: Any) -> Factors:
