@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from typing import Any
@@ -11,7 +12,8 @@ _NUMBERS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, nam
 
 
 class signals_held:
-    """Handlers of signals run when the block is done; at a second signal of the same number, at once.
+    """Handlers of signals run when the block is done (in a fork too, but for what its parent got); at a second signal
+    of the same number, at once.
 
     A handler may raise (KeyboardInterrupt, the TimeoutError of a watchdog) between any two instructions of the main
     thread: within llvmlite, which then frees memory twice; where an object is freed, which loses the exception; or
@@ -21,6 +23,7 @@ class signals_held:
     def __init__(self) -> None:
         self._handlers: dict[int, Any] = {}
         self._came: list[int] = []
+        self._process = os.getpid()
 
     def __enter__(self) -> None:
         if threading.current_thread() is not threading.main_thread():  # handlers run in the main thread only
@@ -37,7 +40,7 @@ class signals_held:
 
     def __exit__(self, *error: Any) -> None:
         self._give_back()
-        while self._came:
+        while self._came and self._process == os.getpid():
             number = self._came.pop(0)
             self._handlers[number](number, None)
         self._handlers.clear()

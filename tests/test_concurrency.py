@@ -140,6 +140,42 @@ SCENARIOS = {
         inside.wait()
         assert in_child(lambda: bool(digest(1)))  # loads and compiles kernels
     """,
+    "a fork while another thread frees compiled code": """
+        import llvmlite.binding
+        inside = threading.Event()
+        def frees():
+            with llvmlite.binding.ffi.lib._lock:  # as every call of LLVM does
+                inside.set()
+                time.sleep(1.0)
+        threading.Thread(target=frees).start()
+        inside.wait()
+        assert in_child(lambda: bool(digest(1)), seconds=30)
+    """,
+    "signals while a fork waits for a compiler": """
+        from numba.core.compiler_lock import global_compiler_lock
+        inside, handled = threading.Event(), []
+        sys.unraisablehook = lambda unraisable: None  # Python reports, and loses, what is raised while it forks
+        def handler(number, frame):
+            handled.append(os.getpid())
+            raise TimeoutError
+        signal.signal(signal.SIGUSR1, handler)
+        def compiles(signals):
+            with global_compiler_lock:
+                inside.set()
+                time.sleep(0.5)
+                for number in range(signals):
+                    os.kill(os.getpid(), signal.SIGUSR1)
+                    time.sleep(0.5)
+        for signals in 1, 2:  # held until the fork is done; a second one is not, and ends the wait
+            inside.clear()
+            thread = threading.Thread(target=compiles, args=(signals,))
+            thread.start()
+            inside.wait()
+            assert in_child(lambda: len(handled) == 2 * (signals == 2) and (signals == 2 or bool(digest(1))))
+            thread.join()
+            assert handled == [os.getpid()] * signals and signal.getsignal(signal.SIGUSR1) is handler
+            assert digest(1) and in_child(lambda: bool(digest(1)))  # no lock is left
+    """,
     "the fit goes on in a fork of its callback": """
         expected = digest(1)
         def callback(record, factors):

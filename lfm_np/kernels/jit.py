@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import numba
 import numpy as np
+from llvmlite.binding import ffi as llvm
 from numba.core import config
 from numba.core.compiler_lock import global_compiler_lock
 from threadpoolctl import ThreadpoolController
@@ -55,7 +56,7 @@ def _whole(work: F) -> F:
 
     @functools.wraps(work)
     def call(*args: Any, **keywords: Any) -> Any:
-        with signals_held():
+        with signals_held(), global_compiler_lock:  # so that nothing forks meanwhile
             return work(*args, **keywords)
 
     return call  # type: ignore[return-value]
@@ -83,7 +84,7 @@ def exact_inlined(function: F) -> F:
 
 # ---- threads --------------------------------------------------------------------------------------------------------
 
-_blas_lock = threading.Lock()
+_blas_lock = threading.RLock()  # for a handler of a signal that forks
 _blas_users: dict[object, int] = {}  # the thread of each use that goes on
 _blas_before: list[tuple[Any, int]] = []  # the libraries and their threads, while there are users
 
@@ -149,15 +150,23 @@ def _disown_blas() -> None:
         getattr(library, "clear_controlling_thread", lambda force: None)(force=True)
 
 
+_at_fork: dict[int, contextlib.ExitStack] = {}  # what each thread that is forking holds
+
+
 def _before_fork() -> None:
-    """Fork between compilations, not within one: the child would wait for a lock of a thread that it does not have."""
-    global_compiler_lock.acquire()
-    _blas_lock.acquire()
+    """Fork between compilations, not within one: the child would wait for a lock of a thread that it does not have.
+
+    LLVM's lock is also taken without the compiler's: by what frees compiled code.
+    """
+    with contextlib.ExitStack() as stack:
+        for held in signals_held(), global_compiler_lock, llvm.lib._lock, _blas_lock:
+            stack.enter_context(held)
+        _at_fork[threading.get_ident()] = stack.pop_all()
 
 
 def _after_fork() -> None:
-    _blas_lock.release()
-    global_compiler_lock.release()
+    if stack := _at_fork.pop(threading.get_ident(), None):
+        stack.close()
 
 
 def _after_fork_in_child() -> None:
