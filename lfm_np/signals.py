@@ -23,7 +23,7 @@ class signals_held:
     def __init__(self) -> None:
         self._handlers: dict[int, Any] = {}
         self._came: list[int] = []
-        self._process = os.getpid()
+        self._process, self._thread = os.getpid(), threading.get_ident()
 
     def __enter__(self) -> None:
         if threading.current_thread() is not threading.main_thread():  # handlers run in the main thread only
@@ -46,7 +46,9 @@ class signals_held:
         self._handlers.clear()
 
     def _note(self, number: int, frame: Any) -> None:
-        if number in self._came:
+        if threading.get_ident() != self._thread:  # forked by another thread: here the block never ends
+            self._handlers[number](number, frame)
+        elif number in self._came:
             self._came.remove(number)
             self._handlers[number](number, frame)
         else:

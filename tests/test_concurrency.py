@@ -151,6 +151,21 @@ SCENARIOS = {
         inside.wait()
         assert in_child(lambda: bool(digest(1)), seconds=30)
     """,
+    "a fork by a thread while the main one holds signals": """
+        from lfm_np.signals import signals_held
+        handled, children = [], []
+        signal.signal(signal.SIGUSR1, lambda number, frame: handled.append(os.getpid()))
+        def child():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            return handled == [os.getpid()]
+        with signals_held():
+            thread = threading.Thread(target=lambda: children.append(in_child(child)))
+            thread.start()
+            thread.join()
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert not handled
+        assert children == [True] and handled == [os.getpid()]
+    """,
     "signals while a fork waits for a compiler": """
         from numba.core.compiler_lock import global_compiler_lock
         inside, handled = threading.Event(), []

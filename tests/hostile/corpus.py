@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 from typing import Any
 
 import numpy as np
@@ -75,10 +76,24 @@ PACKAGES = (
 
 
 def warm_up() -> None:
-    """Load packages and, on one thread, kernels once, so that the forked processes have them."""
+    """Load packages and, on one thread, kernels once, so that the forked processes have them.
+
+    They are compiled in a process that ends: what a compiler leaves in memory makes every fork slower.
+    """
     for name in PACKAGES:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    compiles = os.fork()
+    if not compiles:
+        try:
+            _run_kernels()
+        finally:
+            os._exit(0)
+    os.waitpid(compiles, 0)
+    _run_kernels()
+
+
+def _run_kernels() -> None:
     for dtype in (np.float32, np.float64):
         for make in (matrices.plain, matrices.FINITE["full"]):  # short rows and long ones
             als = lfm_np.als(make(), factors=4, iterations=1, num_threads=1, dtype=dtype)

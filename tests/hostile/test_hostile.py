@@ -21,7 +21,10 @@ def outcomes():
     """All cases, started from a process that has no threads."""
     command = [sys.executable, "-m", "tests.hostile", "--json"]
     root = Path(__file__).parents[2]
-    lines = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=1800).stdout.splitlines()
+    large_pages = {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # a fork takes half the time
+    environment = os.environ | large_pages
+    run = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=1800)
+    lines = run.stdout.splitlines()
     return {name: rest for name, *rest in map(json.loads, lines)}
 
 
