@@ -1,3 +1,4 @@
+import copy
 import math
 import os
 import subprocess
@@ -221,6 +222,22 @@ def test_an_edited_class_runs_its_new_code_and_the_kernel_is_cached(tmp_path):
         outputs.append(done.stdout.split())
     assert float(outputs[1][0]) > 2 * float(outputs[0][0])
     assert outputs[1][1] in ("0", "None")
+
+
+def test_the_own_losses_are_compiled_once_and_those_of_others_every_time():
+    class Mine(losses.BPR):
+        pass
+
+    class Edited(losses.BPR):
+        def gradient(self, difference):
+            return -1.0
+
+    for loss in ALL:
+        assert protocol.compiled(loss) is protocol.compiled(copy.copy(loss))
+    assert protocol.compiled(Mine()) is protocol.compiled(losses.BPR())
+    assert protocol.compiled(Edited()) is not protocol.compiled(Edited())
+    at_zero = [sgd_loss.call_point(protocol.compiled(losses.MarginHinge(margin)), 0.0, 0.0) for margin in (0.5, 2.0)]
+    assert at_zero == [(0.5, -1.0), (2.0, -1.0)]
 
 
 class NoGradient:

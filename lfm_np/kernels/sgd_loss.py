@@ -2,8 +2,9 @@
 
 A scalar loss becomes ``point(x, y) -> (value, gradient)``, a list loss ``ranked(scores, slopes) -> value`` with the
 positive first. Both compute in float64: the formula is a small part of a step, and its precision is what the divergence
-check and the epoch loss rest on. The parameters of the loss are frozen into the compiled code. Nothing is cached, in
-the process or on disk: two classes of the same name never share code, and an edited class runs its edited code.
+check and the epoch loss rest on. The parameters of the loss are frozen into the compiled code. Nothing is cached on
+disk, and in the process only what the library's own classes become: two classes of the same name never share code, and
+an edited class runs its edited code.
 """
 
 from __future__ import annotations
