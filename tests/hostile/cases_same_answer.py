@@ -236,11 +236,13 @@ FORMS: dict[str, Callable[[sp.csr_array], Any]] = {
     "uint8": lambda X: X.astype(np.uint8),
     "int64": lambda X: X.astype(np.int64),
     "float64": lambda X: X.astype(np.float64),
-    "longdouble": lambda X: X.astype(np.longdouble),
     "a transposed view": lambda X: sp.csr_array(X.T).T,
     "a slice": lambda X: sp.csr_array(sp.hstack([X, X]))[:, :15],
     "Interactions": lambda X: lfm_np.Interactions(X, np.arange(20), np.arange(15)),
 }
+
+
+START: dict[str, Any] = {"factors": 4, "iterations": 2, "random_state": 0}
 
 
 def bits(found: Any) -> bool:
@@ -280,9 +282,23 @@ def forms() -> Iterator[Case]:
     yield _right("a memory-mapped matrix", mapped, bool)
     yield _right("factors in every layout", layouts, bool)
     yield _right("users in every form", users, bool)
-    yield _right("parameters as 0-d arrays and NumPy numbers", parameters, bool)
-    yield _right("a matrix of bools counts ones", lambda: ones(bool), bool)
-    yield _right("a matrix of float16", lambda: ones(np.float16), bool)
+    yield _right("parameters as NumPy's numbers", parameters, bool)
+    for word, number in {"factors": np.array(4), "alpha": np.array(1.0)}.items():
+        yield _either(
+            f"{word} as a 0-d array",
+            lambda w=word, x=number: lfm_np.als(brute.counts(20, 15), **{**START, w: x}),
+            bits,
+            word,
+        )
+    yield _either(
+        "a matrix of longdouble",
+        lambda: lfm_np.als(brute.counts(20, 15).astype(np.longdouble), **START),
+        bits,
+        "x",
+        "64 bits",
+    )
+    yield _right("a matrix of bools counts ones", bools, bool)
+    yield _right("values of float16", halved, bool)
 
 
 def recommended(X: Any) -> np.ndarray:
@@ -350,26 +366,26 @@ def users() -> bool:
 
 def parameters() -> bool:
     words = {
-        "factors": np.array(4), "iterations": np.int8(2), "alpha": np.array(1.0, "f4"), "random_state": np.uint8(0),
-        "regularization": np.float16(0.5), "unobserved_weight": np.array(1), "regularization_exponent": np.float32(0),
-        "tolerance": np.array(0.0), "dtype": np.dtype("float32"),
+        "factors": np.uint16(4), "iterations": np.int8(2), "alpha": np.float32(1), "random_state": np.uint8(0),
+        "regularization": np.float16(0.5), "unobserved_weight": np.int64(1), "regularization_exponent": np.float32(0),
+        "tolerance": np.longdouble(0), "dtype": np.dtype("float32"),
     }  # fmt: skip
     found = lfm_np.als(brute.counts(20, 15), **words)
     expected = lfm_np.als(brute.counts(20, 15), factors=4, iterations=2, random_state=0, regularization=0.5)
     return np.array_equal(found.item_factors, expected.item_factors) and found.params == expected.params
 
 
-def ones(kind: Any) -> bool:
+def bools() -> bool:
     X = brute.counts(20, 15)
     X.data[:] = 1
-    dense = X.toarray().astype(kind)
-    coordinates = np.nonzero(dense)
-    cells = sp.coo_array((dense[coordinates].astype(np.float32).astype(kind), coordinates), shape=X.shape)
-    if kind is np.float16:  # SciPy makes no CSR of it
-        found = lfm_np.to_csr(np.column_stack(coordinates), X.shape, dense[coordinates])
-        return np.array_equal(found.toarray(), X.toarray())
-    a, b = (lfm_np.als(Y, factors=4, iterations=2, random_state=0) for Y in (cells, X))
+    a, b = (lfm_np.als(Y, factors=4, iterations=2, random_state=0) for Y in (X.astype(bool), X))
     return np.array_equal(a.item_factors, b.item_factors)
+
+
+def halved() -> bool:
+    X = brute.counts(20, 15).tocoo()
+    found = lfm_np.to_csr(np.column_stack(X.coords), X.shape, X.data.astype(np.float16))
+    return np.array_equal(found.toarray(), X.toarray())
 
 
 def cases() -> list[Case]:

@@ -40,8 +40,8 @@ def matrices() -> Iterator[Case]:
         "torch": lambda Y: lfm_np.torch_backend.als(Y, factors=2, iterations=1),
     }
     for name, run in fits.items():
-        yield _refused(f"{name}, a rating is NaN", lambda r=run: r(with_value(np.nan)), "nan", "row 5|(5,")
-        yield _refused(f"{name}, a rating is infinite", lambda r=run: r(with_value(-np.inf)), "inf", "row 5|(5,")
+        yield _refused(f"{name}, a rating is NaN", lambda r=run: r(with_value(np.nan)), "nan|non-finite", "row 5")
+        yield _refused(f"{name}, a rating is infinite", lambda r=run: r(with_value(-np.inf)), "inf|non-finite", "row 5")
         yield _refused(f"{name}, a dislike", lambda r=run: r(with_value(-1)), "negative|-1|≥ 0|>= 0", "row 5|(5,")
     yield _refused("a dense array", lambda: lfm_np.als(X().toarray(), factors=2), "sparse")
     yield _refused("pairs as the matrix", lambda: lfm_np.als([(0, 1), (1, 0)], factors=2), "sparse")
@@ -59,7 +59,7 @@ def matrices() -> Iterator[Case]:
     yield _refused(
         "unknown values",
         lambda: lfm_np.als(lfm_np.Interactions.from_arrays([1, 2], [1, 2], [5.0, np.nan]), factors=2),
-        "nan",
+        "nan|non-finite",
     )
     yield _either(
         "no cell at all",
@@ -112,7 +112,7 @@ def ids() -> Iterator[Case]:
         "1|kind|str",
     )
     yield _refused(
-        "column −1 for an id", lambda: lfm_np.Interactions.from_arrays([1], [7]).item_ids([0, -1]), "-1", "missing"
+        "column −1 for an id", lambda: lfm_np.Interactions.from_arrays([1], [7]).item_ids([0, -1]), "-1", "columns"
     )
     yield _refused(
         "two users of one name",
@@ -158,7 +158,12 @@ def shapes() -> Iterator[Case]:
     )
     yield _refused("a test that is training", lambda: lfm_np.evaluate(found(), X(), X()), "test")
     yield _refused("a metric without its k", lambda: lfm_np.evaluate(found(), None, X(), ("recall",)), "recall")
-    yield _refused("a metric as a string", lambda: lfm_np.evaluate(found(), None, X(), "ndcg@10"), "metrics")
+    yield _either(
+        "a metric as a string",
+        lambda: lfm_np.evaluate(found(), None, X(), "ndcg@10"),
+        lambda result: result == lfm_np.evaluate(found(), None, X(), ["ndcg@10"]),
+        "metrics",
+    )
 
 
 def runs() -> Iterator[Case]:
@@ -170,7 +175,7 @@ def runs() -> Iterator[Case]:
         lambda: gone_on(X(), then=lambda **words: lfm_np.sgd(words.pop("X"), epochs=3, **words)),
         "als|solver|sgd",
     )
-    yield _right("gone on with fewer sweeps than there are", lambda: gone_on(X(), iterations=1), is_earlier)
+    yield _refused("gone on with fewer sweeps than there are", lambda: gone_on(X(), iterations=1), "iterations", "2")
     yield _refused(
         "folded into a model of BPR without saying how",
         lambda: lfm_np.sgd(X(), factors=2, epochs=1).fold_in_users(X()),
@@ -194,13 +199,6 @@ def gone_on(Y: Any, then: Any = None, **words: Any) -> Any:
         if then is not None:
             return then(X=Y, checkpoint=path, **base)
         return lfm_np.als(Y, checkpoint=path, **{**base, "iterations": 4, **words})
-
-
-def is_earlier(found: Any) -> bool:
-    """Two sweeps were done, so that there are two or one."""
-    sweeps = len(found.history)
-    expected = lfm_np.als(X(), factors=3, random_state=0, iterations=sweeps)
-    return sweeps in (1, 2) and np.array_equal(found.item_factors, expected.item_factors)
 
 
 def cases() -> list[Case]:
