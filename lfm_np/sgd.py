@@ -95,8 +95,8 @@ def sgd(
     checkpoint : str, path or Checkpoint, optional
         A file that keeps the state of the run, replaced in one step after every epoch, or every so many seconds with
         ``Checkpoint(path, every)``. Where it is there already, the run goes on from it, to the same bits as without a
-        break; a file of another X or of other arguments is refused. ``epochs``, ``tolerance``, ``num_threads``,
-        ``callback``, ``progress`` and ``raise_on_interrupt`` may differ.
+        break; a file of another X or of other arguments is refused. ``epochs`` (no fewer than were done),
+        ``tolerance``, ``num_threads``, ``callback``, ``progress`` and ``raise_on_interrupt`` may differ.
 
     Returns
     -------

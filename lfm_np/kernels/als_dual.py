@@ -81,15 +81,20 @@ def _symmetric_product(K, n, x, out):
 
 @inlined
 def _dual_system(K, n, cells, M, limit):
-    """M = I + √D K √D with right-hand side r − √D K t₀, where t = √D r + t₀ never divides by a small d."""
+    """M = I + √D K √D with right-hand side r − √D K t₀, where t = √D r + t₀ never divides by a small d.
+
+    Nor is t₀ where d·K_ii ≥ 1, however large t is: z = √D w + t₀ would be a small difference of large numbers.
+    """
     d, t, root, rest, rhs, diagonal, _ = cells
     split = False
-    for e in range(n * LANES):
-        root[e] = np.sqrt(d[e])
-        small = d[e] < limit * abs(t[e])
-        rest[e] = t[e] if small else 0
-        rhs[e] = 0
-        split |= small
+    for i in range(n):
+        for lane in range(LANES):
+            e = i * LANES + lane
+            root[e] = np.sqrt(d[e])
+            small = d[e] < limit * abs(t[e]) and d[e] * K[i, i, lane] < 1
+            rest[e] = t[e] if small else 0
+            rhs[e] = 0
+            split |= small
     if split:
         _symmetric_product(K, n, rest, rhs)
     for e in range(n * LANES):

@@ -164,6 +164,13 @@ def solve_systems(A, b, R, diagonal, x):
 
 
 @inlined
+def before_cancelling(G, lam, diagonal, slot):
+    """Raise a slot's diagonal to that of G + λI, which cells of negative d have brought down: those digits are lost."""
+    for i in range(G.shape[0]):
+        diagonal[i * LANES + slot] = max(diagonal[i * LANES + slot], G[i, i] + lam)
+
+
+@inlined
 def explained(A, b, slot, X, u):
     """b·x + x·(b − Ax): the loss with its quadratic terms is Σ c·p² less this, for any x, not only the minimiser."""
     ld = b.shape[1]
@@ -215,6 +222,7 @@ def _finish_systems(csr, Y, model, weights, shift, rows, limits, scratch, X, sta
             X[u, f] = x[f * LANES + slot]
         at = np.int64(u) * ld
         norm = dot(X, at, X, at, ld)
+        before_cancelling(G, lam[u], diagonal, slot)
         if not (norm < np.inf and well_conditioned(R, ld, diagonal, slot, limits[1]) and lam[u] >= limits[2]):
             status[u] = UNSOLVED
             continue

@@ -6,7 +6,7 @@
 * ``weights`` = (d0, d1, t0, t1, a0): a cell of value x has d = c − α₀ = d0 + d1·x and t = c·p = t0 + t1·x;
 * ``shift``: subtracted from t by column (biases), or an empty array;
 * ``order``, ``lo``, ``hi``: the rows order[lo:hi], none of them empty, sorted by length (dual: length / 4, rounded up);
-* ``limits`` = (smallest d/|t| that is divided by, largest loss of digits in a pivot, smallest λ_u);
+* ``limits`` = (smallest d/|t| that is always divided by, largest loss of digits in a pivot, smallest λ_u);
 * ``scratch`` from `dual_scratch` or `primal_scratch`.
 
 They write the rows X[u] and status[u] (OK or UNSOLVED) and add to ``sums``: [0] the loss of the solved rows,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lfm_np.kernels.als_primal import add_row, explained, idle_slots, solve_systems, start_system
+from lfm_np.kernels.als_primal import add_row, before_cancelling, explained, idle_slots, solve_systems, start_system
 from lfm_np.kernels.als_rows import OK, UNSOLVED, dot, well_conditioned
 from lfm_np.kernels.jit import jit
 from lfm_np.kernels.simd import LANES, WIDTH
@@ -65,6 +65,7 @@ def solve_shares(model, limit, lo, hi, scratch, share, X, status, loss, penalty)
                 X[row, f] = x[f * LANES + slot]
             begin = np.int64(row) * G.shape[0]
             norm = dot(X, begin, X, begin, G.shape[0])
+            before_cancelling(G, lam[row], diagonal, slot)
             solved = norm < np.inf and well_conditioned(R, G.shape[0], diagonal, slot, limit)
             status[row] = OK if solved else UNSOLVED
             penalty[row] = np.float64(lam[row]) * norm

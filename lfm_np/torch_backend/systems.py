@@ -14,7 +14,7 @@ from lfm_np.row_plan import Weights
 from lfm_np.torch_backend.batches import Batch
 from lfm_np.torch_backend.device import torch
 
-SPLIT = 1e-3  # τ: r = t/√d only where d ≥ τ|t|
+SPLIT = 1e-3  # τ: r = t/√d only where d ≥ τ|t|, or d·K_ii ≥ 1: √D w + t₀ would cancel
 CG_EXTRA = 2  # steps of CG beyond k, in multiples of k: rounding costs some
 
 
@@ -117,10 +117,10 @@ def solve_dual(batch: Batch, fixed: Fixed, lam: torch.Tensor, wide: torch.dtype,
     ((rows, d, t),) = gathered(batch, fixed)
     E = fixed.G.diagonal() + lam[:, None]
     root = d.sqrt()
-    split = d >= SPLIT * t.abs()
+    K = (rows * E.reciprocal()[:, None, :]) @ rows.mT
+    split = (d >= SPLIT * t.abs()) | (d * K.diagonal(dim1=1, dim2=2) >= 1)
     r = torch.where(split & (d > 0), t / root, 0)
     t0 = torch.where(split, 0, t)
-    K = (rows * E.reciprocal()[:, None, :]) @ rows.mT
     right = r - root * (K @ t0[:, :, None])[:, :, 0]
     K.mul_(root[:, :, None]).mul_(root[:, None, :])
     K.diagonal(dim1=1, dim2=2).add_(1)

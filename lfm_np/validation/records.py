@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lfm_np.validation.scalars import as_array, check_int, shown
+from lfm_np.validation.scalars import as_array, check_int, is_whole, shown
 
 
 def check_ids(name: str, ids: Any, size: int) -> np.ndarray:
@@ -16,7 +16,7 @@ def check_ids(name: str, ids: Any, size: int) -> np.ndarray:
     array = as_array(name, ids)
     if array.size == 0 and array.dtype == np.float64:
         array = array.astype(np.int64)  # np.asarray([]) is float64
-    elif array.dtype == np.float64 and isinstance(ids, (list, tuple)) and all(isinstance(i, np.integer) for i in ids):
+    elif array.dtype == np.float64 and isinstance(ids, (list, tuple)) and all(map(is_whole, ids)):
         array = np.asarray([int(i) for i in ids])  # of int64 and uint64 together NumPy makes float64
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} must be integers, got dtype {array.dtype}")

@@ -36,10 +36,15 @@ def as_array(name: str, value: Any) -> np.ndarray:
 MAX_THREADS = 1024
 
 
+def is_whole(value: Any) -> bool:
+    """Whether it is an integer of Python or NumPy, which booleans are not."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, NO_NUMBERS)
+
+
 def check_int(name: str, value: Any, low: int, high: int | None = None) -> int:
     """``value`` as an int in [low, high]. Booleans and fractions are refused."""
     allowed = f"an integer ≥ {low}" if high is None else f"an integer from {low} to {high}"
-    if isinstance(value, NO_NUMBERS) or not isinstance(value, numbers.Integral):
+    if not is_whole(value):
         raise TypeError(f"{name} must be {allowed}, got {shown(value)} of type {type(value).__name__}")
     number = int(value)
     if number < low or (high is not None and number > high):
@@ -116,7 +121,7 @@ def check_random_state(value: Any) -> np.random.Generator:
         return np.random.default_rng(value)
     if isinstance(value, np.random.RandomState):
         return np.random.default_rng(value.randint(0, 2**32, size=4, dtype=np.uint32))
-    if isinstance(value, numbers.Integral) and not isinstance(value, NO_NUMBERS):
+    if is_whole(value):
         if value < 0:
             raise ValueError(f"random_state must not be negative, got {value}")
         return np.random.default_rng(int(value))

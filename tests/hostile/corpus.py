@@ -27,6 +27,7 @@ from . import (
     cases_formats,
     cases_gone_on,
     cases_ids_and_tables,
+    cases_journeys,
     cases_lists,
     cases_losses,
     cases_matrices_and_ids,
@@ -37,11 +38,15 @@ from . import (
     cases_other_packages,
     cases_ranked_numbers,
     cases_results,
+    cases_same_answer,
     cases_solvers,
     cases_states,
+    cases_steps_by_loops,
     cases_surroundings,
+    cases_sweeps_by_loops,
     cases_tables,
     cases_tables_read,
+    cases_users_mistakes,
     matrices,
     problems,
 )
@@ -54,7 +59,8 @@ MODULES: tuple[Any, ...] = (
     cases_cluster_runs, cases_cluster_files, cases_on_disk, cases_tables, cases_commands,
     cases_matrices_and_ids, cases_fitted_numbers, cases_ranked_numbers, cases_estimators_and_pictures,
     cases_surroundings, cases_other_packages, cases_model_files, cases_gone_on, cases_states, cases_tables_read,
-    cases_asked_in_a_shell, cases_beside_torch_and_dask,
+    cases_asked_in_a_shell, cases_beside_torch_and_dask, cases_sweeps_by_loops, cases_steps_by_loops, cases_journeys,
+    cases_same_answer, cases_users_mistakes,
 )  # fmt: skip
 
 
