@@ -31,13 +31,17 @@ from . import (
     cases_matrices_and_ids,
     cases_model_files,
     cases_odd_arguments,
+    cases_odd_environments,
     cases_odd_matrices,
     cases_on_disk,
     cases_other_packages,
     cases_ranked_numbers,
     cases_results,
+    cases_scarce_resources,
+    cases_signals_and_hooks,
     cases_solvers,
     cases_states,
+    cases_strange_paths,
     cases_surroundings,
     cases_tables,
     cases_tables_read,
@@ -54,6 +58,7 @@ MODULES: tuple[Any, ...] = (
     cases_matrices_and_ids, cases_fitted_numbers, cases_ranked_numbers, cases_estimators_and_pictures,
     cases_surroundings, cases_other_packages, cases_model_files, cases_gone_on, cases_states, cases_tables_read,
     cases_asked_in_a_shell, cases_beside_torch_and_dask,
+    cases_scarce_resources, cases_signals_and_hooks, cases_strange_paths, cases_odd_environments,
 )  # fmt: skip
 
 
