@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lfm_np.kernels import sgd_loss
+from lfm_np.signals import signals_held
 from lfm_np.validation import check_bool, check_float, check_int, shown
 
 KINDS = {("score", "target"): "pointwise", ("difference",): "pairwise", ("positive", "negatives"): "list"}
@@ -105,16 +106,17 @@ def compiled(loss: Any) -> Any:
         A formula that Numba cannot compile; the message is Numba's.
     """
     protocol = read(loss)
-    _check_methods(loss, protocol.kind)
-    try:
-        return COMPILERS[protocol.kind](type(loss).value, type(loss).gradient, protocol.parameters)
-    except OSError:  # of the cache, or a handler's TimeoutError
-        raise
-    except Exception as error:  # Numba raises many kinds; all mean the same to the writer of a loss
-        raise TypeError(
-            f"{type(loss).__name__} cannot be compiled; use numbers, math, NumPy and attributes of self that are "
-            f"numbers. Numba says: {error}"
-        ) from error
+    with signals_held():  # what a handler raises is not what the loss or Numba does
+        _check_methods(loss, protocol.kind)
+        try:
+            return COMPILERS[protocol.kind](type(loss).value, type(loss).gradient, protocol.parameters)
+        except (OSError, MemoryError, RecursionError):  # of the cache, or of the process
+            raise
+        except Exception as error:  # Numba raises many kinds; all mean the same to the writer of a loss
+            raise TypeError(
+                f"{type(loss).__name__} cannot be compiled; use numbers, math, NumPy and attributes of self that are "
+                f"numbers. Numba says: {error}"
+            ) from error
 
 
 def _check_methods(loss: Any, kind: str) -> None:
