@@ -257,7 +257,7 @@ def signals() -> Iterator[Case]:
 
         drawn, path = sgd(), folder / "m"
         with alarms(0.0003, 0.0003, handler):
-            for _ in range(10):
+            for _ in range(5):
                 fine = same(als(), wanted) and same(sgd(), drawn)
                 wanted.save(path)
                 fine &= same(lfm_np.Factors.load(path), wanted)
@@ -268,10 +268,13 @@ def signals() -> Iterator[Case]:
 
     def handler_fits() -> bool:
         found: list[lfm_np.Factors] = []
+        busy: list[int] = []
 
         def handler(*_: Any) -> None:
-            if len(found) < 5:
+            if not busy and len(found) < 5:
+                busy.append(1)
                 found.append(als())
+                busy.clear()
 
         with alarms(0.001, 0.004, handler):
             outer = [als(iterations=30) for _ in range(5)]
@@ -298,10 +301,11 @@ def signals() -> Iterator[Case]:
         raised = False
         try:
             thread.start()
-            thread.join()
-            time.sleep(0.05)
+            time.sleep(1)
         except KeyboardInterrupt:
             raised = True
+        while not found:  # join of an interrupted join does not wait, in Python 3.11
+            time.sleep(0.01)
         thread.join()
         return raised and same(found[0], wanted)
 
@@ -431,7 +435,7 @@ def hooks() -> Iterator[Case]:
     yield right("a profiler looks on", profiled)
 
     def traced_memory() -> bool:
-        tracemalloc.start(25)
+        tracemalloc.start(3)
         try:
             return fine()
         finally:
@@ -442,14 +446,13 @@ def hooks() -> Iterator[Case]:
     def dumped() -> bool:
         with open(os.devnull, "w") as nowhere:
             faulthandler.enable(nowhere)
-            faulthandler.dump_traceback_later(0.001, repeat=True, file=nowhere)
             try:
-                return all(fine() for _ in range(5))
+                found = als(callback=lambda record, f: faulthandler.dump_traceback(nowhere, all_threads=True))
+                return same(found, wanted) and fine()
             finally:
-                faulthandler.cancel_dump_traceback_later()
                 faulthandler.disable()
 
-    yield right("faulthandler writes every millisecond", dumped)
+    yield right("faulthandler writes in every sweep", dumped)
 
     def audited() -> bool:
         events: list[str] = []
@@ -457,7 +460,8 @@ def hooks() -> Iterator[Case]:
         with tempfile.TemporaryDirectory() as folder:
             wanted.save(Path(folder) / "m")
             loaded = lfm_np.Factors.load(Path(folder) / "m")
-        return fine() and same(loaded, wanted) and not {"pickle.find_class", "exec", "compile"} & set(events)
+        code = {"pickle.find_class", "exec", "compile"} & set(events)
+        return not code and fine() and same(loaded, wanted)
 
     yield right("an audit hook sees no code come from a model file", audited)
 
