@@ -52,12 +52,6 @@ def ranked(factors: lfm_np.Factors, users: int = 20) -> np.ndarray:
     return np.argsort(-scores, axis=1, kind="stable")[:, :5]
 
 
-def _report(path: Path) -> None:
-    from lfm_np.report import write_report
-
-    write_report(path, als(), plain())
-
-
 def _parquet(path: Path) -> None:
     data = shop()
     lfm_np.recommend_parquet(als(data), data, path, N=5)
@@ -66,7 +60,6 @@ def _parquet(path: Path) -> None:
 WRITERS: dict[str, Callable[[Path], Any]] = {
     "save": lambda path: large().save(path),
     "recommend_parquet": _parquet,
-    "write_report": _report,
     "a checkpoint of als": lambda path: als(checkpoint=path),
     "a checkpoint of sgd": lambda path: sgd(checkpoint=path),
 }
@@ -154,7 +147,7 @@ def descriptors() -> Iterator[Case]:
     }.items():
         yield right(f"no descriptor is left, {name}", working(call))
     for name, write in WRITERS.items():
-        if "sgd" not in name and "report" not in name:
+        if "sgd" not in name:
             yield right(f"no descriptor is left, {name}", inside(old_stays(write, no_more_files, "checkpoint" in name)))
 
     def reading(folder: Path) -> bool:
@@ -296,7 +289,7 @@ def disks() -> Iterator[Case]:
     for name, write in WRITERS.items():
         if "sgd" in name:
             continue
-        for size in (700,) if "report" in name else (0, 700):
+        for size in (0, 700):
             scarce = inside(old_stays(write, lambda size=size: largest_file(size), "checkpoint" in name))
             yield right(f"no file beyond {size} bytes, {name}", scarce)
 
