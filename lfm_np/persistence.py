@@ -139,7 +139,7 @@ def load(path: str | os.PathLike[str], kind: Format, *, mmap: bool = False) -> t
     with open_regular(name) as file:
         try:
             names = _check_header(_reopenable(name, file), kind)
-            buffer: Any = np.memmap(file, np.uint8, mode="r") if mmap else np.fromfile(file, np.uint8)
+            buffer = np.memmap(file, np.uint8, mode="r") if mmap else _read(file)
             header = buffer[8 : 8 + int.from_bytes(buffer[:8].tobytes(), "little")].tobytes()
             _check_digest(buffer, header)
             entries = json.loads(header, object_pairs_hook=_distinct)
@@ -147,8 +147,17 @@ def load(path: str | os.PathLike[str], kind: Format, *, mmap: bool = False) -> t
             if not isinstance(model, dict) or set(model) != kind.keys:
                 raise ValueError(f"its model must have the keys {', '.join(sorted(kind.keys))}")
             return {name: _tensor(buffer, len(header), entries[name]) for name in names}, model
-        except (SafetensorError, ValueError, KeyError, TypeError, RecursionError, OverflowError, MemoryError) as error:
+        except (SafetensorError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
             raise invalid(name, kind, error) from None
+        except MemoryError as error:  # which says nothing about the file
+            raise MemoryError(f"{name} cannot be read: {error}") from None
+
+
+def _read(file: BinaryIO) -> np.ndarray:
+    """All of a file. `numpy.fromfile` may make a TypeError of what a signal's handler raises."""
+    buffer = np.empty(os.fstat(file.fileno()).st_size, np.uint8)
+    file.readinto(buffer)  # type: ignore[attr-defined]
+    return buffer
 
 
 def invalid(path: str | os.PathLike[str], kind: Format, error: Exception) -> ValueError:

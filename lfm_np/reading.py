@@ -306,7 +306,8 @@ def named(path: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise FileNotFoundError(errno.ENOENT, "no such file or folder", path) from None
+        what = "neither a regular file nor a folder" if os.path.exists(path) else "no such file or folder"
+        raise FileNotFoundError(errno.ENOENT, what, path) from None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno:  # of the system, not of Arrow
             raise

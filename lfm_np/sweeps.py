@@ -77,11 +77,14 @@ class CtrlC:
 def sigint_noted() -> Iterator[CtrlC]:
     """Ctrl-C as `CtrlC` has it, in the main thread and where Python's own handler is in place.
 
-    A program with a handler of its own keeps it.
+    A program with a handler of its own keeps it. A fit within a callback has the `CtrlC` of the fit around it: one
+    press ends both.
     """
-    pressed = CtrlC()
-    ours = threading.current_thread() is threading.main_thread()
-    ours = ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT) if main else None
+    around = getattr(handler, "__self__", None)
+    pressed = around if isinstance(around, CtrlC) else CtrlC()
+    ours = main and handler is signal.default_int_handler
     try:
         if ours:
             signal.signal(signal.SIGINT, pressed.press)

@@ -59,8 +59,8 @@ class Poison:
         return os.mkdir, (str(self.marker),)
 
 
-def sealed(payload):
-    return hashlib.sha256(payload).digest() + payload
+def sealed(payload, path):
+    return hashlib.sha256(path.name.encode() + payload).digest() + payload
 
 
 def test_a_kernel_is_compiled_once_into_a_private_file(root):
@@ -71,14 +71,15 @@ def test_a_kernel_is_compiled_once_into_a_private_file(root):
 
 
 DAMAGES = {
-    "empty": lambda content: b"",
-    "within the digest": lambda content: content[:20],
-    "truncated": lambda content: content[:-1],
-    "digest flipped": lambda content: bytes([content[0] ^ 1]) + content[1:],
-    "bit flipped": lambda content: content[:1000] + bytes([content[1000] ^ 64]) + content[1001:],
-    "longer": lambda content: content + b"\0",
-    "another pickle": lambda content: sealed(pickle.dumps({"library": None})),
-    "no pickle": lambda content: sealed(b"text"),
+    "empty": lambda content, path: b"",
+    "within the digest": lambda content, path: content[:20],
+    "truncated": lambda content, path: content[:-1],
+    "digest flipped": lambda content, path: bytes([content[0] ^ 1]) + content[1:],
+    "bit flipped": lambda content, path: content[:1000] + bytes([content[1000] ^ 64]) + content[1001:],
+    "longer": lambda content, path: content + b"\0",
+    "another pickle": lambda content, path: sealed(pickle.dumps({"library": None}), path),
+    "no pickle": lambda content, path: sealed(b"text", path),
+    "of another name": lambda content, path: sealed(content[32:], path.with_name("other.nbc")),
 }
 
 
@@ -86,7 +87,7 @@ DAMAGES = {
 def test_a_damaged_file_is_compiled_again_and_replaced(root, damage):
     assert not loaded()
     path = file_of(root)
-    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    path.write_bytes(DAMAGES[damage](path.read_bytes(), path))
     assert not loaded()
     assert loaded()
     assert file_of(root) == path
@@ -120,7 +121,7 @@ def test_every_kernel_source_and_version_is_in_the_name(tmp_path, monkeypatch):
 def test_code_in_a_file_runs_only_if_nobody_else_could_write_it(root, tmp_path, monkeypatch, opened):
     assert not loaded()
     path, marker = file_of(root), tmp_path / "poisoned"
-    path.write_bytes(sealed(pickle.dumps(Poison(marker))))
+    path.write_bytes(sealed(pickle.dumps(Poison(marker)), path))
     cache.cache_folder.cache_clear()
     if opened == "owner":
         user = os.geteuid() + 1
@@ -194,7 +195,7 @@ def test_processes_that_compile_at_once(root):
     assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
     assert file_of(root).suffix == ".nbc"  # one, and nothing temporary
     content = file_of(root).read_bytes()
-    assert hashlib.sha256(content[32:]).digest() == content[:32]
+    assert sealed(content[32:], file_of(root)) == content
 
 
 def test_a_full_disk_costs_a_compile(root, monkeypatch):

@@ -22,9 +22,11 @@ from numba.core import config
 from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
 
+from lfm_np.atomic import open_regular
+
 
 class KernelCache(_Cache):
-    """One file per compiled signature: a SHA-256 digest, then the pickled object code.
+    """One file per compiled signature: a SHA-256 digest of name and content, then the pickled object code.
 
     Numba's own cache looks at the file that holds the entry point only (numba #1833), so that a kernel keeps running an
     old copy of an edited helper; here the folder's name is a hash of every kernel source, of the versions and of the
@@ -64,11 +66,12 @@ class KernelCache(_Cache):
             return None
         target_context.refresh()
         try:
-            with open(self._path(folder, sig, target_context.codegen()), "rb") as file:
+            path = self._path(folder, sig, target_context.codegen())
+            with open_regular(str(path)) as file:
                 if _mistrusted(os.fstat(file.fileno())):
                     return None
                 digest, payload = file.read(32), file.read()
-            if hashlib.sha256(payload).digest() != digest:
+            if _digest(path, payload) != digest:
                 return None
             return CompileResult._rebuild(target_context, *pickle.loads(payload))
         except Exception:  # whatever is wrong with a cache file, compiling again is right
@@ -80,13 +83,19 @@ class KernelCache(_Cache):
             return
         payload = pickle.dumps(data._reduce(), protocol=pickle.HIGHEST_PROTOCOL)
         with contextlib.suppress(OSError):  # a full disk or a vanished folder only costs the next process a compile
+            path = self._path(folder, sig, data.codegen)
             handle, temporary = tempfile.mkstemp(".tmp", self._stem(), folder)  # mode 0600, a name of its own
             try:
                 with open(handle, "wb") as file:
-                    file.write(hashlib.sha256(payload).digest() + payload)
-                os.replace(temporary, self._path(folder, sig, data.codegen))
+                    file.write(_digest(path, payload) + payload)
+                os.replace(temporary, path)
             finally:
                 Path(temporary).unlink(missing_ok=True)
+
+
+def _digest(path: Path, payload: bytes) -> bytes:
+    """Of the name too: under another one the code is that of another kernel."""
+    return hashlib.sha256(path.name.encode() + payload).digest()
 
 
 # ---- the folder -----------------------------------------------------------------------------------------------------

@@ -125,8 +125,9 @@ def _limit_blas() -> None:
     if not _blas_before:
         _disown_blas()
         libraries = [library for library in _blas().lib_controllers if library.user_api == "blas"]
-        _blas_before.extend([(library, library.num_threads) for library in libraries])
-        for library in libraries:
+        # One that has one thread is left alone: in a fork OpenBLAS would start all of its threads at a word.
+        _blas_before.extend([(library, n) for library in libraries if (n := library.num_threads) != 1])
+        for library, _ in _blas_before:
             library.set_num_threads(1)
         _disown_blas()
 

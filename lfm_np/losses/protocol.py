@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lfm_np.kernels import sgd_loss
+from lfm_np.signals import signals_held
 from lfm_np.validation import check_bool, check_float, check_int, shown
 
 KINDS = {("score", "target"): "pointwise", ("difference",): "pairwise", ("positive", "negatives"): "list"}
@@ -106,18 +107,19 @@ def compiled(loss: Any) -> Any:
         A formula that Numba cannot compile; the message is Numba's.
     """
     protocol, methods = read(loss), (type(loss).value, type(loss).gradient)
-    _check_methods(loss, protocol.kind)
     parameters = tuple((name, value.hex()) for name, value in protocol.parameters.items())
     own = all(method.__module__.startswith("lfm_np.losses.") for method in methods)
-    try:
-        return (_kept if own else _compiled)(protocol.kind, *methods, parameters)
-    except OSError:  # of the cache, or a handler's TimeoutError
-        raise
-    except Exception as error:  # Numba raises many kinds; all mean the same to the writer of a loss
-        raise TypeError(
-            f"{type(loss).__name__} cannot be compiled; use numbers, math, NumPy and attributes of self that are "
-            f"numbers. Numba says: {error}"
-        ) from error
+    with signals_held():  # what a handler raises is not what the loss or Numba does
+        _check_methods(loss, protocol.kind)
+        try:
+            return (_kept if own else _compiled)(protocol.kind, *methods, parameters)
+        except (OSError, MemoryError, RecursionError):  # of the cache, or of the process
+            raise
+        except Exception as error:  # Numba raises many kinds; all mean the same to the writer of a loss
+            raise TypeError(
+                f"{type(loss).__name__} cannot be compiled; use numbers, math, NumPy and attributes of self that are "
+                f"numbers. Numba says: {error}"
+            ) from error
 
 
 def _compiled(kind: str, value: Any, gradient: Any, parameters: tuple[tuple[str, str], ...]) -> Any:

@@ -26,6 +26,8 @@ _LEAST = 1 << 20
 _ARROW = 32 << 20  # what pyarrow and malloc keep for themselves while records are read and sorted: measured
 _LEAST_RECORDS = _ARROW + (2 << 20)
 
+_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # what is no stored matrix
+
 
 class StoredMatrix:
     """A sparse matrix in a folder, by rows and by columns, which `als` takes in place of one in memory.
@@ -52,6 +54,8 @@ class StoredMatrix:
     ------
     ValueError
         The folder is no stored matrix, or anything in it was changed or damaged; the message names the file.
+    OSError
+        A file cannot be opened or read, for want of descriptors, say.
 
     Notes
     -----
@@ -78,7 +82,7 @@ class StoredMatrix:
             self._manifest = _read_manifest(self.folder)
             self.rows, self.columns = (order.noted() for order in _orders(self.folder, self._manifest))
             found = _examined(self.rows, self.columns) | {"ids": ids_digests(self.folder)}
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (*_ABSENT, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{self.folder} is not a whole and valid stored matrix: {error}") from None
         for part, value in found.items():
             if value != self._manifest.get(part):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import numbers
 import os
@@ -132,10 +133,13 @@ def check_random_state(value: Any) -> np.random.Generator:
 
 
 def check_callback(value: Any) -> Any:
-    if value is not None and not callable(value):
+    if value is None:
+        return None
+    if not callable(value):
         raise TypeError(f"callback must be callable as callback(record, factors), got {shown(value)}")
+    by_class = type(value.func if isinstance(value, functools.partial) else value).__call__
     for later in (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction):
-        if later(value):  # a call of it would only make an object, and run nothing
+        if later(value) or later(by_class):  # a call of it would only make an object, and run nothing
             raise TypeError(f"callback must be an ordinary function, no coroutine or generator, got {shown(value)}")
     return value
 

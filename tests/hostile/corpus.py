@@ -33,15 +33,19 @@ from . import (
     cases_matrices_and_ids,
     cases_model_files,
     cases_odd_arguments,
+    cases_odd_environments,
     cases_odd_matrices,
     cases_on_disk,
     cases_other_packages,
     cases_ranked_numbers,
     cases_results,
     cases_same_answer,
+    cases_scarce_resources,
+    cases_signals_and_hooks,
     cases_solvers,
     cases_states,
     cases_steps_by_loops,
+    cases_strange_paths,
     cases_surroundings,
     cases_sweeps_by_loops,
     cases_tables,
@@ -61,6 +65,7 @@ MODULES: tuple[Any, ...] = (
     cases_surroundings, cases_other_packages, cases_model_files, cases_gone_on, cases_states, cases_tables_read,
     cases_asked_in_a_shell, cases_beside_torch_and_dask, cases_sweeps_by_loops, cases_steps_by_loops, cases_journeys,
     cases_same_answer, cases_users_mistakes,
+    cases_scarce_resources, cases_signals_and_hooks, cases_strange_paths, cases_odd_environments,
 )  # fmt: skip
 
 
