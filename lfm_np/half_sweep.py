@@ -151,8 +151,12 @@ def _solve_again(
         status[:] = 0
         sums += _Blocks(part, exact, weights, shift, solution, status).run(pool)
     for row in np.flatnonzero(status).tolist():
+        cells = slice(side.csr[0][rows[row]], side.csr[0][rows[row] + 1])
+        beside = None
+        if weights.a0 and (weights.d0 + weights.d1 * side.csr[2][cells] < 0).any():
+            beside = _gram_in_float64(fixed, weights, pool, side.csr[1][cells])
         with np.errstate(all="ignore"):
-            more = _solve_by_eigenvalues(part, exact, weights, shift, row, solution[row])
+            more = _solve_by_eigenvalues(part, exact, weights, shift, row, beside, solution[row])
         if not np.isfinite(more[0]):
             raise singular(side.noun, side.first + rows[row], int(np.count_nonzero(status)))
         sums += more
@@ -166,8 +170,8 @@ def _solve_again(
 
 def singular(noun: str, row: int, count: int) -> SolverError:
     return SolverError(
-        f"the normal equations of {noun} {row} ({count} {noun}s in all) are singular or overflow; "
-        "raise regularization, or lower alpha or factors"
+        f"the normal equations of {noun} {row} ({count} {noun}s in all) are singular, overflow or cancel; "
+        "raise regularization, or lower alpha, unobserved_weight or factors"
     )
 
 
@@ -183,12 +187,15 @@ def _chunks(side: Side, rows: np.ndarray, most: int) -> list[np.ndarray]:
     return np.split(rows, np.flatnonzero(np.diff(cells // most)) + 1)
 
 
-def _gram_in_float64(fixed: Fixed, weights: Weights, pool: Pool) -> np.ndarray:
+def _gram_in_float64(fixed: Fixed, weights: Weights, pool: Pool, without: Any = ()) -> np.ndarray:
+    """α₀YᵀY of the rows of Y but for those of some numbers."""
     ld = fixed.Y.shape[1]
-    G = np.zeros((ld, ld))
+    G, kept = np.zeros((ld, ld)), np.ones(len(fixed.Y), bool)
+    kept[list(without)] = False
     step = _retry_cells(len(fixed.Y), ld)
     for lo in range(0, len(fixed.Y) if weights.a0 else 0, step):
-        G += weights.a0 * gram_matrix(fixed.Y[lo : lo + step].astype(np.float64), pool)
+        part = slice(lo, lo + step)
+        G += weights.a0 * gram_matrix(fixed.Y[part][kept[part]].astype(np.float64), pool)
     pad = np.flatnonzero(~fixed.Y.any(axis=0))
     G[pad, pad] = fixed.G[pad, pad]
     return G
@@ -210,22 +217,34 @@ def _rows_in_float64(
 
 
 def _solve_by_eigenvalues(
-    side: Side, fixed: Fixed, weights: Weights, shift: np.ndarray, row: int, x: np.ndarray
+    side: Side,
+    fixed: Fixed,
+    weights: Weights,
+    shift: np.ndarray,
+    row: int,
+    beside: np.ndarray | None,
+    x: np.ndarray,
 ) -> tuple[float, float]:
-    """Minimiser of one row from the eigenvalues of its system, raised to λ_u; NaN if λ_u = 0 and one vanishes."""
+    """Minimiser of one row from the eigenvalues of its system, raised to λ_u; NaN if λ_u = 0 and one vanishes.
+
+    ``beside``: α₀ΣYYᵀ of what has no cell in the row. Where it is given, Σ c·YYᵀ is added to it, not Σ (c − α₀)YYᵀ to
+    the sum of all, which would cancel.
+    """
     indptr, indices, data = side.csr
     cells = slice(indptr[row], indptr[row + 1])
     Y, lam = fixed.Y[indices[cells]], float(side.lam[row])
     d, t = weights.d0 + weights.d1 * data[cells], weights.t0 + weights.t1 * data[cells]
     if len(shift):
         t = t - shift[indices[cells]]
-    A = fixed.G + (Y.T * d) @ Y + lam * np.eye(len(x))
+    c = (weights.d0 + weights.a0) + weights.d1 * data[cells]
+    G, own, less = (fixed.G, d, weights.a0) if beside is None else (beside, c, 0)
+    A = G + (Y.T * own) @ Y + lam * np.eye(len(x))
     if not minimised_by_eigenvalues(A, Y.T @ t, lam, x):
         return np.nan, np.nan
-    scores, c = Y @ x, d + weights.a0
+    scores = Y @ x
     target = np.divide(t, c, out=np.zeros_like(t), where=c > 0)
     penalty = lam * float(x @ x)
-    loss = float(np.sum(c * (target - scores) ** 2 - weights.a0 * scores**2) + x @ fixed.G @ x)
+    loss = float(np.sum(c * (target - scores) ** 2 - less * scores**2) + x @ G @ x)
     return loss + penalty, penalty
 
 

@@ -28,3 +28,10 @@ def scores(factors):
 def fit(X, **kwargs):
     defaults = {"factors": 5, "regularization": 0.1, "iterations": 3, "dtype": np.float64, "num_threads": 1}
     return lfm_np.als(X, **{**defaults, **kwargs})
+
+
+def all_cells_beside_a_large_weight(m):
+    """A matrix without an empty cell, so that no α₀ matters, and arguments with α₀ ≫ c, which cancel c − α₀ + α₀."""
+    X = sp.csr_array(np.random.default_rng(0).uniform(1, 5, (m, 20)))
+    little = {"weighting": "confidence", "alpha": 1e-12, "regularization": 1e-13}
+    return X, little | {"factors": 4, "iterations": 3, "init": start(X, 4), "unobserved_weight": 1e3}

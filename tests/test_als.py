@@ -6,7 +6,7 @@ import numpy as np
 import oracles_als as oracle
 import pytest
 import scipy.sparse as sp
-from als_problems import fit, matrix, scores, start
+from als_problems import all_cells_beside_a_large_weight, fit, matrix, scores, start
 from hypothesis import example, given
 from hypothesis import strategies as st
 from optional import require
@@ -304,6 +304,17 @@ def test_rows_that_float32_cannot_solve_are_solved_in_float64():
     history = oracle.als(X, V0, "ratings", 1.0, 0.0, float(np.float32(1e-7)), 0.0, 1)[2]
     factors = fit(X, dtype=np.float32, **kwargs)
     assert factors.history[0]["objective_users"] == pytest.approx(history[0][0], rel=1e-3)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-5), (np.float64, 1e-12)])
+def test_cells_of_far_less_weight_than_empty_ones(dtype, tolerance):
+    X, options = all_cells_beside_a_large_weight(30)
+    found, expected = (
+        lfm_np.als(X, dtype=dtype, **options | {"unobserved_weight": a0}) for a0 in (options["unobserved_weight"], 0.0)
+    )
+    np.testing.assert_allclose(scores(found), scores(expected), rtol=tolerance)
+    assert scores(expected).min() > 0.5
+    assert found.history[-1]["objective"] == pytest.approx(expected.history[-1]["objective"], rel=10 * tolerance)
 
 
 def test_a_singular_system_names_its_row():

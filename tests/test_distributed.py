@@ -8,7 +8,7 @@ import numpy as np
 import oracles_als as oracle
 import pytest
 import scipy.sparse as sp
-from als_problems import matrix, scores, start
+from als_problems import all_cells_beside_a_large_weight, matrix, scores, start
 from distributed_runs import OPTIONS, Eager, cluster_module, needed, same_bits
 from test_als import WEIGHTINGS
 
@@ -76,10 +76,17 @@ def test_names_the_row_or_column_of_a_singular_system(eager):
     options = {"weighting": "ratings", "factors": 3, "regularization": 0.0, "iterations": 2, "shards": 3}
     with pytest.raises(lfm_np.SolverError, match="sweep 1: the normal equations of row 0"):
         eager(X, **options)
+    X, options = all_cells_beside_a_large_weight(300)  # users are right, but of the items' sums no digit is left
+    with pytest.raises(lfm_np.SolverError, match=r"sweep 1: the normal equations of column 0 .*cancel"):
+        eager(X, **options | {"iterations": 1}, shards=3)
+
+
+def test_names_the_row_of_a_shard_within(eager):
+    options = {"weighting": "ratings", "factors": 2, "regularization": 0.0, "iterations": 2, "shards": 3}
     tall = sp.csr_array(np.vstack([np.ones((1, 6)), np.eye(6)[:1], np.eye(6)[1:2]]))
     V = np.eye(6, 2)
     with pytest.raises(lfm_np.SolverError, match="row 1 "):
-        eager(tall, **{**options, "factors": 2}, init=(np.zeros((3, 2)), V))
+        eager(tall, **options, init=(np.zeros((3, 2)), V))
 
 
 def test_refuses_what_does_not_fit(eager, monkeypatch):

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from als_problems import all_cells_beside_a_large_weight
 from optional import require
 from torch_memory import Counter
 
@@ -219,6 +220,13 @@ def test_a_singular_system_is_an_error(backend):
     X = sp.csr_array(np.eye(4))
     with pytest.raises(lfm_np.SolverError, match="sweep 1: the normal equations of row 0 "):
         backend.als(X, factors=8, regularization=0.0, weighting="ratings", dtype=np.float64)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_cells_that_cancel_are_an_error(backend, dtype):
+    X, options = all_cells_beside_a_large_weight(30)
+    with pytest.raises(lfm_np.SolverError, match=r"sweep 1: the normal equations of row 0 .*cancel.*unobserved_weight"):
+        backend.als(X, dtype=dtype, **options)
 
 
 @pytest.mark.parametrize("shape", [(0, 0), (0, 5), (5, 0), (3, 4)])

@@ -151,7 +151,8 @@ def solve_items_again(problem: Problem, shares: list[Share], lam: np.ndarray, it
         _sum(shares, slice(place, place + 1), one)
         A, b = _unpacked(one, problem.columns)
         A += G + lam[place] * np.eye(len(A))
-        if not minimised_by_eigenvalues(A, b, lam[place], V[place]):
+        lost = A.diagonal() * (PIVOT_LOSS / np.finfo(A.dtype).eps) < G.diagonal() + lam[place]  # negative d cancelled
+        if lost.any() or not minimised_by_eigenvalues(A, b, lam[place], V[place]):
             raise singular("column", items[place], int(np.count_nonzero(status != OK)))
         x = V[place]
         loss[place] = found.energy[place] - b @ x - x @ (b - A @ x)

@@ -220,8 +220,8 @@ class _State:
                 break
         if failed:
             raise SolverError(
-                f"the normal equations of {failed} are singular, too ill-conditioned or overflow; "
-                "raise regularization, or lower alpha or factors"
+                f"the normal equations of {failed} are singular, too ill-conditioned, overflow or cancel; "
+                "raise regularization, or lower alpha, unobserved_weight or factors"
             )
         self._U, self._V = U, V
         return {"objective_users": losses[0], "objective": losses[1]}

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from lfm_np.half_sweep import PIVOT_LOSS
 from lfm_np.row_plan import Weights
 from lfm_np.torch_backend.batches import Batch
 from lfm_np.torch_backend.device import torch
@@ -60,6 +61,7 @@ def solve_primal(
     k = fixed.Y.shape[1]
     A = fixed.G.repeat(len(lam), 1, 1)
     A.diagonal(dim1=1, dim2=2).add_(lam[:, None])
+    least = A.diagonal(dim1=1, dim2=2) * (torch.finfo(A.dtype).eps / PIVOT_LOSS)
     b = torch.zeros(len(lam), k, 1, dtype=lam.dtype, device=lam.device)
     for rows, d, t in gathered(batch, fixed):
         b.baddbmm_(rows.mT, t[:, :, None])
@@ -71,6 +73,7 @@ def solve_primal(
             x, failed = by_eigenvalues(A, b, lam)
     else:
         x, failed = conjugate_gradients(A, b[:, :, 0])
+    failed = failed | (A.diagonal(dim1=1, dim2=2) < least).any(dim=1)  # cells of negative d have cancelled the digits
     if batch.pieces == 1:
         return measured(fixed, lam, x, failed, [(rows, d, t)], wide)
     del rows, d, t
