@@ -187,7 +187,6 @@ def test_every_ranking_loss_learns_two_groups(name):
     assert fit.history[-1]["sampled_loss"] < fit.history[0]["sampled_loss"]
 
 
-@pytest.mark.small
 def test_ratings_with_biases_recover_a_low_rank_matrix():
     rng = np.random.default_rng(1)
     truth = 3 + rng.normal(size=(40, 1)) + rng.normal(size=30) + rng.normal(size=(40, 2)) @ rng.normal(size=(2, 30))

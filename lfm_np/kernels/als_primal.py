@@ -19,6 +19,7 @@ from lfm_np.kernels.transpose import transpose8
 PANEL = 32  # gathered rows a panel: two panels of 32 × 64 floats fill half of a 32 KiB cache
 LONG = 2048  # cells after which a row's sums go to float64: float32 sums of more cells lose digits
 CANCELLED = 0.02  # share of Σ c·p² below which the loss is summed cell by cell
+BROUGHT_DOWN = 0.25  # share of the diagonal of G + λI below which cells of negative d have cancelled it
 
 
 def primal_scratch(ld: int, dtype: np.dtype) -> tuple[Any, ...]:
@@ -165,9 +166,17 @@ def solve_systems(A, b, R, diagonal, x):
 
 @inlined
 def before_cancelling(G, lam, diagonal, slot):
-    """Raise a slot's diagonal to that of G + λI, which cells of negative d have brought down: those digits are lost."""
+    """Raise a slot's diagonal to the largest of G + λI where cells of negative d have brought it down: digits are lost.
+
+    What rounding leaves of that largest element is everywhere, since Y is in the basis of G.
+    """
+    lost, most = False, G[0, 0]
     for i in range(G.shape[0]):
-        diagonal[i * LANES + slot] = max(diagonal[i * LANES + slot], G[i, i] + lam)
+        lost |= diagonal[i * LANES + slot] < BROUGHT_DOWN * (G[i, i] + lam)
+        most = max(most, G[i, i])
+    if lost:
+        for i in range(G.shape[0]):
+            diagonal[i * LANES + slot] = max(diagonal[i * LANES + slot], most + lam)
 
 
 @inlined

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from lfm_np.half_sweep import PIVOT_LOSS
+from lfm_np.kernels.als_primal import BROUGHT_DOWN
 from lfm_np.row_plan import Weights
 from lfm_np.torch_backend.batches import Batch
 from lfm_np.torch_backend.device import torch
@@ -61,7 +62,7 @@ def solve_primal(
     k = fixed.Y.shape[1]
     A = fixed.G.repeat(len(lam), 1, 1)
     A.diagonal(dim1=1, dim2=2).add_(lam[:, None])
-    least = A.diagonal(dim1=1, dim2=2) * (torch.finfo(A.dtype).eps / PIVOT_LOSS)
+    before = A.diagonal(dim1=1, dim2=2).clone()
     b = torch.zeros(len(lam), k, 1, dtype=lam.dtype, device=lam.device)
     for rows, d, t in gathered(batch, fixed):
         b.baddbmm_(rows.mT, t[:, :, None])
@@ -73,11 +74,18 @@ def solve_primal(
             x, failed = by_eigenvalues(A, b, lam)
     else:
         x, failed = conjugate_gradients(A, b[:, :, 0])
-    failed = failed | (A.diagonal(dim1=1, dim2=2) < least).any(dim=1)  # cells of negative d have cancelled the digits
+    failed = failed | cancelled(A, before)
     if batch.pieces == 1:
         return measured(fixed, lam, x, failed, [(rows, d, t)], wide)
     del rows, d, t
     return measured(fixed, lam, x, failed, gathered(batch, fixed), wide)
+
+
+def cancelled(A: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+    """Rows whose cells of negative d have brought the diagonal down so far that its digits are lost."""
+    diagonal = A.diagonal(dim1=1, dim2=2)
+    least = before.amax(dim=1) * (torch.finfo(A.dtype).eps / PIVOT_LOSS)
+    return (diagonal < BROUGHT_DOWN * before).any(dim=1) & (diagonal.amin(dim=1) < least)
 
 
 def by_eigenvalues(A: torch.Tensor, b: torch.Tensor, lam: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
