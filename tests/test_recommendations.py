@@ -141,14 +141,14 @@ def peak(call):
 
 
 def test_writing_takes_the_memory_of_a_block(tmp_path, monkeypatch):
-    """The table of 150,000 rows is 4 MB; blocks of 500 rows take a tenth, and all at once takes it all."""
+    """The table of 240,000 rows is 7 MB; blocks of 800 rows take a tenth, and all at once takes it all."""
     require("pyarrow")
-    m, N = 5_000, 30
+    m, N = 8_000, 30
     factors = Factors(np.ones((m, 1)), np.arange(N, dtype=np.float64)[:, None])
     data = Interactions.from_arrays(np.arange(m), np.arange(m) % N)
     size = m * N * (8 + 8 + 8 + 4)
     recommend_frame(factors, data, [0], N=N)  # what is made once
-    monkeypatch.setattr(recommendations, "ROWS", 500)
+    monkeypatch.setattr(recommendations, "ROWS", 800)
     assert peak(lambda: recommend_parquet(factors, data, tmp_path / "lists.parquet", N=N)) < size / 4
     assert peak(lambda: recommend_frame(factors, data, N=N)) > size
 
