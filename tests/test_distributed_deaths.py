@@ -18,14 +18,14 @@ pytestmark = pytest.mark.usefixtures("limit")
 def kill(client, tmp_path):
     """Have workers kill themselves at their ``count``-th task of a name, ``times`` in all."""
     distributed = needed()
-    names = []
+    names, over = [], tmp_path / "over"
 
     def start(name, count=1, times=1):
         class Killer(distributed.WorkerPlugin):
             seen = 0
 
             def transition(self, key, start, finish, **kwargs):
-                if finish != "executing" or not str(key).startswith(f"lfm_{name}-"):
+                if finish != "executing" or not str(key).startswith(f"lfm_{name}-") or over.exists():
                     return
                 self.seen += 1
                 if self.seen != count:
@@ -42,6 +42,7 @@ def kill(client, tmp_path):
         return lambda: len(list(tmp_path.glob(f"{name}-*")))
 
     yield start
+    over.touch()  # for a worker that starts in this moment and keeps the plugin
     for name in names:
         with contextlib.suppress(KeyError):  # of a worker that started a moment ago, and has none
             client.unregister_worker_plugin(name)
