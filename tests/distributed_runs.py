@@ -104,9 +104,10 @@ def warm(tall):
 
 @pytest.fixture(scope="module")
 def client(warm):
-    """Two workers of one thread each."""
+    """Two workers of one thread each, which the cluster does not give up while they start again on a busy machine."""
     distributed = needed()
     with (
+        importlib.import_module("dask").config.set({"distributed.deploy.lost-worker-timeout": "300s"}),
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         distributed.Client(cluster) as client,
     ):
