@@ -187,11 +187,11 @@ def _chunks(side: Side, rows: np.ndarray, most: int) -> list[np.ndarray]:
     return np.split(rows, np.flatnonzero(np.diff(cells // most)) + 1)
 
 
-def _gram_in_float64(fixed: Fixed, weights: Weights, pool: Pool, without: Any = ()) -> np.ndarray:
-    """α₀YᵀY of the rows of Y but for those of some numbers."""
+def _gram_in_float64(fixed: Fixed, weights: Weights, pool: Pool, without: Any = slice(0)) -> np.ndarray:
+    """α₀YᵀY of the rows of Y but for some."""
     ld = fixed.Y.shape[1]
     G, kept = np.zeros((ld, ld)), np.ones(len(fixed.Y), bool)
-    kept[list(without)] = False
+    kept[without] = False
     step = _retry_cells(len(fixed.Y), ld)
     for lo in range(0, len(fixed.Y) if weights.a0 else 0, step):
         part = slice(lo, lo + step)
@@ -246,6 +246,12 @@ def _solve_by_eigenvalues(
     penalty = lam * float(x @ x)
     loss = float(np.sum(c * (target - scores) ** 2 - less * scores**2) + x @ G @ x)
     return loss + penalty, penalty
+
+
+def cancelled(A: np.ndarray, before: np.ndarray) -> bool:
+    """Whether cells of negative d have brought a diagonal, ``before`` them, so far down that its digits are lost."""
+    diagonal, least = A.diagonal(), before.max() * np.finfo(A.dtype).eps / PIVOT_LOSS
+    return bool((diagonal < als_primal.BROUGHT_DOWN * before).any() and diagonal.min() < least)
 
 
 def minimised_by_eigenvalues(A: np.ndarray, b: np.ndarray, lam: float, x: np.ndarray) -> bool:

@@ -10,8 +10,8 @@ import scipy.sparse as sp
 
 from lfm_np.distributed.blocks import Items, Shard, Users, bias_taken, gram_of, rotate_back, settled, sums_of
 from lfm_np.distributed.spare import Spare
-from lfm_np.half_sweep import PIVOT_LOSS, minimised_by_eigenvalues, singular
-from lfm_np.kernels.als_primal import BROUGHT_DOWN, CANCELLED, primal_scratch
+from lfm_np.half_sweep import PIVOT_LOSS, cancelled, minimised_by_eigenvalues, singular
+from lfm_np.kernels.als_primal import CANCELLED, primal_scratch
 from lfm_np.kernels.als_rows import OK, aligned
 from lfm_np.kernels.als_shares import row_shares, solve_shares
 from lfm_np.kernels.jit import Pool
@@ -151,11 +151,7 @@ def solve_items_again(problem: Problem, shares: list[Share], lam: np.ndarray, it
         _sum(shares, slice(place, place + 1), one)
         A, b = _unpacked(one, problem.columns)
         A += G + lam[place] * np.eye(len(A))
-        before, diagonal = G.diagonal() + lam[place], A.diagonal()
-        lost = (diagonal < BROUGHT_DOWN * before).any() and diagonal.min() < before.max() * np.finfo(
-            float
-        ).eps / PIVOT_LOSS
-        if lost or not minimised_by_eigenvalues(A, b, lam[place], V[place]):
+        if cancelled(A, G.diagonal() + lam[place]) or not minimised_by_eigenvalues(A, b, lam[place], V[place]):
             raise singular("column", items[place], int(np.count_nonzero(status != OK)))
         x = V[place]
         loss[place] = found.energy[place] - b @ x - x @ (b - A @ x)

@@ -82,7 +82,7 @@ def solve_primal(
 
 
 def cancelled(A: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-    """Rows whose cells of negative d have brought the diagonal down so far that its digits are lost."""
+    """As `lfm_np.half_sweep.cancelled`, of a batch of rows."""
     diagonal = A.diagonal(dim1=1, dim2=2)
     least = before.amax(dim=1) * (torch.finfo(A.dtype).eps / PIVOT_LOSS)
     return (diagonal < BROUGHT_DOWN * before).any(dim=1) & (diagonal.amin(dim=1) < least)

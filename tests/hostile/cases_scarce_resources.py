@@ -19,7 +19,7 @@ import lfm_np
 
 from .case import Case, Group
 from .matrices import plain
-from .places import child, command, holding, inside, interpreter, largest_file, same
+from .places import child, command, holding, inside, interpreter, largest_file, limited, same
 
 group = Group("scarce")
 right = holding(group)
@@ -87,30 +87,18 @@ def old_stays(write: Callable[[Path], Any], scarce: Callable[[], Any], checkpoin
     return work
 
 
-@contextlib.contextmanager
-def no_more_files() -> Iterator[None]:
+def no_more_files() -> contextlib.AbstractContextManager[None]:
     """No further descriptor can be opened."""
     free = os.open(os.devnull, os.O_RDONLY)
     os.close(free)
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    return limited(resource.RLIMIT_NOFILE, free)
 
 
-@contextlib.contextmanager
-def little_memory(more: int) -> Iterator[None]:
+def little_memory(more: int) -> contextlib.AbstractContextManager[None]:
     """The address space may grow by so many bytes."""
     with open("/proc/self/statm") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (now + more, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
+    return limited(resource.RLIMIT_AS, now + more)
 
 
 @contextlib.contextmanager

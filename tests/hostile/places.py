@@ -93,14 +93,19 @@ def write_csv(path: Path, text: str, encoding: str = "utf-8") -> Path:
 
 
 @contextlib.contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """No file may grow beyond so many bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+def limited(which: int, soft: int) -> Iterator[None]:
+    """A soft limit of the process, as `resource.setrlimit` takes it."""
+    before = resource.getrlimit(which)
+    resource.setrlimit(which, (soft, before[1]))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        resource.setrlimit(which, before)
+
+
+def largest_file(size: int) -> contextlib.AbstractContextManager[None]:
+    """No file may grow beyond so many bytes."""
+    return limited(resource.RLIMIT_FSIZE, size)
 
 
 def together(count: int, work: Callable[[int], Any]) -> list[Any]:
