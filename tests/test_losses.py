@@ -240,6 +240,15 @@ def test_the_own_losses_are_compiled_once_and_those_of_others_every_time():
     assert at_zero == [(0.5, -1.0), (2.0, -1.0)]
 
 
+def test_methods_of_no_module():
+    class Mine(losses.BPR):
+        def gradient(self, difference):
+            return -1.0
+
+    Mine.gradient.__module__ = None
+    assert sgd_loss.call_point(protocol.compiled(Mine()), 0.0, 0.0) == (math.log(2), -1.0)
+
+
 class NoGradient:
     def value(self, difference):
         return difference

@@ -108,7 +108,7 @@ def compiled(loss: Any) -> Any:
     """
     protocol, methods = read(loss), (type(loss).value, type(loss).gradient)
     parameters = tuple((name, value.hex()) for name, value in protocol.parameters.items())
-    own = all(method.__module__.startswith("lfm_np.losses.") for method in methods)
+    own = all(str(method.__module__).startswith("lfm_np.losses.") for method in methods)
     with signals_held():  # what a handler raises is not what the loss or Numba does
         _check_methods(loss, protocol.kind)
         try:
