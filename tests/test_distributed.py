@@ -62,6 +62,25 @@ def test_shards_equal_the_single_process(eager, shards, shape, monkeypatch):
         )
 
 
+def test_shards_that_find_other_bases_of_the_items_agree(eager, monkeypatch):
+    """As workers of another make may, where eigenvalues lie close together."""
+    blocks = importlib.import_module("lfm_np.distributed.blocks")
+    X, options = matrix(200, 300, longest=4), {"factors": 24, "iterations": 3, "dtype": np.float64}
+    expected = eager(X, shards=3, random_state=0, **options)
+    fix_items, rng, turned = blocks.fix_items, np.random.default_rng(0), []
+
+    def other(*arguments):
+        fixed = fix_items(*arguments)
+        turned.append(fixed.basis is not None)
+        return fixed._replace(basis=fixed.basis * rng.choice([-1, 1], len(fixed.basis)))
+
+    monkeypatch.setattr(blocks, "fix_items", other)
+    factors = eager(X, shards=3, random_state=0, **options)
+    assert len(turned) >= 9
+    assert all(turned)
+    np.testing.assert_allclose(scores(factors), scores(expected), rtol=0, atol=1e-12)
+
+
 def test_float32_sums_what_cancels_in_float64(eager):
     """Of a nearly perfect fit almost nothing is left of Σ c·p², which float32 sums cannot tell."""
     X = sp.csr_array(np.outer(np.arange(1.0, 9), np.arange(1.0, 6)))

@@ -153,31 +153,47 @@ def fix_items(problem: Problem, found: list[Items], rotate: bool) -> Fixed:
         return fixed_gram(rotate, gram, problem.weights, problem.factors + problem.biases, problem.X.dtype)
 
 
-def solve_users(problem: Problem, shard: Shard, items: list[Items], fixed: Fixed, mean: float, threads: int) -> Users:
-    """Every row of a shard from all items."""
+def solve_users(
+    problem: Problem, shard: Shard, items: list[Items], fixed: Fixed | None, mean: float, threads: int
+) -> Users:
+    """Every row of a shard from all items; without ``fixed`` in a basis that may be the shard's alone."""
     shard = settled(shard)
+    fixed = fix_items(problem, items, shard.users.rotate) if fixed is None else settled(fixed)
     U = shard.spare.array((shard.users.rows, problem.columns), problem.X.dtype)
     with Pool(threads) as pool:
-        fixed, shift = together(problem, settled(fixed), [block.V for block in items], mean, shard.spare, pool)
+        fixed, shift = together(problem, fixed, [(block.V, None) for block in items], mean, shard.spare, pool)
         loss, penalty = solve_rows(shard.users, fixed, problem.weights, shift, U, pool)
         return Users(U, gram_of(problem, U, pool), loss, penalty, fixed.basis)
 
 
 def together(
-    problem: Problem, fixed: Fixed, parts: list[np.ndarray], mean: float, spare: Spare, pool: Pool
+    problem: Problem,
+    fixed: Fixed,
+    parts: list[tuple[np.ndarray, np.ndarray | None]],
+    mean: float,
+    spare: Spare,
+    pool: Pool,
 ) -> tuple[Fixed, np.ndarray]:
-    """The fixed side with the rows of all parts, in its basis; and what the targets are shifted by."""
-    Y = spare.array((sum(map(len, parts)), problem.columns), problem.X.dtype)
+    """The fixed side with the rows of all parts, turned from theirs to its basis; what the targets are shifted by."""
+    Y = spare.array((sum(len(part) for part, _ in parts), problem.columns), problem.X.dtype)
     first = 0
-    for part in parts:
+    for part, basis in parts:
         rows = Y[first : first + len(part)]
-        if fixed.basis is None:
+        turn = turn_between(basis, fixed.basis)
+        if turn is None:
             rows[:] = part
         else:
-            rotated(part, fixed.basis, rows, pool)
+            rotated(part, turn, rows, pool)
         first += len(part)
     bias = bias_taken(problem, Y)
     return fixed._replace(Y=frozen(Y)), frozen(bias + Y.dtype.type(mean))
+
+
+def turn_between(basis: np.ndarray | None, other: np.ndarray | None) -> np.ndarray | None:
+    """What turns rows in one basis to those in the other; None if both are that of V."""
+    if basis is None:
+        return other
+    return basis.T if other is None else basis.T @ other
 
 
 def gram_of(problem: Problem, Y: np.ndarray, pool: Pool) -> np.ndarray:
@@ -200,9 +216,8 @@ def rotated_rows(
     """A shard's rows in another basis, in a file from row ``first`` on if there is one, and their biases if any."""
     k = len(basis)
     with single_threaded_blas():
-        if users.basis is not None:
-            basis = (users.basis[:k, :k].T @ basis).astype(basis.dtype)
-        rows = users.U[:, :k] @ basis
+        own = None if users.basis is None else users.basis[:k, :k]
+        rows = users.U[:, :k] @ np.asarray(turn_between(own, basis), basis.dtype)
     if path is not None:
         whole = np.lib.format.open_memmap(path, "r+")
         whole[first : first + len(rows)] = rows
@@ -226,11 +241,12 @@ def solve_item_rows(problem: Problem, shard: ItemShard, users: list[Users], mean
     side, weights, k, dtype = settled(shard.items), problem.weights, problem.factors + problem.biases, problem.X.dtype
     V = aligned((side.rows, problem.columns), dtype)
     with Pool(threads) as pool:
-        fixed = fixed_gram(side.rotate, np.sum([part.gram for part in users], axis=0), weights, k, dtype)
-        fixed, shift = together(problem, fixed, [part.U for part in users], mean, shard.spare, pool)
+        grams = [part.gram if part.basis is None else part.basis @ part.gram @ part.basis.T for part in users]
+        fixed = fixed_gram(side.rotate, np.sum(grams, axis=0), weights, k, dtype)
+        parts = [(part.U, part.basis) for part in users]
+        fixed, shift = together(problem, fixed, parts, mean, shard.spare, pool)
         loss, penalty = solve_rows(side, fixed, weights, shift, V, pool)
         rotate_back(V, fixed.basis, pool)
-        rotate_back(V, users[0].basis, pool)
         gram = gram_of(problem, V, pool)
     none, sums = np.zeros(1), sums_of(users)
     return Items(V, gram, np.empty(0, np.int64), np.array([loss]), none, np.array([penalty]), sums)

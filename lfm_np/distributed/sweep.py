@@ -180,8 +180,9 @@ class Sweeps:
     def _users(self, V: Solved) -> list[Any]:
         """The tasks that solve the users of every shard."""
         cluster, problem = self._cluster, self._problem
-        grams = V.found if self._item_shards else V.items  # few items: to send them takes less than a task more
-        fixed = cluster.task("fix", blocks.fix_items, problem, grams, self._rotate)
+        fixed = None  # where users are gathered each shard finds its own: that takes less than a task more
+        if not self._item_shards:
+            fixed = cluster.task("fix", blocks.fix_items, problem, V.items, self._rotate)
         return [
             cluster.task("users", blocks.solve_users, problem, shard, V.items, fixed, self.mean, self._threads)
             for shard in self._shards
