@@ -41,15 +41,16 @@ class Solved(NamedTuple):
 
 
 def gathered(batch: Batch, fixed: Fixed) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Y_u, d and t of a batch (of its row, piece by piece); d and t are 0 on the padding."""
-    d0, d1, t0, t1, _ = fixed.weights
+    """Y_u, c, d and t of a batch (of its row, piece by piece); d and t are 0 on the padding."""
+    d0, d1, t0, t1, a0 = fixed.weights
     dtype = fixed.Y.dtype
     for own in batch.cells():
         inside, values = own.inside.to(dtype), own.values.to(dtype)
         t = t0 + t1 * values
         if fixed.shift is not None:
             t = t - fixed.shift[own.columns]
-        yield torch.nn.functional.embedding(own.columns, fixed.Y), (d0 + d1 * values) * inside, t * inside
+        c, d = d0 + a0 + d1 * values, d0 + d1 * values  # of c = d + α₀ rounding may leave nothing
+        yield torch.nn.functional.embedding(own.columns, fixed.Y), c, d * inside, t * inside
 
 
 def solve_primal(
@@ -64,7 +65,7 @@ def solve_primal(
     A.diagonal(dim1=1, dim2=2).add_(lam[:, None])
     before = A.diagonal(dim1=1, dim2=2).clone()
     b = torch.zeros(len(lam), k, 1, dtype=lam.dtype, device=lam.device)
-    for rows, d, t in gathered(batch, fixed):
+    for rows, c, d, t in gathered(batch, fixed):
         b.baddbmm_(rows.mT, t[:, :, None])
         A.baddbmm_((rows * d[:, :, None]).mT, rows)
     if direct:
@@ -76,8 +77,8 @@ def solve_primal(
         x, failed = conjugate_gradients(A, b[:, :, 0])
     failed = failed | cancelled(A, before)
     if batch.pieces == 1:
-        return measured(fixed, lam, x, failed, [(rows, d, t)], wide)
-    del rows, d, t
+        return measured(fixed, lam, x, failed, [(rows, c, d, t)], wide)
+    del rows, c, d, t
     return measured(fixed, lam, x, failed, gathered(batch, fixed), wide)
 
 
@@ -125,7 +126,7 @@ def conjugate_gradients(A: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor,
 
 def solve_dual(batch: Batch, fixed: Fixed, lam: torch.Tensor, wide: torch.dtype, direct: bool) -> Solved:
     """Solve the n × n systems of a batch of rows with d ≥ 0: (I + √D K √D) w = r − √D K t₀, x = E⁻¹Yᵀ(√D w + t₀)."""
-    ((rows, d, t),) = gathered(batch, fixed)
+    ((rows, c, d, t),) = gathered(batch, fixed)
     E = fixed.G.diagonal() + lam[:, None]
     root = d.sqrt()
     K = (rows * E.reciprocal()[:, None, :]) @ rows.mT
@@ -138,7 +139,7 @@ def solve_dual(batch: Batch, fixed: Fixed, lam: torch.Tensor, wide: torch.dtype,
     L, info = torch.linalg.cholesky_ex(K)
     w = torch.cholesky_solve(right[:, :, None], L)[:, :, 0]
     x = (rows.mT @ (root * w + t0)[:, :, None])[:, :, 0] / E
-    return measured(fixed, lam, x, (info != 0) | too_wide(E), [(rows, d, t)], wide)
+    return measured(fixed, lam, x, (info != 0) | too_wide(E), [(rows, c, d, t)], wide)
 
 
 def too_wide(E: torch.Tensor) -> torch.Tensor:
@@ -158,10 +159,9 @@ def measured(
 ) -> Solved:
     """Σ over the cells of c(p − s)² − α₀s² + xᵀ(G + λ)x; c(p − s)² − α₀s² = t²/c − 2ts + ds²."""
     loss = ((x @ fixed.G) * x).sum(dtype=wide)
-    for rows, d, t in parts:
+    for rows, *cells in parts:
         s = (rows @ x[:, :, None])[:, :, 0].to(wide)
-        d, t = d.to(wide), t.to(wide)
-        c = d + fixed.weights.a0
+        c, d, t = (cell.to(wide) for cell in cells)
         loss = loss + (torch.where(c > 0, t * t / c, 0) - 2 * t * s + d * s * s).sum()
     penalty = (lam * (x * x).sum(1)).sum(dtype=wide)
     return Solved(x, loss + penalty, penalty, failed | ~torch.isfinite(x).all(dim=1))
