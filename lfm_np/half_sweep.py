@@ -81,6 +81,18 @@ def rotated(Y: np.ndarray, Q: np.ndarray, out: np.ndarray, pool: Pool, only: np.
     return out
 
 
+def gram_in_float64(Y: np.ndarray, pool: Pool, without: Any = slice(0)) -> np.ndarray:
+    """YᵀY of the rows of Y but for some, every product in float64."""
+    ld = Y.shape[1]
+    G, kept = np.zeros((ld, ld)), np.ones(len(Y), bool)
+    kept[without] = False
+    step = _retry_cells(len(Y), ld)
+    for lo in range(0, len(Y), step):
+        part = slice(lo, lo + step)
+        G += gram_matrix(Y[part][kept[part]].astype(np.float64), pool)
+    return G
+
+
 def prepare_fixed(rotate: bool, Y: np.ndarray, out: np.ndarray, weights: Weights, factors: int, pool: Pool) -> Fixed:
     """α₀YᵀY of the fixed side, and with ``rotate`` Y itself in the basis that makes it diagonal (into ``out``)."""
     products = gram_matrix(Y, pool) if weights.a0 else np.zeros((Y.shape[1], Y.shape[1]))
@@ -188,14 +200,8 @@ def _chunks(side: Side, rows: np.ndarray, most: int) -> list[np.ndarray]:
 
 
 def _gram_in_float64(fixed: Fixed, weights: Weights, pool: Pool, without: Any = slice(0)) -> np.ndarray:
-    """α₀YᵀY of the rows of Y but for some."""
-    ld = fixed.Y.shape[1]
-    G, kept = np.zeros((ld, ld)), np.ones(len(fixed.Y), bool)
-    kept[without] = False
-    step = _retry_cells(len(fixed.Y), ld)
-    for lo in range(0, len(fixed.Y) if weights.a0 else 0, step):
-        part = slice(lo, lo + step)
-        G += weights.a0 * gram_matrix(fixed.Y[part][kept[part]].astype(np.float64), pool)
+    """α₀YᵀY of the rows of Y but for some, with the padding of ``fixed``."""
+    G = weights.a0 * (gram_in_float64(fixed.Y, pool, without) if weights.a0 else np.zeros_like(fixed.G, np.float64))
     pad = np.flatnonzero(~fixed.Y.any(axis=0))
     G[pad, pad] = fixed.G[pad, pad]
     return G

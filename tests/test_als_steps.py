@@ -139,7 +139,7 @@ def test_steps_of_many_factors(many, solver):
     assert lfm_np.objective(X, found) == pytest.approx(values(found)[-1], rel=1e-10)
     (users, items), (best_users, best_items) = values(found), np.ravel(history)
     assert users == pytest.approx(best_users, rel=1e-9)
-    assert best_items < items < users
+    assert best_items * (1 - 1e-14) < items < users  # many blocks of many factors come as near as rounding lets them
 
 
 # ---- the choice -----------------------------------------------------------------------------------------------------

@@ -111,7 +111,7 @@ def test_a_wrong_sign_of_the_targets_fails(backend, only, monkeypatch):
     only(models=module("crosscheck_als").MODELS)
 
     def change(gathered):
-        return lambda *arguments: ((rows, c, d, -t) for rows, c, d, t in gathered(*arguments))
+        return lambda *arguments: ((rows, d, -t, own) for rows, d, t, own in gathered(*arguments))
 
     broken(monkeypatch, "systems", "gathered", change)
     assert len({row.part for row in check(backend).failures if row.part.startswith("als")}) == 8

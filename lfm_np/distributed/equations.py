@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from lfm_np.distributed.blocks import Items, Shard, Users, bias_taken, gram_of, rotate_back, settled, sums_of
 from lfm_np.distributed.spare import Spare
-from lfm_np.half_sweep import PIVOT_LOSS, cancelled, minimised_by_eigenvalues, singular
+from lfm_np.half_sweep import PIVOT_LOSS, cancelled, gram_in_float64, minimised_by_eigenvalues, singular
 from lfm_np.kernels.als_primal import CANCELLED, primal_scratch
 from lfm_np.kernels.als_rows import OK, aligned
 from lfm_np.kernels.als_shares import row_shares, solve_shares
@@ -41,12 +41,16 @@ def share_of(problem: Problem, shard: Shard, users: Users, items: tuple[int, int
 
 
 def wide_share_of(problem: Problem, shard: Shard, users: Users, items: np.ndarray, mean: float) -> Share:
-    """The shard's part of the normal equations of some items, in float64."""
+    """The shard's part of the normal equations of some items, in float64, with such a Gram matrix of its users."""
     indptr, indices, data = shard.transpose
     some = sp.csr_array((data, indices, indptr), shape=(len(indptr) - 1, len(users.U)))[items]
     rows, own = np.unique(some.indices, return_inverse=True)  # not all of U, which is much more than these need
     csr = some.indptr.astype(np.int64), own.astype(np.int32), some.data.astype(np.float64)
-    return _share(problem, settled(csr), users._replace(U=users.U[rows].astype(np.float64)), mean, 1, Spare())
+    wide = users._replace(U=users.U[rows].astype(np.float64))
+    if problem.weights.a0:
+        with Pool(1) as pool:
+            wide = wide._replace(gram=gram_in_float64(users.U, pool))
+    return _share(problem, settled(csr), wide, mean, 1, Spare())
 
 
 def _share(

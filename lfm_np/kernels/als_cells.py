@@ -14,6 +14,9 @@ from lfm_np.kernels.als_rows import UNSOLVED, aligned, cell_loss, dot
 from lfm_np.kernels.jit import inlined, jit
 from lfm_np.kernels.simd import LANES, WIDTH, add, broadcast, fma, load, mul, store, sums8, zeros
 
+LEFT = (
+    1e-2  # share of xᵀ(G + λI)x, times the digits that a pivot may lose, below which the loss has too few digits left
+)
 D, T, S, R = range(4)  # rows of `values`: d, t, the score or product, and what multiplies the row of Y
 
 
@@ -121,12 +124,15 @@ def finish_row(energy, lam, loss, failed, limits, X, u, status, sums):
     ld = X.shape[1]
     at = np.int64(u) * ld
     norm = dot(X, at, X, at, ld)
-    if failed or not (norm < np.inf and lam >= limits[2]):
-        status[u] = UNSOLVED
-        return
+    shared = 0.0
     for f in range(ld):
         x = np.float64(X[u, f])
-        loss += x * x * (np.float64(energy[f]) + lam)
+        shared += x * x * (np.float64(energy[f]) + lam)
+    loss += shared
+    lost = lam > 0 and loss * limits[1] < LEFT * shared
+    if failed or lost or not (norm < np.inf and lam >= limits[2]):
+        status[u] = UNSOLVED
+        return
     sums[0] += loss
     sums[1] += np.float64(lam) * norm
 

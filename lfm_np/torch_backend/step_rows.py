@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from lfm_np import row_plan
 from lfm_np.torch_backend.batches import Batch
 from lfm_np.torch_backend.device import torch
-from lfm_np.torch_backend.systems import Fixed, Solved, conjugate_gradients, gathered, measured, too_wide
+from lfm_np.torch_backend.systems import Fixed, Solved, conjugate_gradients, gathered, lossy, measured, too_wide
 
 LEAST_ENTRY = 1e-3  # of E: what stands in for a diagonal entry that d < 0 cancels
 
@@ -22,7 +22,7 @@ def step_cg(batch: Batch, fixed: Fixed, lam: torch.Tensor, wide: torch.dtype, di
     x, passes = _old(batch, fixed), _passes(batch, fixed)
     E = fixed.G.diagonal() + lam[:, None]
     residual, diagonal = -E * x, E.clone()
-    for rows, _, d, t in passes():
+    for rows, d, t, _ in passes():
         residual += _sums(rows, t - d * _scores(rows, x))
         diagonal += _sums(rows * rows, d)
     diagonal = torch.maximum(diagonal, LEAST_ENTRY * E)
@@ -31,7 +31,7 @@ def step_cg(batch: Batch, fixed: Fixed, lam: torch.Tensor, wide: torch.dtype, di
     rz = _inner(residual, p, wide)
     for _ in range(row_plan.CG_STEPS):
         q = E * p
-        for rows, _, d, _ in passes():
+        for rows, d, *_ in passes():
             q += _sums(rows, d * _scores(rows, p))
         curvature = _inner(p, q, wide)
         go = (rz > 0) & (curvature > 0)
@@ -49,7 +49,7 @@ def step_subspace(batch: Batch, fixed: Fixed, lam: torch.Tensor, wide: torch.dty
     failed, s = too_wide(E), None
     for block in blocks(x.shape[1]):
         A, b = torch.diag_embed(E[:, block]), -(E * x)[:, block]
-        for rows, _, d, t in passes():
+        for rows, d, t, _ in passes():
             part = rows[:, :, block]
             if s is None or batch.pieces > 1:
                 s = _scores(rows, x)
@@ -57,7 +57,10 @@ def step_subspace(batch: Batch, fixed: Fixed, lam: torch.Tensor, wide: torch.dty
             A.baddbmm_((part * d[:, :, None]).mT, part)
         if direct:
             L, info = torch.linalg.cholesky_ex(A)
-            delta, bad = torch.cholesky_solve(b[:, :, None], L)[:, :, 0], info != 0
+            delta, bad = (
+                torch.cholesky_solve(b[:, :, None], L)[:, :, 0],
+                (info != 0) | lossy(L, A.diagonal(dim1=1, dim2=2)),
+            )
         else:
             delta, bad = conjugate_gradients(A, b)
         x[:, block] += delta
@@ -95,7 +98,7 @@ def _old(batch: Batch, fixed: Fixed) -> torch.Tensor:
 
 
 def _passes(batch: Batch, fixed: Fixed) -> Callable[[], Iterator[tuple[torch.Tensor, ...]]]:
-    """Y_u, c, d and t of the cells, as often as they are asked for."""
+    """Y_u, d, t and the cells, as often as they are asked for."""
     if batch.pieces > 1:
         return lambda: gathered(batch, fixed)
     kept = list(gathered(batch, fixed))

@@ -8,12 +8,13 @@ diagonal.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lfm_np.half_sweep import PIVOT_LOSS
+from lfm_np.kernels.als_cells import LEFT
 from lfm_np.kernels.als_primal import BROUGHT_DOWN
 from lfm_np.row_plan import Weights
-from lfm_np.torch_backend.batches import Batch
+from lfm_np.torch_backend.batches import Batch, Cells
 from lfm_np.torch_backend.device import torch
 
 SPLIT = 1e-3  # τ: r = t/√d only where d ≥ τ|t|, or d·K_ii ≥ 1: √D w + t₀ would cancel
@@ -40,17 +41,21 @@ class Solved(NamedTuple):
     failed: torch.Tensor  # (R,) bool
 
 
-def gathered(batch: Batch, fixed: Fixed) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Y_u, c, d and t of a batch (of its row, piece by piece); d and t are 0 on the padding."""
-    d0, d1, t0, t1, a0 = fixed.weights
-    dtype = fixed.Y.dtype
+def gathered(batch: Batch, fixed: Fixed) -> Iterator[tuple[Any, ...]]:
+    """Y_u, d, t and the cells of a batch (of its row, piece by piece)."""
     for own in batch.cells():
-        inside, values = own.inside.to(dtype), own.values.to(dtype)
-        t = t0 + t1 * values
-        if fixed.shift is not None:
-            t = t - fixed.shift[own.columns]
-        c, d = d0 + a0 + d1 * values, d0 + d1 * values  # of c = d + α₀ rounding may leave nothing
-        yield torch.nn.functional.embedding(own.columns, fixed.Y), c, d * inside, t * inside
+        d, t = coefficients(own, fixed, fixed.Y.dtype)
+        yield torch.nn.functional.embedding(own.columns, fixed.Y), d, t, own
+
+
+def coefficients(own: Cells, fixed: Fixed, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """d and t of cells, 0 on the padding."""
+    d0, d1, t0, t1, _ = fixed.weights
+    inside, values = own.inside.to(dtype), own.values.to(dtype)
+    t = t0 + t1 * values
+    if fixed.shift is not None:
+        t = t - fixed.shift[own.columns]
+    return (d0 + d1 * values) * inside, t * inside
 
 
 def solve_primal(
@@ -65,21 +70,36 @@ def solve_primal(
     A.diagonal(dim1=1, dim2=2).add_(lam[:, None])
     before = A.diagonal(dim1=1, dim2=2).clone()
     b = torch.zeros(len(lam), k, 1, dtype=lam.dtype, device=lam.device)
-    for rows, c, d, t in gathered(batch, fixed):
+    for part in gathered(batch, fixed):
+        rows, d, t, _ = part
         b.baddbmm_(rows.mT, t[:, :, None])
         A.baddbmm_((rows * d[:, :, None]).mT, rows)
-    if direct:
+    if rescue:
+        x, failed = by_eigenvalues(A, b, lam)
+    elif direct:
         L, info = torch.linalg.cholesky_ex(A)
-        x, failed = torch.cholesky_solve(b, L)[:, :, 0], info != 0
-        if rescue:
-            x, failed = by_eigenvalues(A, b, lam)
+        x, failed = torch.cholesky_solve(b, L)[:, :, 0], (info != 0) | lossy(L, before_cancelling(A, before))
     else:
         x, failed = conjugate_gradients(A, b[:, :, 0])
-    failed = failed | cancelled(A, before)
+    if rescue or not direct:
+        failed = failed | cancelled(A, before)
     if batch.pieces == 1:
-        return measured(fixed, lam, x, failed, [(rows, c, d, t)], wide)
-    del rows, c, d, t
+        return measured(fixed, lam, x, failed, [part], wide)
+    del part, rows, d, t
     return measured(fixed, lam, x, failed, gathered(batch, fixed), wide)
+
+
+def before_cancelling(A: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+    """The diagonals of a batch, raised where cells of negative d have brought them down from ``before`` them."""
+    diagonal = A.diagonal(dim1=1, dim2=2)
+    down = (diagonal < BROUGHT_DOWN * before).any(dim=1, keepdim=True)
+    return torch.where(down, torch.maximum(diagonal, before.amax(dim=1, keepdim=True)), diagonal)
+
+
+def lossy(L: torch.Tensor, diagonal: torch.Tensor) -> torch.Tensor:
+    """The factors of a batch of which a pivot has lost more digits of the diagonal than allowed."""
+    limit = PIVOT_LOSS / torch.finfo(L.dtype).eps
+    return (diagonal > limit * L.diagonal(dim1=1, dim2=2) ** 2).any(dim=1)
 
 
 def cancelled(A: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
@@ -126,7 +146,8 @@ def conjugate_gradients(A: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor,
 
 def solve_dual(batch: Batch, fixed: Fixed, lam: torch.Tensor, wide: torch.dtype, direct: bool) -> Solved:
     """Solve the n × n systems of a batch of rows with d ≥ 0: (I + √D K √D) w = r − √D K t₀, x = E⁻¹Yᵀ(√D w + t₀)."""
-    ((rows, c, d, t),) = gathered(batch, fixed)
+    (part,) = gathered(batch, fixed)
+    rows, d, t, _ = part
     E = fixed.G.diagonal() + lam[:, None]
     root = d.sqrt()
     K = (rows * E.reciprocal()[:, None, :]) @ rows.mT
@@ -139,7 +160,8 @@ def solve_dual(batch: Batch, fixed: Fixed, lam: torch.Tensor, wide: torch.dtype,
     L, info = torch.linalg.cholesky_ex(K)
     w = torch.cholesky_solve(right[:, :, None], L)[:, :, 0]
     x = (rows.mT @ (root * w + t0)[:, :, None])[:, :, 0] / E
-    return measured(fixed, lam, x, (info != 0) | too_wide(E), [(rows, c, d, t)], wide)
+    failed = (info != 0) | lossy(L, K.diagonal(dim1=1, dim2=2)) | too_wide(E)
+    return measured(fixed, lam, x, failed, [part], wide)
 
 
 def too_wide(E: torch.Tensor) -> torch.Tensor:
@@ -154,14 +176,21 @@ def measured(
     lam: torch.Tensor,
     x: torch.Tensor,
     failed: torch.Tensor,
-    parts: Iterable[tuple[torch.Tensor, ...]],
+    parts: Iterable[tuple[Any, ...]],
     wide: torch.dtype,
 ) -> Solved:
-    """Σ over the cells of c(p − s)² − α₀s² + xᵀ(G + λ)x; c(p − s)² − α₀s² = t²/c − 2ts + ds²."""
-    loss = ((x @ fixed.G) * x).sum(dtype=wide)
-    for rows, *cells in parts:
+    """Σ over the cells of c(p − s)² − α₀s² + xᵀ(G + λ)x; c(p − s)² − α₀s² = t²/c − 2ts + ds².
+
+    A row of which too few digits are left in float32 has failed.
+    """
+    penalty = (lam * (x * x).sum(1)).to(wide)
+    shared = ((x @ fixed.G) * x).sum(1, dtype=wide) + penalty
+    loss = shared
+    for rows, _, _, own in parts:
         s = (rows @ x[:, :, None])[:, :, 0].to(wide)
-        c, d, t = (cell.to(wide) for cell in cells)
-        loss = loss + (torch.where(c > 0, t * t / c, 0) - 2 * t * s + d * s * s).sum()
-    penalty = (lam * (x * x).sum(1)).sum(dtype=wide)
-    return Solved(x, loss + penalty, penalty, failed | ~torch.isfinite(x).all(dim=1))
+        d, t = coefficients(own, fixed, wide)
+        c = d + fixed.weights.a0
+        loss = loss + (torch.where(c > 0, t * t / c, 0) - 2 * t * s + d * s * s).sum(1)
+    if x.dtype != wide:
+        failed = failed | ((lam > 0) & (loss * PIVOT_LOSS < LEFT * torch.finfo(x.dtype).eps * shared))
+    return Solved(x, loss.sum(), penalty.sum(), failed | ~torch.isfinite(x).all(dim=1))
