@@ -148,9 +148,20 @@ def right() -> Iterator[Case]:
         for iterations, name in ((2, "a"), (5, "a"), (5, "b")):
             check = ("--checkpoint", folder / "c") if name == "a" else ()
             assert (
-                command("fit", events, "--factors", 3, "--iterations", iterations, *check, "-o", folder / name)[0] == 0
+                command(
+                    "fit",
+                    events,
+                    "--factors",
+                    3,
+                    "--iterations",
+                    iterations,
+                    *check,
+                    "-o",
+                    folder / f"{name}.safetensors",
+                )[0]
+                == 0
             )
-        a, b = (lfm_np.Factors.load(folder / name) for name in "ab")
+        a, b = (lfm_np.Factors.load(folder / f"{name}.safetensors") for name in "ab")
         return (a.item_factors == b.item_factors).all() and len(a.history) == 5
 
     yield _of.right("a checkpoint goes on to the same bits", inside(resumed), lambda same: same)
@@ -158,8 +169,8 @@ def right() -> Iterator[Case]:
     def from_npz(folder: pathlib.Path) -> Any:
         X = sp.csr_array(np.arange(30.0).reshape(5, 6) % 3)
         sp.save_npz(folder / "x.npz", X)
-        return command("fit", folder / "x.npz", "--factors", 2, "-o", folder / "m"), table(
-            command("recommend", folder / "m", "--user", 4)[1]
+        return command("fit", folder / "x.npz", "--factors", 2, "-o", folder / "m.safetensors"), table(
+            command("recommend", folder / "m.safetensors", "--user", 4)[1]
         )
 
     yield _of.right(
@@ -200,7 +211,11 @@ def wrong() -> Iterator[Case]:
     def fit_of(rows: Any, *more: Any, names: tuple[str, ...] = ("user", "item")) -> Callable[[], Any]:
         return inside(
             lambda d: command(
-                "fit", write(d / "e.csv", rows, names), *(m(d) if callable(m) else m for m in more), "-o", d / "m"
+                "fit",
+                write(d / "e.csv", rows, names),
+                *(m(d) if callable(m) else m for m in more),
+                "-o",
+                d / "m.safetensors",
             )
         )
 
@@ -218,7 +233,7 @@ def wrong() -> Iterator[Case]:
     yield mistake("a column of times that is not there", fit_of(EVENTS, "--timestamp", "when"), "when")
     yield mistake(
         "a folder that is not there",
-        inside(lambda d: command("fit", write(d / "e.csv", EVENTS), "-o", d / "x" / "m")),
+        inside(lambda d: command("fit", write(d / "e.csv", EVENTS), "-o", d / "x" / "m.safetensors")),
         "x|folder|directory",
     )
     yield mistake(
@@ -261,7 +276,7 @@ def wrong() -> Iterator[Case]:
     def edited(folder: pathlib.Path) -> Any:
         path = fitted(folder)
         forge(path, lambda header, said, body: said["params"].update(alpha="rm -rf"))
-        return command("update", path, write(folder / "more.csv", [("new", 3)]), "-o", folder / "n")
+        return command("update", path, write(folder / "more.csv", [("new", 3)]), "-o", folder / "n.safetensors")
 
     yield mistake("a model whose alpha is text", inside(edited), "alpha")
 

@@ -55,8 +55,8 @@ def torch() -> Iterator[Case]:
                 make,
             )
     yield _of.right(
-        "torch als of ratings with biases, a byte of budget",
-        lambda X, init: torch_fit(X, init, weighting="ratings", biases=True, regularization=0.1, memory_budget=1),
+        "torch als of ratings with biases, a MiB of budget",
+        lambda X, init: torch_fit(X, init, weighting="ratings", biases=True, regularization=0.1, memory_budget=1 << 20),
         lambda found, X, init: near(scores(found), biased_sweep(X, init[1], 0.1, 0.0), 1e-8),
         data,
     )
@@ -139,7 +139,7 @@ def clustered(X: Any, init: Any = None, **words: Any) -> Any:
 
     words = {"iterations": 1, "dtype": "float64", "random_state": 0, **words}
     with distributed.Client(
-        processes=False, n_workers=2, threads_per_worker=1, dashboard_address=None, set_as_default=False
+        processes=False, n_workers=2, threads_per_worker=1, dashboard_address=":0", set_as_default=False
     ) as client:
         return lfm_np.distributed.als(X, client=client, init=init, factors=init[1].shape[1] if init else 3, **words)
 

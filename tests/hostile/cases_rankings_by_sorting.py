@@ -154,7 +154,7 @@ def top() -> Iterator[Case]:
     yield _of.refused(
         "lists that no memory holds",
         lambda f: f.recommend([0, 1, 2], N=2_000_000_000),
-        "N|memory|bytes",
+        "N=2000000000",
         make=lambda: {"f": whole()},
         kind=(*BAD, MemoryError),
     )
@@ -222,7 +222,7 @@ def new_rows(r: int = 5, n: int = 15) -> sp.csr_array:
     rng = np.random.default_rng(11)
     X = sp.random(r, n, 0.4, format="lil", random_state=rng)
     X.data[:] = [[float(j % 4 + 1) for j, _ in enumerate(row)] for row in X.data]
-    X[2, :] = 0
+    X[2:3, :] = 0
     return sp.csr_array(X.astype(np.float64))
 
 

@@ -31,7 +31,7 @@ def diagonal(values: Any = None) -> dict[str, Any]:
 def pairs_of() -> dict[str, Any]:
     """One user of two items, so that the negative is the other one."""
     rng = np.random.default_rng(5)
-    return {"X": sp.csr_array([[0.0, 2.0]]), "init": (rng.normal(size=(1, 3)), rng.normal(size=(2, 3)))}
+    return {"X": sp.csr_array([[0.0, 2.0]]), "init": (rng.normal(size=(1, 3)) / 3, rng.normal(size=(2, 3)) / 3)}
 
 
 def fit(X: Any, init: Any, loss: Any, **words: Any) -> lfm_np.Factors:
