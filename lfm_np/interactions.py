@@ -28,8 +28,8 @@ class Interactions:
     users, items : array, shape (m,) and (n,)
         The id of every row and of every column, all distinct.
     timestamps : array, shape (nnz,), optional
-        The time of every cell, in the order of ``matrix.data``: integers, floats (NaN: unknown) or datetime64 (NaT:
-        unknown).
+        The time of every cell, in the order of ``matrix.data``, which must be that of canonical CSR: integers, floats
+        (NaN: unknown) or datetime64 (NaT: unknown).
     frame_backend : str, optional
         The library of the data frame that this came from, as narwhals names it: "pandas", "polars", "pyarrow" …
         `recommend_frame` answers with a frame of that library.

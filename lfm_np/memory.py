@@ -184,6 +184,20 @@ def refuse_what_cannot_fit(solver: str, X: sp.csr_array, available: int | None =
         )
 
 
+def refuse_lists_that_cannot_fit(rows: int, N: int, size: int) -> None:
+    """Raise MemoryError now if the ids of N entries a row, and their scores of ``size`` bytes, need more than there is.
+
+    Where they need little this does not ask the machine, which takes longer than a short list.
+    """
+    need = rows * N * (8 + size)
+    have = available_memory() if need > _GIB else None
+    if have is not None and need > have:
+        raise MemoryError(
+            f"{rows} lists of N={N} need about {need / _GIB:.2f} GiB, and {have / _GIB:.2f} GiB are available; "
+            "ask for shorter lists, or for fewer at a time (lfm_np.recommend_parquet writes all in blocks)"
+        )
+
+
 def available_memory() -> int | None:
     """Bytes that this process can still take: the least of what the machine, its cgroup and its limits leave."""
     with signals_held():  # a handler's TimeoutError is an OSError, and would pass for one of the files

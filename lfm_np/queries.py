@@ -94,6 +94,8 @@ def recommend(
     ------
     TypeError, ValueError
         An argument of the wrong kind, an id out of range, a matrix of the wrong shape.
+    MemoryError
+        The lists need more memory than there is.
 
     Notes
     -----

@@ -10,6 +10,7 @@ from lfm_np.kernels import topk
 from lfm_np.kernels.forbidden import Forbidden
 from lfm_np.kernels.jit import Pool
 from lfm_np.kernels.scores import Model, pair_scores
+from lfm_np.memory import refuse_lists_that_cannot_fit
 from lfm_np.validation import read_only
 
 BLOCK = 512  # users of a block: enough to share the work on a panel of items
@@ -68,6 +69,7 @@ def best(
     num_threads: int,
 ) -> Ranked:
     """The N best allowed items of each user. ``seen``: the row of each user, indptr, indices; ``exclude``: sorted."""
+    refuse_lists_that_cannot_fit(len(users), N, model.user_factors.itemsize)
     ids = np.empty((len(users), N), np.int64)
     found = np.empty((len(users), N), model.user_factors.dtype)
     block_size = min(BLOCK, max(32, -(-len(users) // 64) * 4))  # a few users still make work for several threads

@@ -137,6 +137,7 @@ class Entries(NamedTuple):
 
 def recommend_blocks(factors: Factors, rows: np.ndarray, N: int, **options: Any) -> Iterator[Entries]:
     """What `Factors.recommend` gives for rows of users, in blocks of about `ROWS` entries; at least one block."""
+    N = min(check.check_length("N", N), max(1, factors.shape[1]))  # the rest is padding, which is left out
     step = max(1, ROWS // N)
     for start in range(0, max(len(rows), 1), step):
         yield Entries.of(factors.recommend(rows[start : start + step], N=N, **options), start)

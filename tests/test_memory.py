@@ -136,6 +136,16 @@ def test_systems_of_segments_take_a_share_of_the_factors(m, k):
 
 
 @pytest.mark.small
+def test_lists_that_cannot_fit_are_refused_by_name(monkeypatch):
+    monkeypatch.setattr(memory, "available_memory", lambda: 1 << 30)
+    factors = lfm_np.Factors(np.ones((2, 1)), np.ones((3, 1)))
+    for ask in (factors.recommend, factors.similar_items, factors.similar_users):
+        assert ask(0, N=9).ids.shape == (9,)
+        with pytest.raises(MemoryError, match=r"1 lists of N=2147483647 need about 32\.00 GiB, and 1\.00 GiB are"):
+            ask(0, N=2**31 - 1)
+
+
+@pytest.mark.small
 @pytest.mark.parametrize("solver", ["als", "sgd"])
 def test_what_cannot_fit_is_refused_with_numbers_and_a_remedy(solver, monkeypatch):
     X = matrix(300, 40, 1000)

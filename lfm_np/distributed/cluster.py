@@ -135,7 +135,8 @@ class Cluster:
         since = time.monotonic()
         while True:
             try:
-                distributed.wait(futures, timeout=_POLL)
+                with self._client.as_current():  # wait() asks the current one, which may be another or none
+                    distributed.wait(futures, timeout=_POLL)
                 return
             except CancelledError as error:
                 raise Lost(str(error)) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ class WARP:
     (0.75, -1.0)
     """
 
+    _bounds: ClassVar = {"trials": (1.0, False)}
     margin: float = 1.0
     trials: int = 20
     weighted: bool = False

@@ -53,7 +53,8 @@ class StoredMatrix:
     Raises
     ------
     ValueError
-        The folder is no stored matrix, or anything in it was changed or damaged; the message names the file.
+        The folder is no stored matrix, or anything in it was changed or damaged; the message names the file, or the
+        rows, columns or ids that do not match their checksum.
     OSError
         A file cannot be opened or read, for want of descriptors, say.
 

@@ -69,8 +69,9 @@ def als(
     device : {"cpu", "cuda", "cuda:1", …, "mps", "auto"} or torch.device
         "auto" takes CUDA, else MPS (float32 only), else the CPU.
     memory_budget : int, optional
-        Bytes that a batch of rows may take on the device, beside X, its transpose and two copies of the factors. The
-        default is 32 MiB on a CPU (more is slower), a quarter of the free memory of a CUDA device, and 256 MiB on MPS.
+        Bytes that a batch of rows may take on the device, 1 MiB at least, beside X, its transpose and two copies of the
+        factors. The default is 32 MiB on a CPU (more is slower), a quarter of the free memory of a CUDA device, and 256
+        MiB on MPS.
         A sweep that is repeated in float64 takes twice as much.
 
     Returns

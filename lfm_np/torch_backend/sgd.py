@@ -68,7 +68,7 @@ def sgd(
     device : {"cpu", "cuda", "cuda:1", …, "mps", "auto"} or torch.device
         "auto" takes CUDA, else MPS (float32 only), else the CPU.
     memory_budget : int, optional
-        Bytes that a batch may take on the device; a batch that would take more is made smaller.
+        Bytes that a batch may take on the device, 1 MiB at least; a batch that would take more is made smaller.
     batch_size : int, optional
         Records a batch. By default as many as move the most popular item 64 times, between 256 and 16,384. Larger
         batches are faster and less stable.

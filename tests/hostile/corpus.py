@@ -12,6 +12,7 @@ import numpy as np
 import lfm_np
 
 from . import (
+    cases_a_day_of_commands,
     cases_asked_in_a_shell,
     cases_beside_torch_and_dask,
     cases_cluster_files,
@@ -23,7 +24,9 @@ from . import (
     cases_evaluation,
     cases_extras,
     cases_files,
+    cases_fits_beside_lstsq,
     cases_fitted_numbers,
+    cases_forged_files,
     cases_formats,
     cases_gone_on,
     cases_ids_and_tables,
@@ -36,15 +39,20 @@ from . import (
     cases_odd_environments,
     cases_odd_matrices,
     cases_on_disk,
+    cases_on_torch_dask_and_sklearn,
     cases_other_packages,
     cases_ranked_numbers,
+    cases_rankings_by_sorting,
+    cases_records_by_dictionaries,
     cases_results,
     cases_same_answer,
     cases_scarce_resources,
+    cases_sgd_steps_by_hand,
     cases_signals_and_hooks,
     cases_solvers,
     cases_states,
     cases_steps_by_loops,
+    cases_stopped_and_shared,
     cases_strange_paths,
     cases_surroundings,
     cases_sweeps_by_loops,
@@ -66,6 +74,8 @@ MODULES: tuple[Any, ...] = (
     cases_asked_in_a_shell, cases_beside_torch_and_dask, cases_sweeps_by_loops, cases_steps_by_loops, cases_journeys,
     cases_same_answer, cases_users_mistakes,
     cases_scarce_resources, cases_signals_and_hooks, cases_strange_paths, cases_odd_environments,
+    cases_fits_beside_lstsq, cases_sgd_steps_by_hand, cases_rankings_by_sorting, cases_records_by_dictionaries,
+    cases_forged_files, cases_stopped_and_shared, cases_a_day_of_commands, cases_on_torch_dask_and_sklearn,
 )  # fmt: skip
 
 
