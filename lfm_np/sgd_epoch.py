@@ -148,7 +148,7 @@ class Trainer(Start):
         total = self.epoch(number, plan.rule._replace(rate=rate))
         if not np.isfinite(total) or not self.keep():
             raise SolverError(
-                f"the factors diverged in epoch {number} at learning_rate {rate:g}: try "
+                f"the factors diverged in epoch {number} at learning_rate {rate:g}, or the loss returned nan: try "
                 f'learning_rate={plan.rule.rate / 4:g}, schedule="adagrad" or more regularization'
             )
         self.done = number

@@ -190,8 +190,9 @@ class _State:
         loss, finite = torch.stack([total, finite.to(total.dtype)]).tolist()
         if not np.isfinite(loss) or not finite:
             raise SolverError(
-                f"the factors diverged in epoch {number} at learning_rate {rate:g}: try learning_rate="
-                f'{self._plan.rule.rate / 4:g}, a smaller batch_size, schedule="adagrad" or more regularization'
+                f"the factors diverged in epoch {number} at learning_rate {rate:g}, or the loss returned nan: try "
+                f'learning_rate={self._plan.rule.rate / 4:g}, a smaller batch_size, schedule="adagrad" or more '
+                "regularization"
             )
         self.done = number
         self._keep()
