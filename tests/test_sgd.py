@@ -313,16 +313,16 @@ def test_divergence_is_found_in_its_epoch():
 class Nowhere:
     """Defined for no score."""
 
-    def value(self, positive, negative):
+    def value(self, difference):
         return np.nan
 
-    def gradient(self, positive, negative):
-        return 0.0, 0.0
+    def gradient(self, difference):
+        return 0.0
 
 
 @pytest.mark.small
 def test_a_loss_that_returns_nan_is_named_beside_divergence():
-    with pytest.raises(lfm_np.SolverError, match="in epoch 1 at learning_rate .*, or the loss returned nan"):
+    with pytest.raises(lfm_np.SolverError, match=r"in epoch 1 at learning_rate .*, or the loss returned nan"):
         lfm_np.sgd(matrix(), Nowhere(), factors=2, epochs=2, random_state=0)
 
 
