@@ -49,6 +49,7 @@ def _start(work: Callable[[], Outcome], lenient: bool) -> tuple[int, int]:
         _limit()
         if not lenient:
             warnings.simplefilter("error")
+            warnings.filterwarnings("ignore", "Creating scratch directories is taking")  # dask on a busy machine
             np.seterr(all="raise")
         outcome = work()
         os.write(write, "\n".join(outcome).encode()[:4000])
