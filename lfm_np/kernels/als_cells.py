@@ -14,9 +14,8 @@ from lfm_np.kernels.als_rows import UNSOLVED, aligned, cell_loss, dot
 from lfm_np.kernels.jit import inlined, jit
 from lfm_np.kernels.simd import LANES, WIDTH, add, broadcast, fma, load, mul, store, sums8, zeros
 
-LEFT = (
-    1e-2  # share of xᵀ(G + λI)x, times the digits that a pivot may lose, below which the loss has too few digits left
-)
+# The loss has too few digits left below this share of xᵀ(G + λI)x, over the digits that a pivot may lose.
+LEFT = 1e-2
 D, T, S, R = range(4)  # rows of `values`: d, t, the score or product, and what multiplies the row of Y
 
 
