@@ -16,7 +16,7 @@ import scipy.sparse as sp
 
 import lfm_np
 
-from .case import Case
+from .case import Case, installed
 from .cases_forged_files import Bomb, forge
 from .cases_records_by_dictionaries import inside
 from .least_squares import Heading
@@ -301,4 +301,4 @@ def page() -> Iterator[Case]:
 
 
 def cases() -> list[Case]:
-    return [*right(), *wrong(), *page()]
+    return [*right(), *wrong(), *page()] if installed("typer", "rich", "pyarrow") else []

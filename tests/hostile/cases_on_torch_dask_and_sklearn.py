@@ -11,7 +11,7 @@ import scipy.sparse as sp
 import lfm_np
 from lfm_np import losses
 
-from .case import Case
+from .case import Case, installed
 from .cases_fits_beside_lstsq import data, everything_in_one_row, start
 from .cases_sgd_steps_by_hand import SLOPES, busy, diagonal, pairs_of, pairwise, pointwise, sigmoid
 from .least_squares import BAD, Heading, biased_sweep, near, scores, sweeps
@@ -229,4 +229,6 @@ def search() -> tuple[float, float]:
 
 
 def cases() -> list[Case]:
-    return [*torch(), *dask(), *estimators()]
+    found = list(torch()) if installed("torch") else []
+    found += dask() if installed("distributed", "pyarrow") else []
+    return found + (list(estimators()) if installed("sklearn") else [])

@@ -14,14 +14,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import scipy.sparse as sp
 
 import lfm_np
 from lfm_np import Interactions
 
-from .case import Case
+from .case import Case, installed
 from .least_squares import BAD, Heading
 
 _of = Heading("records by dictionaries")
@@ -238,7 +236,9 @@ def csv() -> Iterator[Case]:
     yield _of.refused("csv: compressed and cut", text(half, "events.csv.gz"), "events.csv.gz", kind=(*BAD, OSError))
 
 
-def parquet(*tables: pa.Table, **words: Any) -> Callable[[], Any]:
+def parquet(*tables: Any, **words: Any) -> Callable[[], Any]:
+    import pyarrow.parquet as pq
+
     def work(folder: pathlib.Path) -> Any:
         for number, table in enumerate(tables):
             pq.write_table(table, folder / f"{number}.parquet")
@@ -247,11 +247,16 @@ def parquet(*tables: pa.Table, **words: Any) -> Callable[[], Any]:
     return inside(work)
 
 
-def columns(**arrays: Any) -> pa.Table:
+def columns(**arrays: Any) -> Any:
+    import pyarrow as pa
+
     return pa.table(arrays)
 
 
 def tables() -> Iterator[Case]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     dictionary = pa.DictionaryArray.from_arrays(pa.array([1, 0, 1]), pa.array(["b", "a"]))
     yield _of.right(
         "parquet: categories count by their values",
@@ -460,6 +465,8 @@ def on_disk() -> Iterator[Case]:
     )
 
     def records(folder: pathlib.Path) -> Any:
+        import pyarrow.parquet as pq
+
         rng = np.random.default_rng(5)
         users, items = [f"u{u}" for u in rng.integers(0, 30, 500)], rng.integers(0, 20, 500)
         pq.write_table(columns(user=users, item=items), folder / "r.parquet", row_group_size=70)
@@ -471,12 +478,14 @@ def on_disk() -> Iterator[Case]:
             and (found == lfm_np.als(data, factors=3, random_state=0).item_factors).all()
         )
 
-    yield _of.right(
-        "stored: records of text become the fit of the same in memory", inside(records), lambda equal: equal
-    )
+    if installed("pyarrow"):
+        yield _of.right(
+            "stored: records of text become the fit of the same in memory", inside(records), lambda equal: equal
+        )
     small = inside(lambda f: lfm_np.als(lfm_np.StoredMatrix.from_matrix(square(), f / "m", memory=1000)))
     yield _of.refused("stored: memory of 1 kB", small, "memory", kind=(*BAD, MemoryError))
 
 
 def cases() -> list[Case]:
-    return [*numbers(), *ids(), *csv(), *tables(), *splits(), *on_disk()]
+    tabular = [*csv(), *tables()] if installed("pyarrow", "narwhals", "pandas", "polars") else []
+    return [*numbers(), *ids(), *tabular, *splits(), *on_disk()]

@@ -24,7 +24,7 @@ import threadpoolctl
 
 import lfm_np
 
-from .case import Case
+from .case import Case, installed
 from .cases_forged_files import fit, matrix
 from .cases_records_by_dictionaries import inside
 from .least_squares import BAD, Heading
@@ -60,11 +60,13 @@ def sgd(**words: Any) -> lfm_np.Factors:
 
 
 def stopped() -> Iterator[Case]:
-    for name, run, short in (
+    runs = [
         ("als", lambda **words: fit(None, 9, **words), lambda: fit(None, 2)),
         ("sgd", lambda **words: sgd(epochs=9, **words), lambda: sgd(epochs=2)),
-        ("torch als", lambda **words: torch_als(9, **words), lambda: torch_als(2)),
-    ):
+    ]
+    if installed("torch"):
+        runs += [("torch als", lambda **words: torch_als(9, **words), lambda: torch_als(2))]
+    for name, run, short in runs:
         yield _of.right(
             f"{name}: Ctrl-C in the second sweep's callback leaves two sweeps",
             lambda run=run: run(callback=at(2, interrupt)),
