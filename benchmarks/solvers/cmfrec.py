@@ -1,4 +1,4 @@
-"""cmfrec: implicit-feedback ALS in C. It has no callback, so every step fits anew, with half as many iterations more."""
+"""cmfrec: implicit-feedback ALS in C. Without a callback, every step fits anew, with half as many iterations more."""
 
 from __future__ import annotations
 
