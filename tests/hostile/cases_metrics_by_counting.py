@@ -76,10 +76,15 @@ def metrics() -> Iterator[Case]:
         lambda: lfm_np.evaluate(model, None, sp.csr_array(test * (np.arange(40) == 9)[:, None]), ["mrr"]),
         lambda r: r["users"] == 1 and math.isnan(r["mrr_se"]),
     )
+    yield _metrics.either(
+        "a word for a list",
+        lambda: lfm_np.evaluate(model, None, sp.csr_array(test), "ndcg@5"),
+        lambda r: np.isclose(r["ndcg@5"], want["ndcg@5"]),
+        "metrics",
+    )
     for name, words, options in (
         ("recall@0", "recall@0|metric", {"metrics": ["recall@0"]}),
         ("NDCG@10", "ndcg@10|metric", {"metrics": ["NDCG@10"]}),
-        ("a word for a list", "metric", {"metrics": "recall@10"}),
         ("test is empty", "test", {"test": sp.csr_array((40, 25))}),
         ("train is transposed", "train", {"train": sp.csr_array(train.T)}),
         ("negatives beyond the items", "negatives", {"negatives": among + 20}),

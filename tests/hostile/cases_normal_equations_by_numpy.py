@@ -46,7 +46,7 @@ def weights(X: Any, weighting: str, alpha: float = 1.0, unobserved_weight: float
     a0 = (0.0 if weighting == "ratings" else 1.0) if unobserved_weight is None else unobserved_weight
     c = {"hu-koren": 1 + alpha * x, "ials": a0 + alpha * x, "confidence": alpha * x, "ratings": np.ones_like(x)}
     p = {"hu-koren": np.ones_like(x), "confidence": np.ones_like(x), "ratings": x}
-    p["ials"] = alpha * x / np.where(stored, a0 + alpha * x, 1)
+    p["ials"] = alpha * x / np.where(stored & (x > 0), a0 + alpha * x, 1)
     return np.where(stored, c[weighting], a0), np.where(stored, p[weighting], 0), a0, stored
 
 
@@ -121,23 +121,22 @@ def sweeps() -> Iterator[Case]:
             Holds(matches(X, UV, options)),
             lambda X=X, UV=UV: {"X": X.copy(), "UV": tuple(side.copy() for side in UV)},
         )
-    X, UV = sp.csr_array(np.ones((1, 40)) * np.arange(1, 41)), start(1, 40, 6)
-    options = {"factors": 6, "iterations": 2, "dtype": np.float64, "regularization": 0.3, "alpha": 3.0}
-    yield _right("one row holds everything", lambda: lfm_np.als(X, init=UV, **options), matches(X, UV, options))
-    Y, there = sp.csr_array(X.T), start(40, 1, 6)
-    yield _right(
-        "one column holds everything", lambda: lfm_np.als(Y, init=there, **options), matches(Y, there, options)
-    )
-    full, four = sp.csr_array(np.full((6, 6), 3.0)), start(6, 6, 4)
-    options = {"factors": 4, "iterations": 3, "dtype": np.float64, "weighting": "ratings", "regularization": 0.1}
-    yield _right("constant ratings", lambda: lfm_np.als(full, init=four, **options), matches(full, four, options, 1e-7))
     signed = table(8, 8, 3)
     signed.data = np.resize([-2.5, 0.0, 4.0, -1e3], signed.nnz)
-    eight = start(8, 8, 3)
-    options = {"factors": 3, "iterations": 1, "dtype": np.float64, "weighting": "ratings", "regularization": 0.7}
-    yield _right(
-        "ratings below and at zero", lambda: lfm_np.als(signed, init=eight, **options), matches(signed, eight, options)
-    )
+    ratings = {"iterations": 3, "weighting": "ratings", "regularization": 0.1}
+    clicks = {"iterations": 2, "regularization": 0.3, "alpha": 3.0}
+    for name, X, k, options in (
+        ("one row holds everything", sp.csr_array(np.ones((1, 40)) * np.arange(1, 41)), 6, clicks),
+        ("one column holds everything", sp.csr_array(np.arange(1, 41)[:, None] * 1.0), 6, clicks),
+        ("constant ratings", sp.csr_array(np.full((6, 6), 3.0)), 4, ratings),
+        ("ratings below and at zero", signed, 3, ratings),
+    ):
+        UV = start(*X.shape, k)
+        yield _right(
+            name,
+            lambda X=X, UV=UV, k=k, o=options: lfm_np.als(X, init=UV, factors=k, dtype=np.float64, **o),
+            matches(X, UV, options, 1e-7),
+        )
     big = table(30, 20, 8)
     big.data = big.data * 1e6
     thirty = start(30, 20, 4)
@@ -156,7 +155,7 @@ def extremes() -> Iterator[Case]:
         lambda: lfm_np.als(X, factors=4, regularization=1e30, random_state=0),
         lambda f: np.abs(scores(f)).max() < 1e-20 and close(f.history[-1]["objective"], (1 + X.data).sum(), 1e-6),
     )
-    square = sp.csr_array(np.arange(1.0, 26.0).reshape(5, 5) % 7 + 1)
+    square = sp.csr_array(np.arange(1.0, 26.0).reshape(5, 5) ** 2 % 11 + 1 + 5 * np.eye(5))
     yield _right(
         "λ = 0, ratings, k = n: a full matrix exactly",
         lambda: lfm_np.als(

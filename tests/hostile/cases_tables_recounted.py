@@ -113,7 +113,7 @@ def ids() -> Iterator[Case]:
         ("of two dimensions", lambda: Interactions.from_arrays(np.zeros((2, 2), int), [1, 2]), "users"),
         ("a user twice", lambda: Interactions(sp.csr_array(np.eye(2)), ["a", "a"], [1, 2]), "users"),
         ("an unknown one", lambda: Interactions.from_arrays(["a"], [1]).rows_of(["b"]), "b"),
-        ("padding without a word for it", lambda: Interactions.from_arrays(["a"], [1]).item_ids([-1]), "missing"),
+        ("padding without a word for it", lambda: Interactions.from_arrays(["a"], [1]).item_ids([-1]), "missing|-1"),
     ):
         yield _ids.refused(name, call, words)
     yield _ids.either(

@@ -107,7 +107,7 @@ def dask() -> Iterator[Case]:
         with (
             tempfile.TemporaryDirectory() as folder,
             distributed.Client(
-                processes=False, n_workers=2, threads_per_worker=1, dashboard_address=None, local_directory=folder
+                processes=False, n_workers=2, threads_per_worker=1, dashboard_address=":0", local_directory=folder
             ) as client,
         ):
             return call(client, os.path.join(folder, "there"))
