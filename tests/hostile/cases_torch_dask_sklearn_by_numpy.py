@@ -85,6 +85,14 @@ def torch() -> Iterator[Case]:
     }.items():
         yield _torch.refused(f"a wrong {name}", lambda o=options: als(**o), name)
 
+    def wide(solver: str) -> Any:
+        from lfm_np import torch_backend
+
+        return getattr(torch_backend, solver)(sp.csr_array(([1.0], [2**30], [0, 1]), (1, 2**31 - 2)))
+
+    for solver in ("als", "sgd"):
+        yield _torch.refused(f"{solver} of a wide matrix", lambda s=solver: wide(s), "memory", kind=MemoryError)
+
     def cuda() -> Any:
         import torch
 
