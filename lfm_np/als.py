@@ -194,9 +194,11 @@ def als(
     )
     loop = check_loop("iterations", iterations, tolerance, "objective", callback, progress, raise_on_interrupt)
     check_choice("solver", solver, SOLVERS)
-    solver = problem.auto_solver() if solver == "auto" else solver
     rng = check_random_state(run.random_state)
     start = check_init(init, problem.X.shape, problem.factors, biases, problem.X.dtype)
+    if not isinstance(problem.X, StoredMatrix):  # which has a limit of its own
+        refuse_what_cannot_fit("als", problem.X, factors=problem.factors, biases=problem.biases, num_threads=threads)
+    solver = problem.auto_solver() if solver == "auto" else solver
 
     with sigint_noted() as interrupted, Pool(threads, interrupted) as pool:
         state = _State(problem, start, rng, pool, solver)
@@ -343,9 +345,7 @@ class _State:
 
 def _sides(problem: Problem, solver: str, pool: Pool) -> tuple[Side, Side]:
     """The rows and the columns."""
-    X = problem.X
-    refuse_what_cannot_fit("als", X, factors=problem.factors, biases=problem.biases, num_threads=pool.num_threads)
-    X = narrow(X)
+    X = narrow(problem.X)
     users, items = (_side(problem, csr, csr.shape[1], solver) for csr in (X, transposed(X, pool)))
     return users, replace(items, noun="column")
 

@@ -148,7 +148,7 @@ def _read(path: Any, anew: bool) -> tuple[dict[str, np.ndarray], dict[str, Any]]
         return None
     parts, model = persistence.load(path, FORMAT)
     try:
-        check.check_dict("asked", model["asked"])
+        model["asked"] = check.check_dict("asked", model["asked"])
         if model["entropy"] is not None:
             check.check_int("entropy", model["entropy"], 0)
         for number, record in enumerate(check.check_records("history", model["history"]), 1):

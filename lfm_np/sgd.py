@@ -12,7 +12,6 @@ from lfm_np import losses, sampling, validation
 from lfm_np.checkpoint import Run
 from lfm_np.factors import Factors
 from lfm_np.kernels.jit import Pool
-from lfm_np.memory import refuse_what_cannot_fit
 from lfm_np.sgd_epoch import Trainer
 from lfm_np.sgd_plan import make_plan
 from lfm_np.sweeps import Callback, check_loop, run_sweeps, sigint_noted
@@ -147,10 +146,10 @@ def sgd(
         *(X, loss, sampler, negatives, factors, learning_rate, schedule, regularization, biases, dtype),
         random_state=run.random_state,
         num_threads=threads,
+        memory={"num_threads": threads},
     )
     loop = check_loop("epochs", epochs, tolerance, "sampled_loss", callback, progress, raise_on_interrupt)
     start = validation.check_init(init, plan.X.shape, plan.rule.factors, bool(biases), plan.dtype)
-    refuse_what_cannot_fit("sgd", plan.X, factors=plan.rule.factors, num_threads=threads)
 
     with sigint_noted() as interrupted, Pool(threads, interrupted) as pool:
         trainer = Trainer(plan, start, pool)

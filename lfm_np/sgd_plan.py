@@ -11,6 +11,7 @@ import scipy.sparse as sp
 from lfm_np import losses, sampling, sgd_grid, validation
 from lfm_np.kernels import sgd_cells, sgd_loss
 from lfm_np.losses import protocol
+from lfm_np.memory import refuse_what_cannot_fit
 from lfm_np.sgd_grid import Grid
 
 KINDS = {"pointwise": sgd_cells.POINTWISE, "pairwise": sgd_cells.PAIRWISE, "list": sgd_cells.LIST}
@@ -63,8 +64,12 @@ def make_plan(
     dtype: Any,
     random_state: Any,
     num_threads: int,
+    memory: Mapping[str, Any],
 ) -> Plan:
-    """Check the arguments of `sgd`, alone and together; see there. ``num_threads`` may look at X."""
+    """Check the arguments of `sgd`, alone and together; see there. ``num_threads`` may look at X.
+
+    ``memory``: what `refuse_what_cannot_fit` asks about threads or a device.
+    """
     read = protocol.read(loss)
     sampler = sampling.check_sampler(sampler)
     negatives = validation.check_int("negatives", negatives, 1, 10_000) if sampler is not None else 0
@@ -75,6 +80,7 @@ def make_plan(
     parts = _check_regularization(regularization)
     _check_together(loss, read, sampler, negatives, biases)
     X = _check_matrix(X, loss, validation.check_dtype("dtype", dtype), num_threads)
+    refuse_what_cannot_fit("sgd", X, factors=k, biases=bool(biases), sampled=sampler is not None, **memory)
     counts = np.bincount(X.indices, minlength=X.shape[1])
     seed = int(validation.check_random_state(random_state).integers(2**62))
     pointer = protocol.compiled(loss)

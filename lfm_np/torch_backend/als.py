@@ -124,11 +124,11 @@ def als(
     )
     loop = check_loop("iterations", iterations, tolerance, "objective", callback, progress, raise_on_interrupt)
     check_choice("solver", solver, SOLVERS)
-    solver = problem.auto_solver() if solver == "auto" else solver
     rng = check_random_state(run.random_state)
     start = check_init(init, problem.X.shape, problem.factors, biases, problem.X.dtype)
     where = check_device(device, problem.X.dtype, memory_budget)
     refuse_what_cannot_fit("als", problem.X, factors=problem.factors, biases=problem.biases, **where.memory())
+    solver = problem.auto_solver() if solver == "auto" else solver
 
     with sigint_noted() as interrupted, torch_threads(threads), torch.inference_mode():
         state = _State(problem, start, rng, where, solver, interrupted)

@@ -16,7 +16,6 @@ from lfm_np.checkpoint import Run
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
 from lfm_np.kernels.jit import Interrupted, Pool
-from lfm_np.memory import refuse_what_cannot_fit
 from lfm_np.sgd_epoch import BLOCKS, NEGATIVES, Start, key
 from lfm_np.sgd_plan import Plan, make_plan
 from lfm_np.sweeps import Callback, check_loop, run_sweeps, sigint_noted
@@ -103,17 +102,16 @@ def sgd(
     """
     run = Run(checkpoint, "torch_backend.sgd", random_state)
     threads = validation.check_num_threads(num_threads)
+    where = check_device(device, validation.check_dtype("dtype", dtype), memory_budget)
     plan = make_plan(
         *(X, loss, sampler, negatives, factors, learning_rate, schedule, regularization, biases, dtype),
         random_state=run.random_state,
         num_threads=threads,
+        memory=where.memory(),
     )
     loop = check_loop("epochs", epochs, tolerance, "sampled_loss", callback, progress, raise_on_interrupt)
     start = validation.check_init(init, plan.X.shape, plan.rule.factors, bool(biases), plan.dtype)
     losses.check_loss(loss)
-    where = check_device(device, plan.dtype, memory_budget)
-    asked = {"factors": plan.rule.factors, "biases": bool(plan.biases), "sampled": plan.masses is not None}
-    refuse_what_cannot_fit("sgd", plan.X, **asked, **where.memory())
     size = None if batch_size is None else validation.check_int("batch_size", batch_size, 1)
 
     with sigint_noted() as interrupted, torch_threads(threads), torch.inference_mode():
