@@ -86,12 +86,13 @@ class Factors:
 
     def __post_init__(self) -> None:
         U, V = check.check_factors(self.user_factors, self.item_factors)
+        mean, most = self.global_bias, float(np.finfo(U.dtype).max)
         checked = {
             "user_factors": U,
             "item_factors": V,
             "user_bias": check.check_bias("user_bias", self.user_bias, len(U), U.dtype),
             "item_bias": check.check_bias("item_bias", self.item_bias, len(V), U.dtype),
-            "global_bias": None if self.global_bias is None else check.check_float("global_bias", self.global_bias),
+            "global_bias": None if mean is None else check.check_float("global_bias", mean, -most, most),
             "history": [dict(record) for record in check.check_records("history", self.history)],
             "status": Status(check.check_choice("status", str(self.status), list(map(str, Status)))),
             "params": _copied(check.check_dict("params", self.params)),

@@ -89,6 +89,11 @@ def test_status_is_a_string_and_may_be_given_as_one():
         ({"user_bias": np.ones(2)}, ValueError, "user_bias must have 3 values"),
         ({"item_bias": [np.inf, 0]}, ValueError, "item_bias has a non-finite value"),
         ({"global_bias": "much"}, TypeError, "global_bias"),
+        (
+            {name: np.ones((2, 2), np.float32) for name in ("user_factors", "item_factors")} | {"global_bias": 1e39},
+            ValueError,
+            r"global_bias must be a finite number in \[-3.4\S*e\+38",
+        ),
         ({"status": "unheard of"}, ValueError, "unheard of"),
     ],
 )
