@@ -14,6 +14,12 @@ import lfm_np
 from . import (
     cases_a_day_of_commands,
     cases_asked_in_a_shell,
+    cases_asked_of_evaluators,
+    cases_asked_of_implicit,
+    cases_asked_of_rating_models,
+    cases_asked_of_runtimes,
+    cases_asked_of_scipy_and_tables,
+    cases_asked_of_sgd_peers,
     cases_beside_torch_and_dask,
     cases_cluster_files,
     cases_cluster_runs,
@@ -76,6 +82,8 @@ MODULES: tuple[Any, ...] = (
     cases_scarce_resources, cases_signals_and_hooks, cases_strange_paths, cases_odd_environments,
     cases_fits_beside_lstsq, cases_sgd_steps_by_hand, cases_rankings_by_sorting, cases_records_by_dictionaries,
     cases_forged_files, cases_stopped_and_shared, cases_a_day_of_commands, cases_on_torch_dask_and_sklearn,
+    cases_asked_of_implicit, cases_asked_of_rating_models, cases_asked_of_sgd_peers, cases_asked_of_evaluators,
+    cases_asked_of_scipy_and_tables, cases_asked_of_runtimes,
 )  # fmt: skip
 
 
