@@ -271,6 +271,26 @@ def splits() -> Iterator[Case]:
         lambda: cells(close.split("time", at=base + 1)[1]),
         lambda c: c == {(1, 10), (1, 20)},
     )
+    whole = {(1, 10), (1, 20), (1, 30)}
+    precise = lfm_np.Interactions.from_arrays(
+        [1] * 3, [10, 20, 30], timestamps=np.array([base + 1, base + 2, base], "M8[ns]")
+    )
+    for at, after in {
+        "9999-12-31": set(),
+        "0001-01-01": whole,
+        "2023-11-14T22:13:20.000000001": {(1, 10), (1, 20)},
+    }.items():
+        yield _right(
+            f"pandas: nanoseconds from {at} on",
+            lambda at=at: cells(precise.split("time", at=at)[1]),
+            lambda c, a=after: c == a,
+        )
+    zone = datetime.datetime.fromtimestamp(1_700_000_001, datetime.timezone(datetime.timedelta(hours=9)))
+    yield _right("pandas: a time in Tokyo", lambda: cells(precise.split("time", at=zone)[1]), lambda c: c == set())
+    for at in ("NaT", "soon", 5):
+        yield _refused(
+            f"pandas: from {at!r} on", lambda at=at: precise.split("time", at=at), "at must", str(at).lower()
+        )
     days = np.array(["2024-05-01", "2024-05-03", "2024-05-02"], "datetime64[D]")
     dated = lfm_np.Interactions.from_arrays(["a", "a", "b"], [1, 2, 3], timestamps=days)
     for at in (

@@ -87,7 +87,7 @@ def numbers() -> Iterator[Case]:
         "no regularization, more factors than rank",
         lambda: fitted(constant(), regularization=0.0, factors=6),
         lambda f: near(products(f), np.ones((8, 6)), 1e-5),
-        "row|user|item",
+        "row|column",
         kind=lfm_np.SolverError,
     )
     # a matrix all of whose cells are one and the same: one singular value, shrunk by λ/c

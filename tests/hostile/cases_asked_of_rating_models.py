@@ -211,7 +211,7 @@ def surprise() -> Iterator[Case]:
 
     yield _true("Surprise: wrong inner ids beyond 25,000 rows", inner_ids)
     data = lfm_np.Interactions.from_arrays([196, 186], [242, 302], [3, 3])
-    yield _refused("Surprise: text for a number", lambda: data.rows_of(["196"]), "196")
+    yield _refused("Surprise: text for a number", lambda: data.rows_of(["196"]), "users", "int64")
     yield _right(
         "Surprise: SVD's μ is the mean",
         lambda: lfm_np.sgd(X, losses.Squared(), sampler=None, biases=True, factors=2, epochs=1, random_state=0),

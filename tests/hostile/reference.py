@@ -65,10 +65,11 @@ def sweeps(
     c, p, stored = weighed(X, weighting, alpha, a0)
     of_users = lam * (stored.sum(1) + a0 * X.shape[1]) ** nu
     of_items = lam * (stored.sum(0) + a0 * X.shape[0]) ** nu
-    for _ in range(count):
-        U = rows(c, p, V, of_users)
-        V = rows(c.T, p.T, U, of_items)
-    J = (c * (p - U @ V.T) ** 2).sum() + of_users @ (U**2).sum(1) + of_items @ (V**2).sum(1)
+    with np.errstate(under="ignore"):  # of strengths like 1e30
+        for _ in range(count):
+            U = rows(c, p, V, of_users)
+            V = rows(c.T, p.T, U, of_items)
+        J = (c * (p - U @ V.T) ** 2).sum() + of_users @ (U**2).sum(1) + of_items @ (V**2).sum(1)
     return U, V, float(J)
 
 
