@@ -230,6 +230,8 @@ def test_unknown_ids_are_named():
         (([1, 2], [1, 2], [np.inf, 1]), ValueError, "inf in record 0"),
         (([1, 2], [1, 2], None, ["a", "b"]), TypeError, "timestamps must be"),
         (([1, 2], [1, 2], None, [1]), ValueError, "timestamps must have one entry"),
+        (([1, 2], [1, 2], None, [2**60 + 1, np.nan]), ValueError, "beyond 2⁵³"),
+        (([1, 2], [1, 2], None, [2**63 + 1, -1]), ValueError, "beyond 2⁵³"),
     ],
 )
 def test_bad_records(arguments, error, words):

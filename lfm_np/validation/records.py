@@ -110,6 +110,8 @@ def check_timestamps(timestamps: Any, length: int) -> np.ndarray:
     array = check_column("timestamps", timestamps, length)
     if array.dtype.kind not in "iufM":
         raise TypeError(f"timestamps must be integers, floats or datetime64, got dtype {array.dtype}")
+    if _changed(array, timestamps):
+        raise ValueError("timestamps have integers beyond 2⁵³ beside others that NumPy makes floats of; give one array")
     return array
 
 
@@ -137,12 +139,18 @@ def as_ids(name: str, ids: Any) -> np.ndarray:
     """
     try:
         array = as_array(name, ids)
-        recast = not hasattr(ids, "dtype") and array.ndim == 1 and array.dtype.kind in "fSU"
-        if recast and any(a != b for a, b in zip(array.tolist(), ids) if a == a):  # nan is refused as such
+        if array.ndim == 1 and _changed(array, ids):
             array = _objects(ids)
     except MemoryError:
         array = _objects(ids)
     return array.astype(object) if array.dtype.kind == "T" else array
+
+
+def _changed(array: np.ndarray, given: Any) -> bool:
+    """Whether the array that NumPy made of a list has other entries than the list; nan is refused as such."""
+    if hasattr(given, "dtype") or array.dtype.kind not in "fSU":
+        return False
+    return any(a != b for a, b in zip(array.tolist(), given) if a == a)
 
 
 def _objects(ids: Any) -> np.ndarray:

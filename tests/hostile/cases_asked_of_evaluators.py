@@ -291,6 +291,11 @@ def splits() -> Iterator[Case]:
         yield _refused(
             f"pandas: from {at!r} on", lambda at=at: precise.split("time", at=at), "at must", str(at).lower()
         )
+    yield _refused(
+        "pandas: nanoseconds in a list with a NaN",
+        lambda: lfm_np.Interactions.from_arrays([1, 1, 1], [10, 20, 30], timestamps=[base + 2, math.nan, base + 1]),
+        "timestamps",
+    )
     days = np.array(["2024-05-01", "2024-05-03", "2024-05-02"], "datetime64[D]")
     dated = lfm_np.Interactions.from_arrays(["a", "a", "b"], [1, 2, 3], timestamps=days)
     for at in (
