@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import bisect
 from typing import Any
 
 import numpy as np
 
 from lfm_np import validation as check
+
+ATTOSECONDS = {
+    **{unit: 10 ** (18 - 3 * n) for n, unit in enumerate(("s", "ms", "us", "ns", "ps", "fs", "as"))},
+    **{unit: seconds * 10**18 for unit, seconds in {"m": 60, "h": 3600, "D": 86_400, "W": 604_800}.items()},
+}
 
 
 def random_cells(indptr: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
@@ -40,13 +46,25 @@ def _first_of_each_row(indptr: np.ndarray, order: np.ndarray, held: np.ndarray) 
 def late_cells(timestamps: np.ndarray, fraction: float, at: Any = None) -> np.ndarray:
     """Every cell at ``at`` or later; without it the largest set of latest cells within ``fraction`` of all."""
     if at is not None:
-        dated = timestamps.dtype.kind == "M"
-        return timestamps >= (np.datetime64(at) if dated else check.check_float("at", at))
+        moment = _exact(check.check_moment("at", at, timestamps.dtype.kind == "M"))
+        times = np.unique(timestamps)
+        first = bisect.bisect_left(times, moment, key=_exact)
+        return timestamps >= times[first] if first < len(times) else np.zeros(len(timestamps), np.bool_)
     wanted = int(np.floor(fraction * len(timestamps)))
     if wanted == 0:
         return np.zeros(len(timestamps), np.bool_)
     cut = len(timestamps) - wanted - 1
     return timestamps > np.partition(timestamps, cut)[cut]
+
+
+def _exact(time: Any) -> Any:
+    """A time as a number that Python compares exactly; NumPy rounds int64 to float64 and lets far dates wrap around."""
+    if not isinstance(time, np.datetime64):
+        return time.item() if isinstance(time, np.generic) else time
+    unit, step = np.datetime_data(time)
+    if unit in "YM":
+        return _exact(time.astype("datetime64[D]"))
+    return int(time.astype(np.int64)) * step * ATTOSECONDS[unit]
 
 
 def unknown(timestamps: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """build_dict, to_csr, Interactions and their splits against plain loops."""
 
+import datetime
 import pickle
 
 import numpy as np
@@ -229,6 +230,8 @@ def test_unknown_ids_are_named():
         (([1, 2], [1, 2], [np.inf, 1]), ValueError, "inf in record 0"),
         (([1, 2], [1, 2], None, ["a", "b"]), TypeError, "timestamps must be"),
         (([1, 2], [1, 2], None, [1]), ValueError, "timestamps must have one entry"),
+        (([1, 2], [1, 2], None, [2**60 + 1, np.nan]), ValueError, "beyond 2⁵³"),
+        (([1, 2], [1, 2], None, [2**63 + 1, -1]), ValueError, "beyond 2⁵³"),
     ],
 )
 def test_bad_records(arguments, error, words):
@@ -335,6 +338,35 @@ def test_global_time_equals_the_loop(seed, fraction):
     assert list(as_dict(test.matrix)) == [pair for pair, flag in zip(as_dict(data.matrix), flags) if flag]
     if test.matrix.nnz:
         assert train.timestamps.max() < test.timestamps.min()
+
+
+@pytest.mark.parametrize(
+    ("times", "at", "expected"),
+    [
+        ([2**60, 2**60 + 1, 2**60 + 2], 2**60 + 1, 2),  # equal as float64
+        ([2**60, 2**60 + 1, 2**60 + 2], float(2**60), 3),
+        ([2**60, 2**60 + 1, 2**60 + 2], np.int64(2**60 + 3), 0),
+        (np.array([1.0, 1.0 + 2**-23, 2.0], np.float32), 1.0 + 2**-24, 2),
+        (np.array([2**63, 2**63 + 1, 1], np.uint64), 2**63 + 1, 1),
+        ("M8[ns]", "9999-12-31", 0),  # beyond what nanoseconds hold
+        ("M8[ns]", "0001", 3),
+        ("M8[Y]", np.datetime64("2024-01-01T00:00:00.000001"), 1),
+        ("M8[15m]", np.datetime64("2024-06-01", "M"), 1),
+        ("M8[s]", datetime.datetime(2024, 1, 1, 5, tzinfo=datetime.timezone(datetime.timedelta(hours=5))), 2),
+    ],
+)
+def test_moments_are_compared_exactly(times, at, expected):
+    if isinstance(times, str):
+        times = np.array(["2023", "2024", "2025"], "M8[Y]").astype(times)
+    data = Interactions.from_arrays([1, 1, 1], [1, 2, 3], timestamps=times)
+    assert data.split("time", at=at)[1].matrix.nnz == expected
+
+
+@pytest.mark.parametrize("at", ["NaT", "soon", 5, np.datetime64("NaT", "D"), [1]])
+def test_what_is_no_moment_is_refused(at):
+    data = Interactions.from_arrays([1], [1], timestamps=np.array(["2024"], "M8[D]"))
+    with pytest.raises(ValueError, match="at must be a time"):
+        data.split("time", at=at)
 
 
 def test_dates_split_too():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 import numpy as np
 
-from lfm_np.validation.scalars import as_array, check_int, is_whole, shown
+from lfm_np.validation.scalars import as_array, check_float, check_int, is_whole, shown
 
 
 def check_ids(name: str, ids: Any, size: int) -> np.ndarray:
@@ -109,7 +110,25 @@ def check_timestamps(timestamps: Any, length: int) -> np.ndarray:
     array = check_column("timestamps", timestamps, length)
     if array.dtype.kind not in "iufM":
         raise TypeError(f"timestamps must be integers, floats or datetime64, got dtype {array.dtype}")
+    if _changed(array, timestamps):
+        raise ValueError("timestamps have integers beyond 2⁵³ beside others that NumPy makes floats of; give one array")
     return array
+
+
+def check_moment(name: str, value: Any, dated: bool) -> Any:
+    """A time to compare timestamps with: a datetime64 (UTC) where they are dates, else a number, as it was given."""
+    if not dated:
+        check_float(name, value)
+        return value
+    if hasattr(value, "to_datetime64"):  # a pandas Timestamp; NumPy would take its microseconds only
+        value = value.to_datetime64()
+    elif isinstance(value, datetime.datetime) and value.tzinfo is not None:
+        value = value.astimezone(datetime.UTC).replace(tzinfo=None)
+    with contextlib.suppress(TypeError, ValueError):
+        moment = np.datetime64(value)
+        if not np.isnat(moment):
+            return moment
+    raise ValueError(f"{name} must be a time, such as '2024-05-03' or a datetime, got {shown(value)}")
 
 
 def as_ids(name: str, ids: Any) -> np.ndarray:
@@ -120,12 +139,18 @@ def as_ids(name: str, ids: Any) -> np.ndarray:
     """
     try:
         array = as_array(name, ids)
-        recast = not hasattr(ids, "dtype") and array.ndim == 1 and array.dtype.kind in "fSU"
-        if recast and any(a != b for a, b in zip(array.tolist(), ids) if a == a):  # nan is refused as such
+        if array.ndim == 1 and _changed(array, ids):
             array = _objects(ids)
     except MemoryError:
         array = _objects(ids)
     return array.astype(object) if array.dtype.kind == "T" else array
+
+
+def _changed(array: np.ndarray, given: Any) -> bool:
+    """Whether the array that NumPy made of a list has other entries than the list; nan is refused as such."""
+    if hasattr(given, "dtype") or array.dtype.kind not in "fSU":
+        return False
+    return any(a != b for a, b in zip(array.tolist(), given) if a == a)
 
 
 def _objects(ids: Any) -> np.ndarray:

@@ -14,6 +14,12 @@ import lfm_np
 from . import (
     cases_a_day_of_commands,
     cases_asked_in_a_shell,
+    cases_asked_of_evaluators,
+    cases_asked_of_implicit,
+    cases_asked_of_rating_models,
+    cases_asked_of_runtimes,
+    cases_asked_of_scipy_and_tables,
+    cases_asked_of_sgd_peers,
     cases_beside_torch_and_dask,
     cases_cluster_files,
     cases_cluster_runs,
@@ -90,6 +96,8 @@ MODULES: tuple[Any, ...] = (
     cases_normal_equations_by_numpy, cases_single_steps_and_brute_lists, cases_tables_recounted,
     cases_disk_and_commands_recounted, cases_sealed_by_attackers, cases_interrupted_and_crowded,
     cases_torch_dask_sklearn_by_numpy, cases_metrics_by_counting,
+    cases_asked_of_implicit, cases_asked_of_rating_models, cases_asked_of_sgd_peers, cases_asked_of_evaluators,
+    cases_asked_of_scipy_and_tables, cases_asked_of_runtimes,
 )  # fmt: skip
 
 
