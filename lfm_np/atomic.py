@@ -75,18 +75,14 @@ def appearing(folder: Path) -> Iterator[Path]:
     What a killed writer left is removed by the next one. The files are the caller's to bring to the disk.
     """
     partial = folder.with_name(f"{folder.name}.partial")
-    if folder.exists():
-        raise FileExistsError(
-            errno.EEXIST, "There is such a folder or file already; remove it, or name another", str(folder)
-        )
-    if partial.exists():
-        with _locked(partial) as alone:
-            if not alone:
-                raise FileExistsError(errno.EEXIST, "Somebody may be writing here; if not, remove it", str(partial))
-            shutil.rmtree(partial)
-    partial.mkdir()
-    with _locked(partial):
+    _refuse_what_is_there(folder)
+    with contextlib.ExitStack() as locks:
+        while not _taken(partial, locks):
+            pass
         try:
+            _refuse_what_is_there(folder)  # by now, from a writer that was faster
+            for left in os.scandir(partial):
+                shutil.rmtree(left.path) if left.is_dir(follow_symlinks=False) else os.unlink(left.path)
             yield partial
             _sync_folder(str(partial))
             os.rename(partial, folder)
@@ -96,17 +92,41 @@ def appearing(folder: Path) -> Iterator[Path]:
     _sync_folder(str(folder.parent))
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Hold the lock of a folder, if it can be had at once."""
-    if fcntl is None:
-        yield False
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
+def _refuse_what_is_there(folder: Path) -> None:
+    if folder.exists():
+        raise FileExistsError(
+            errno.EEXIST, "There is such a folder or file already; remove it, or name another", str(folder)
+        )
+
+
+def _taken(partial: Path, locks: contextlib.ExitStack) -> bool:
+    """Whether this writer has the folder for itself, locked; False if it vanished meanwhile, with another writer.
+
+    Without locks only a folder that is new can be had.
+    """
     try:
-        yield _lock(descriptor, wait=False)
-    finally:
-        os.close(descriptor)
+        partial.mkdir()
+        alone = True
+    except FileExistsError:
+        alone = False
+    if fcntl is not None:
+        try:
+            descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return False
+        locks.callback(os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = True
+        except BlockingIOError:
+            alone = False
+        except OSError:  # a file system without locks
+            pass
+        if alone and not _is(str(partial), descriptor):
+            return False
+    if not alone:
+        raise FileExistsError(errno.EEXIST, "Somebody may be writing here; if not, remove it", str(partial))
+    return True
 
 
 def check_place(path: str | os.PathLike[str]) -> None:

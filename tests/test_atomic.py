@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import shutil
 import socket
 import stat
 import subprocess
@@ -312,3 +313,49 @@ def test_kill_9_at_random_moments():
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert sum(row.get("while writing", 0) for row in rows) > 0  # some were hit in the act
     assert max(row.get("temp files", 0) for row in rows) <= 1
+
+
+def test_a_folder_is_that_of_one_writer_whole(tmp_path):
+    """Of many at once, again and again, while some fail half way."""
+    names = [f"file {number}" for number in range(8)]
+
+    def write(writer, start, results):
+        start.wait()
+        try:
+            with atomic.appearing(folder) as place:
+                for name in names:
+                    with open(place / name, "x") as file:
+                        file.write(str(writer))
+                if writer == 0:
+                    raise KeyError("half way")
+        except (FileExistsError, KeyError) as error:
+            results[writer] = error
+        else:
+            results[writer] = None
+
+    for round in range(60):
+        folder, start, results = tmp_path / str(round), threading.Barrier(4), {}
+        (tmp_path / f"{round}.partial").mkdir()  # of a writer that was killed
+        (tmp_path / f"{round}.partial" / names[0]).write_text("old")
+        writers = [threading.Thread(target=write, args=(writer, start, results)) for writer in range(4)]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        done = [writer for writer, error in results.items() if error is None]
+        assert len(results) == 4
+        assert len(done) <= 1
+        assert os.listdir(tmp_path) == ([str(round)] if done else [])
+        if done:
+            assert {(folder / name).read_text() for name in names} == {str(done[0])}
+            assert sorted(os.listdir(folder)) == names
+            shutil.rmtree(folder)
+
+
+def test_what_is_in_the_way_of_a_folder_is_not_followed(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "kept").touch()
+    (tmp_path / "x.partial").symlink_to("other")
+    with pytest.raises(OSError, match=r"x\.partial"), atomic.appearing(tmp_path / "x"):
+        pass
+    assert os.listdir(tmp_path / "other") == ["kept"]
