@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+import os
 import subprocess
 import sys
 
@@ -57,6 +58,14 @@ def test_reads_files_of_users_as_they_are(eager, tmp_path, monkeypatch):
     assert there.history[-1]["objective"] == pytest.approx(here.history[-1]["objective"], rel=1e-12)
 
 
+def test_staging_is_that_of_one_of_two_that_find_it_empty_at_once(tmp_path, monkeypatch):
+    module = parquet_module()
+    monkeypatch.setattr(os, "listdir", lambda path: [])
+    assert module._empty_folder(tmp_path / "split") == str(tmp_path / "split")
+    with pytest.raises(FileExistsError, match="staging must be an empty folder"):
+        module._empty_folder(tmp_path / "split")
+
+
 def test_splits_files_by_user_first(client, tmp_path):
     """A user's records are in several files, and a bucket or two may stay empty."""
     users, items, values = records()
@@ -78,6 +87,10 @@ def test_splits_files_by_user_first(client, tmp_path):
     kept = lfm_np.distributed.als(data, client=client, init=(init[0][rows], init[1]), users_to=path, **ASKED)
     same_bits(kept, there)
     assert (np.load(path) == there.user_factors).all()
+    other = lfm_np.distributed.als(data, client=client, users_to=path, random_state=1, **ASKED)
+    assert (np.load(path) == other.user_factors).all()
+    same_bits(kept, there)  # whose file has gone from the folder, and not changed
+    assert sorted(os.listdir(tmp_path)) == ["in", "split", "users.npy"]
     with pytest.raises(ValueError, match=r"staging must be an empty folder, got .*split, which holds bucket"):
         lfm_np.distributed.from_parquet(folder, staging=tmp_path / "split", **asked)
     with pytest.raises(ValueError, match=r"shards must be None or 4, those of source, got 5"):

@@ -208,11 +208,12 @@ def _empty_folder(staging: Any) -> str:
     folder = os.path.abspath(check_path("staging", staging))
     try:
         os.makedirs(folder, exist_ok=True)
+        if there := os.listdir(folder):
+            raise ValueError(f"staging must be an empty folder, got {folder}, which holds {max(there)}")
+        with open(os.path.join(folder, ".taken"), "x"):  # of two that found it empty at once one may have it
+            return folder
     except OSError as error:
         raise type(error)(error.errno, f"staging must be an empty folder: {error.strerror}", folder) from None
-    if os.listdir(folder):
-        raise ValueError(f"staging must be an empty folder, got {folder}, which holds {os.listdir(folder)[0]}")
-    return folder
 
 
 class Peek(NamedTuple):

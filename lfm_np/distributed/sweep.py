@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from lfm_np.atomic import replacing
 from lfm_np.canonical import canonical_items
 from lfm_np.distributed import blocks, equations
 from lfm_np.distributed.cluster import RESTARTS, Cluster, Lost, NoWorkers, fewer
@@ -308,15 +310,17 @@ class Sweeps:
         if not self._sweeps:
             rows = np.zeros((sum(self._rows), k + 1), basis.dtype) if self._start is None else self._start
             return rows[:, :k] @ basis, rows[:, -1].copy()
-        if path:
-            np.lib.format.open_memmap(path, "w+", basis.dtype, (sum(self._rows), k))
         shared = cluster.task("basis", np.asarray, basis)
         firsts = itertools.accumulate(self._rows, initial=0)
-        tasks = [
-            cluster.task("rows", blocks.rotated_rows, part, shared, biases, path, first)
-            for part, first in zip(self._users(self._before), firsts)
-        ]
-        parts = cluster.gather(cluster.groups(tasks, heed=False)[0])
+        with replacing(path) if path else nullcontext() as file:
+            place = file.name if file else None
+            if place:
+                np.lib.format.open_memmap(place, "w+", basis.dtype, (sum(self._rows), k))
+            tasks = [
+                cluster.task("rows", blocks.rotated_rows, part, shared, biases, place, first)
+                for part, first in zip(self._users(self._before), firsts)
+            ]
+            parts = cluster.gather(cluster.groups(tasks, heed=False)[0])
         users = np.load(path, mmap_mode="r") if path else np.concatenate([part[0] for part in parts])
         return users, np.concatenate([part[1] for part in parts])
 
