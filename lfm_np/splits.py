@@ -9,7 +9,7 @@ import numpy as np
 
 from lfm_np import validation as check
 
-ATTOSECONDS = {
+_ATTOSECONDS = {
     **{unit: 10 ** (18 - 3 * n) for n, unit in enumerate(("s", "ms", "us", "ns", "ps", "fs", "as"))},
     **{unit: seconds * 10**18 for unit, seconds in {"m": 60, "h": 3600, "D": 86_400, "W": 604_800}.items()},
 }
@@ -64,7 +64,7 @@ def _exact(time: Any) -> Any:
     unit, step = np.datetime_data(time)
     if unit in "YM":
         return _exact(time.astype("datetime64[D]"))
-    return int(time.astype(np.int64)) * step * ATTOSECONDS[unit]
+    return int(time.astype(np.int64)) * step * _ATTOSECONDS[unit]
 
 
 def unknown(timestamps: np.ndarray) -> np.ndarray:
