@@ -115,13 +115,8 @@ def _taken(partial: Path, locks: contextlib.ExitStack) -> bool:
         except FileNotFoundError:
             return False
         locks.callback(os.close, descriptor)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            alone = True
-        except BlockingIOError:
-            alone = False
-        except OSError:  # a file system without locks
-            pass
+        locked = _lock(descriptor, wait=False)
+        alone = alone if locked is None else locked
         if alone and not _is(str(partial), descriptor):
             return False
     if not alone:
@@ -201,12 +196,14 @@ def _create(folder: str) -> tuple[str, BinaryIO]:
         file.close()
 
 
-def _lock(descriptor: int, wait: bool = True) -> bool:
-    """Take the lock of a file. On file systems without locks nobody gets one, and no writer counts as dead."""
+def _lock(descriptor: int, wait: bool = True) -> bool | None:
+    """Take the lock of a file: whether it could be had; None on file systems without, where no writer is dead."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except (OSError, AttributeError):  # fcntl is None
+    except BlockingIOError:
         return False
+    except (OSError, AttributeError):  # fcntl is None
+        return None
     return True
 
 

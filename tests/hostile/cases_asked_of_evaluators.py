@@ -13,8 +13,9 @@ import scipy.sparse as sp
 import lfm_np
 from lfm_np.evaluation import most_popular
 
+from .brute import scores as products
 from .case import Case, Group
-from .reference import best, evaluated, metric, near, products, table, tastes
+from .reference import best, evaluated, metric, near, table, tastes
 
 _group = Group("asked of evaluators")
 _right, _refused, _either = _group.right, _group.refused, _group.either

@@ -13,8 +13,9 @@ import scipy.sparse as sp
 import lfm_np
 from lfm_np import losses
 
+from .brute import scores as products
 from .case import Case, Group
-from .reference import best, near, products, start, sweeps, table, tastes
+from .reference import best, near, start, sweeps, table, tastes
 
 _group = Group("asked of rating models")
 _right, _refused, _either = _group.right, _group.refused, _group.either

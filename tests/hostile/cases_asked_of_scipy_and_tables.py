@@ -15,8 +15,9 @@ import scipy.sparse as sp
 
 import lfm_np
 
+from .brute import scores as products
 from .case import Case, Group, Holds, installed
-from .reference import best, products, tastes
+from .reference import best, tastes
 
 _group = Group("asked of scipy and tables")
 _right, _refused, _either = _group.right, _group.refused, _group.either

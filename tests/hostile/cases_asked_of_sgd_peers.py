@@ -11,8 +11,9 @@ import scipy.sparse as sp
 import lfm_np
 from lfm_np import losses, sampling
 
+from .brute import scores as products
 from .case import Case, Group
-from .reference import best, near, products, sweeps, table, tastes, weighed
+from .reference import best, near, sweeps, table, tastes, weighed
 
 _group = Group("asked of sgd peers")
 _right, _refused, _either = _group.right, _group.refused, _group.either

@@ -73,16 +73,6 @@ def sweeps(
     return U, V, float(J)
 
 
-def products(factors: Any) -> np.ndarray:
-    """Every score of a model, in float64."""
-    scores = factors.user_factors.astype(float) @ factors.item_factors.astype(float).T
-    if factors.user_bias is not None:
-        scores = scores + factors.user_bias.astype(float)[:, None]
-    if factors.item_bias is not None:
-        scores = scores + factors.item_bias.astype(float)
-    return scores + (factors.global_bias or 0.0)
-
-
 def near(found: Any, expected: Any, relative: float = 1e-8) -> bool:
     found, expected = np.asarray(found, float), np.asarray(expected, float)
     return found.shape == expected.shape and bool(
