@@ -23,6 +23,7 @@ import numpy as np
 from lfm_np import validation as check
 from lfm_np.errors import missing_extra
 from lfm_np.factors import Factors
+from lfm_np.quiet import quietly
 from lfm_np.ranking import Ranked
 
 
@@ -39,10 +40,13 @@ def item_vectors(factors: Factors) -> np.ndarray:
     """
     V = _checked(factors).item_factors.astype(np.float64)
     bias = np.zeros(len(V)) if factors.item_bias is None else factors.item_bias.astype(np.float64)
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        squares = (V**2).sum(axis=1) + bias**2
-        rest = np.sqrt(squares.max(initial=0.0) - squares)
-        return _finite("item_factors", np.column_stack((V, bias, rest)).astype(np.float32))
+    return _finite("item_factors", quietly(_lengthened, V, bias))
+
+
+def _lengthened(V: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    squares = (V**2).sum(axis=1) + bias**2
+    rest = np.sqrt(squares.max(initial=0.0) - squares)
+    return np.column_stack((V, bias, rest)).astype(np.float32)
 
 
 def user_vectors(factors: Factors, users: Any = None) -> np.ndarray:
@@ -53,8 +57,7 @@ def user_vectors(factors: Factors, users: Any = None) -> np.ndarray:
     m = _checked(factors).shape[0]
     rows = np.arange(m) if users is None else check.check_ids("users", users, m)
     vectors = np.zeros((len(rows), factors.user_factors.shape[1] + 2), np.float32)
-    with np.errstate(over="ignore", under="ignore"):
-        vectors[:, :-2], vectors[:, -2] = factors.user_factors[rows], 1
+    vectors[:, :-2], vectors[:, -2] = quietly(factors.user_factors[rows].astype, np.float32), 1
     _finite("user_factors", vectors)
     return vectors[0] if users is not None and not np.ndim(users) else vectors
 

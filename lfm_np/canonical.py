@@ -13,6 +13,7 @@ import numpy as np
 
 from lfm_np.errors import SolverError
 from lfm_np.kernels.jit import Pool, single_threaded_blas
+from lfm_np.quiet import eigh, quietly
 
 Empty = Callable[[tuple[int, ...], Any], np.ndarray]
 ROWS = 1 << 14  # rows rotated at once
@@ -59,11 +60,14 @@ def canonical_items(V: np.ndarray, num_threads: int = 1, empty: Empty = np.empty
 
 def gram(A: np.ndarray) -> np.ndarray:
     """AᵀA in float64, without a float64 copy of A."""
+    return quietly(_gram, A)  # `spectrum` sees what is not finite
+
+
+def _gram(A: np.ndarray) -> np.ndarray:
     total = np.zeros((A.shape[1], A.shape[1]))
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # `spectrum` sees what is not finite
-        for lo in range(0, len(A), ROWS):
-            rows = A[lo : lo + ROWS].astype(np.float64)
-            total += rows.T @ rows
+    for lo in range(0, len(A), ROWS):
+        rows = A[lo : lo + ROWS].astype(np.float64)
+        total += rows.T @ rows
     return total
 
 
@@ -73,7 +77,7 @@ def spectrum(products: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         raise SolverError(
             "the Gram matrix of all rows overflows; lower alpha or unobserved_weight, or scale the values"
         )
-    return np.linalg.eigh(products)
+    return eigh(products)
 
 
 def _signs(V: np.ndarray) -> np.ndarray:
@@ -88,8 +92,7 @@ def _signs(V: np.ndarray) -> np.ndarray:
 
 def _rotated(A: np.ndarray, basis: np.ndarray, pool: Pool, empty: Empty) -> np.ndarray:
     out = empty(A.shape, A.dtype)
-    with np.errstate(under="ignore"):
-        basis = np.ascontiguousarray(basis, dtype=A.dtype)
+    basis = quietly(np.ascontiguousarray, basis, dtype=A.dtype)
 
     def work(block: int, worker: int) -> None:
         rows = slice(block * ROWS, (block + 1) * ROWS)

@@ -13,6 +13,7 @@ import scipy.sparse as sp
 
 from lfm_np import splits
 from lfm_np import validation as check
+from lfm_np.quiet import quietly
 
 LARGEST = np.iinfo(np.int32).max  # cells of a matrix whose offsets take 32 bits
 DUPLICATES = ("sum", "last", "mean", "max", "count", "error")
@@ -185,8 +186,7 @@ def _counting_order(numbers: np.ndarray, count: int) -> np.ndarray:
 
 
 def matrix_of(cells: Cells, shape: tuple[int, int]) -> sp.csr_array:
-    with np.errstate(over="ignore", under="ignore"):
-        data = cells.values.astype(np.float32)
+    data = quietly(cells.values.astype, np.float32)
     if np.isinf(data).any():
         raise ValueError("values of repeated pairs add up to more than float32 can hold")
     offsets = np.int32 if len(data) <= LARGEST else np.int64

@@ -23,6 +23,7 @@ from lfm_np import validation as check
 from lfm_np._version import __version__
 from lfm_np.atomic import check_place
 from lfm_np.fingerprint import fingerprint, hash_arrays
+from lfm_np.quiet import quietly
 
 _KEYS = frozenset({"asked", "entropy", "history", "version"})
 FORMAT = persistence.Format("lfm_np.checkpoint", "1", "checkpoint", _KEYS, lambda shapes, dtypes: None)
@@ -201,7 +202,7 @@ def _token(random_state: Any) -> int | str | None:
     """What tells two random states apart, before anything is drawn; None for None and for what is refused later."""
     state: Any = None
     if isinstance(random_state, np.random.SeedSequence):
-        state = random_state.generate_state(8)
+        state = quietly(random_state.generate_state, 8)
     elif isinstance(random_state, np.random.Generator):
         state = random_state.bit_generator.state
     elif isinstance(random_state, np.random.RandomState):

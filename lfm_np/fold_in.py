@@ -12,6 +12,7 @@ from lfm_np.half_sweep import Fixed, prepare_fixed, solve_rows
 from lfm_np.kernels.als_rows import aligned
 from lfm_np.kernels.jit import Pool
 from lfm_np.problem import Problem, check_problem, narrow
+from lfm_np.quiet import quietly
 from lfm_np.row_plan import plan_side
 
 if TYPE_CHECKING:
@@ -276,6 +277,6 @@ def contributions(problem: Problem, other: Other, item: int) -> Explanation:
         baseline = (other.mean or 0.0) + float(other.bias[item])
     lam = problem.row_regularization(np.diff(X.indptr), X.shape[1])[0]
     A = a0 * (Y.T @ Y) + (own.T * (d0 + d1 * x)) @ own + float(lam) * np.eye(Y.shape[1])
-    shares = t * (own @ np.linalg.solve(A, Y[item])) if len(x) else np.empty(0)
+    shares = t * (own @ quietly(np.linalg.solve, A, Y[item])) if len(x) else np.empty(0)
     order = np.argsort(-shares, kind="stable")
     return Explanation(X.indices[order].astype(np.int64), shares[order], baseline, baseline + float(shares.sum()))

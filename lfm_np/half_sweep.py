@@ -17,6 +17,7 @@ from lfm_np.errors import SolverError
 from lfm_np.kernels import als_dual, als_primal, dense
 from lfm_np.kernels.jit import Pool
 from lfm_np.kernels.simd import LANES
+from lfm_np.quiet import eigh, quietly
 from lfm_np.row_plan import Side, Weights, plan_side
 from lfm_np.step_rows import Given, step_block, step_heavy
 from lfm_np.validation import frozen
@@ -62,8 +63,7 @@ def gram_matrix(Y: np.ndarray, pool: Pool) -> np.ndarray:
 
 def rotated(Y: np.ndarray, Q: np.ndarray, out: np.ndarray, pool: Pool, only: np.ndarray | None = None) -> np.ndarray:
     """Write YQ to ``out`` (which may be Y) by blocks of rows, all or ``only`` some."""
-    with np.errstate(under="ignore"):
-        Q = Q.astype(Y.dtype)
+    Q = quietly(Q.astype, Y.dtype)
     step = int(row_plan.SMALLEST_BLOCK / (row_plan.ROTATE_ROW * Q.size))
     step = max(1, min(step, ROTATED_BYTES // (Y.shape[1] * Y.itemsize)))
 
@@ -115,8 +115,7 @@ def fixed_gram(rotate: bool, products: np.ndarray, weights: Weights, factors: in
         G = np.diag(np.concatenate((values, np.zeros(ld - factors))))
         floor = factors * np.finfo(dtype).eps * values[-1] - values[0] if dtype == np.float32 else -np.inf
     G[range(factors, ld), range(factors, ld)] = 1
-    with np.errstate(over="ignore", under="ignore"):  # rows that would need what overflows are solved again in float64
-        G = G.astype(dtype)
+    G = quietly(G.astype, dtype)  # rows that would need what overflows are solved again in float64
     return Fixed(frozen(np.empty((0, ld), dtype)), frozen(G), frozen(G.diagonal().copy()), floor, Q)
 
 
@@ -167,13 +166,11 @@ def _solve_again(
         beside = None
         if weights.a0 and (weights.d0 + weights.d1 * side.csr[2][cells] < 0).any():
             beside = _gram_in_float64(fixed, weights, pool, side.csr[1][cells])
-        with np.errstate(all="ignore"):
-            more = _solve_by_eigenvalues(part, exact, weights, shift, row, beside, solution[row])
+        more = quietly(_solve_by_eigenvalues, part, exact, weights, shift, row, beside, solution[row])
         if not np.isfinite(more[0]):
             raise singular(side.noun, side.first + rows[row], int(np.count_nonzero(status)))
         sums += more
-    with np.errstate(over="ignore", under="ignore"):
-        X[rows] = solution
+    X[rows] = quietly(solution.astype, X.dtype)
     overflown = rows[~np.isfinite(X[rows]).all(axis=1)]
     if len(overflown):
         raise singular(side.noun, side.first + overflown[0], len(overflown))
@@ -267,7 +264,7 @@ def minimised_by_eigenvalues(A: np.ndarray, b: np.ndarray, lam: float, x: np.nda
     """
     if not np.isfinite(A).all():
         return False
-    values, basis = np.linalg.eigh(A)
+    values, basis = eigh(A)
     rounding = len(x) * np.finfo(np.float64).eps * values[-1]
     if lam == 0 and values[0] <= rounding:
         return False

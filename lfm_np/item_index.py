@@ -8,6 +8,7 @@ from lfm_np.kernels.codes import LARGEST_K, MIDDLE, TERMS, encode
 from lfm_np.kernels.scores import PANEL, Model
 from lfm_np.kernels.simd import has_dot_bytes
 from lfm_np.kernels.topk import CELL, SPARSE, Index, row_norms, sketch
+from lfm_np.quiet import eigh
 from lfm_np.validation import read_only
 
 ROWS = 8192  # rows that are float64 at a time
@@ -106,7 +107,7 @@ def leading_directions(V: np.ndarray, candidates: np.ndarray, d: int) -> tuple[n
     for start in range(0, len(candidates) if d else 0, ROWS):
         rows = V[candidates[start : start + ROWS]].astype(np.float64)
         gram += rows.T @ rows
-    directions = np.linalg.eigh(gram)[1][:, ::-1][:, :d]
+    directions = eigh(gram)[1][:, ::-1][:, :d]
     return directions, float(np.linalg.norm(directions.T @ directions - np.eye(d)))
 
 

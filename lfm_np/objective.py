@@ -8,6 +8,7 @@ import numpy as np
 
 from lfm_np.factors import Factors
 from lfm_np.problem import Problem, check_problem
+from lfm_np.quiet import quietly
 from lfm_np.validation import shown
 
 _CELLS = 1 << 16  # cells scored at once
@@ -86,8 +87,7 @@ def objective(
         shape=(len(factors.user_factors), len(factors.item_factors)),
         **values,
     )
-    with np.errstate(all="ignore"):
-        total = _cells(problem, factors) + _unobserved(problem, factors) + _penalty(problem, factors)
+    total = quietly(lambda: _cells(problem, factors) + _unobserved(problem, factors) + _penalty(problem, factors))
     if not np.isfinite(total):
         raise ValueError("factors are too large: their objective is beyond float64")
     return total

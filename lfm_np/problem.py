@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from lfm_np.quiet import quietly
 from lfm_np.row_plan import Weights, auto_solver, padded, steps_may_pay
 from lfm_np.stored import StoredMatrix
 from lfm_np.validation import (
@@ -66,11 +67,10 @@ class Problem:
     def row_regularization(self, lengths: np.ndarray, others: int) -> np.ndarray:
         """λ_u = λ (n_u + α₀ n)^ν of rows of ``lengths`` cells, ``others`` being the length of the other side."""
         count = lengths + self.weights.a0 * others
-        with np.errstate(over="ignore", under="ignore"):
-            lam = self.regularization * count**self.exponent
-            if lam.max(initial=0) > float(np.finfo(self.X.dtype).max):
-                raise ValueError(f"regularization · (cells of a row)^regularization_exponent overflows {self.X.dtype}")
-            return lam.astype(self.X.dtype)
+        lam = quietly(lambda: self.regularization * count**self.exponent)
+        if lam.max(initial=0) > float(np.finfo(self.X.dtype).max):
+            raise ValueError(f"regularization · (cells of a row)^regularization_exponent overflows {self.X.dtype}")
+        return quietly(lam.astype, self.X.dtype)
 
 
 def model_weights(weighting: str, alpha: float, unobserved_weight: float) -> Weights:

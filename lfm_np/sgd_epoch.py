@@ -10,10 +10,11 @@ from lfm_np import sgd_grid
 from lfm_np.canonical import canonical
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
-from lfm_np.kernels import random, sgd_cells, sgd_draws
+from lfm_np.kernels import random, sgd_cells, sgd_draws, sgd_loss
 from lfm_np.kernels.als_rows import aligned
 from lfm_np.kernels.jit import Pool
 from lfm_np.kernels.simd import WIDTH
+from lfm_np.quiet import quietly
 from lfm_np.sgd_plan import Plan
 
 # The streams of an epoch: its negatives, its item blocks, the order of its rounds; those of the cells come next.
@@ -25,8 +26,7 @@ LINE = 16  # eight-byte numbers in two cache lines, which some processors fetch 
 
 def key(seed: int, epoch: int, cell: int) -> np.uint64:
     """Key of a stream, outside of kernels."""
-    with np.errstate(over="ignore"):
-        return np.uint64(random.stream(seed, epoch, cell))
+    return np.uint64(quietly(random.stream, seed, epoch, cell))
 
 
 def read_only(array: np.ndarray) -> np.ndarray:
@@ -134,7 +134,8 @@ class Trainer(Start):
         self.values = np.empty(X.nnz if plan.uses_values else 0, X.dtype)
         super().__init__(plan, start, pool)
         self.data = read_only(X.data)
-        self.pointers = (None, plan.pointer) if plan.protocol.kind == "list" else (plan.pointer, None)
+        place = sgd_loss.address(plan.pointer)
+        self.pointers = (None, place) if plan.protocol.kind == "list" else (place, None)
         self.negatives = self.indices if self.masses is None else negatives
         self.guide = np.zeros(1 if self.masses is None else 2 * len(self.masses) + 1, np.int32)
         self.shift = 0 if self.masses is None else sgd_draws.mass_guide(self.masses, self.guide)

@@ -189,14 +189,14 @@ def _best_constant(pointer: Any, read: protocol.Protocol, data: np.ndarray, nega
     if negatives:
         targets = np.append(targets, read.targets[1] if read.targets else 0.0)
         weights = np.append(weights, float(negatives * len(data)))
-    low, high = -1.0, 1.0
-    while sgd_loss.total_slope(pointer, low, targets, weights) > 0 and low > -(2.0**60):
+    low, high, place = -1.0, 1.0, sgd_loss.address(pointer)
+    while sgd_loss.total_slope(place, low, targets, weights) > 0 and low > -(2.0**60):
         low *= 2
-    while sgd_loss.total_slope(pointer, high, targets, weights) < 0 and high < 2.0**60:
+    while sgd_loss.total_slope(place, high, targets, weights) < 0 and high < 2.0**60:
         high *= 2
     for _ in range(120):  # halvings until two neighbouring floats
         middle = 0.5 * (low + high)
-        if sgd_loss.total_slope(pointer, middle, targets, weights) < 0:
+        if sgd_loss.total_slope(place, middle, targets, weights) < 0:
             low = middle
         else:
             high = middle

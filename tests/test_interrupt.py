@@ -6,7 +6,9 @@ import linecache
 import signal
 import sys
 import threading
+from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 import threadpoolctl
@@ -117,19 +119,19 @@ class Anywhere(BaseException):
 
 def raised_at(event, files, work):
     """Call ``work`` and raise at that line of all that it runs of these files; whether there was one."""
-    count = itertools.count()
+    count, handler = itertools.count(), lambda *_: None
 
     def trace(frame, kind, _):
         if frame.f_code.co_filename not in files:
             return None
         line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
         silent = line.startswith(("try:", "finally:", "with "))  # there, Python looks for no signal
-        held = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        held = signal.getsignal(signal.SIGTERM) is not handler
         if kind == "line" and not silent and not held and next(count) == event:
             raise Anywhere
         return trace
 
-    before = sys.gettrace()
+    before, own = sys.gettrace(), signal.signal(signal.SIGTERM, handler)
     sys.settrace(trace)
     try:
         work()
@@ -137,6 +139,7 @@ def raised_at(event, files, work):
         return True
     finally:
         sys.settrace(before)
+        signal.signal(signal.SIGTERM, own)
     return False
 
 
@@ -165,6 +168,46 @@ def test_an_exception_at_any_line_of_a_pool_leaves_nothing_behind():
             if not raised:
                 break
     assert event > 40
+
+
+def call_of(name):
+    """A call of each kind that has NumPy ignore what overflows, and one of NumPy's linear algebra."""
+    X = lfm_np.to_csr(lfm_np.datasets.make_interactions(60, 40, 4, random_state=0), shape=(60, 40))
+    factors = lfm_np.als(X, factors=4, iterations=1, random_state=0)
+    return {
+        "als": lambda: lfm_np.als(X, factors=4, iterations=1, random_state=0, num_threads=1),
+        "sgd": lambda: lfm_np.sgd(X, factors=4, epochs=1, random_state=0, num_threads=1),
+        "objective": lambda: lfm_np.objective(X, factors),
+        "fold_in": lambda: factors.fold_in_users(X),
+        "recommend": lambda: factors.recommend(range(60), N=3),
+        "explain": lambda: factors.explain(3, 5, X),
+        "Factors": lambda: lfm_np.Factors(factors.user_factors, factors.item_factors),
+    }[name]
+
+
+@pytest.mark.skipif(np.lib.NumpyVersion(np.__version__) < "2.0.0", reason="its errstate is not of a context")
+@pytest.mark.parametrize("name", ["als", "sgd", "objective", "fold_in", "recommend", "explain", "Factors"])
+def test_an_exception_where_numpy_changes_what_it_says_of_errors_leaves_that_as_it_was(name):
+    work, files = call_of(name), {np.errstate.__enter__.__code__.co_filename}
+    with np.errstate(over="raise", under="warn"):
+        work()
+        before = np.geterr(), np.geterrcall()
+        for event in itertools.count():
+            raised = raised_at(event, files, work)
+            assert (np.geterr(), np.geterrcall()) == before, event
+            if not raised:
+                break
+    assert event > 2
+
+
+@pytest.mark.parametrize("name", ["als", "sgd", "recommend"])
+def test_an_exception_within_numba_leaves_as_what_it_is(name):
+    """Numba runs Python code where a kernel takes a function, and loses what a handler raises in it."""
+    work, files = call_of(name), set(map(str, Path(numba.__file__).parent.rglob("*.py")))
+    work()
+    for event in itertools.count():
+        if not raised_at(event, files, work):
+            break
 
 
 def test_held_signals_reach_their_handlers_at_the_end_or_the_second_time():

@@ -7,7 +7,6 @@ that an edit to any file of ``kernels/`` invalidates. `Pool` runs a kernel over 
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import functools
 import os
 import queue
@@ -16,13 +15,13 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any, TypeVar
 
 import numba
-import numpy as np
 from llvmlite.binding import ffi as llvm
 from numba.core import config
 from numba.core.compiler_lock import global_compiler_lock
 from threadpoolctl import ThreadpoolController
 
 from lfm_np.kernels.cache import KernelCache
+from lfm_np.quiet import quietly
 from lfm_np.signals import signals_held
 
 JIT_DISABLED = bool(config.DISABLE_JIT)
@@ -73,7 +72,7 @@ def jit_private(function: F) -> F:
 
 
 def jit_pointer(signature: Any, function: Callable[..., Any]) -> Any:
-    """``function`` as a C function pointer that a kernel takes as an argument, compiled now and never cached."""
+    """``function`` as a C function for kernels to call by its ``address``, compiled now and never cached."""
     return function if JIT_DISABLED else _whole(numba.cfunc(signature, error_model="numpy"))(function)
 
 
@@ -200,11 +199,7 @@ class _Task:
         What NumPy is set to say of overflow and underflow holds in the calling thread only, and so not here: what comes
         out is checked to be finite.
         """
-        contextvars.copy_context().run(self._ignoring, worker)  # which is left whole wherever a handler raises
-
-    def _ignoring(self, worker: int) -> None:
-        with np.errstate(all="ignore"):
-            self._take(worker)
+        quietly(self._take, worker)
 
     def _take(self, worker: int) -> None:
         try:

@@ -22,6 +22,7 @@ from lfm_np.kernels.borrow import borrowed
 from lfm_np.kernels.jit import inlined, jit
 from lfm_np.kernels.random import below, draw, stream
 from lfm_np.kernels.sgd_draws import count_at_most, shuffle
+from lfm_np.kernels.sgd_loss import at_point, at_ranked
 from lfm_np.kernels.simd import WIDTH, fma, fnma, load, mul, prefetch, splat, store, total, zeros
 
 POINTWISE, PAIRWISE, LIST = 0, 1, 2
@@ -216,7 +217,7 @@ def _choose(key, position, csr, catalogue, model, rule, point, u, base, inverse_
         m = 1 if rule.trials > 0 else number + 1
         ids[m], scores[m] = best, highest
         if point is not None:  # noqa: SIM102 (a condition that Numba prunes stands alone)
-            if rule.trials > 0 and point(scores[0] - highest, 0.0)[0] > 0.0:
+            if rule.trials > 0 and at_point(point, scores[0] - highest, 0.0)[0] > 0.0:
                 return np.log(1.0 + np.maximum(1, (model.items.shape[0] - 1) // (number + 1)))
     return 0.0 if rule.trials > 0 else 1.0
 
@@ -226,10 +227,10 @@ def _point_loss(rule, point, x, scores, slopes):
     """Pointwise loss of a record and its slopes by score."""
     target = rule.stored_target if rule.stored_target == rule.stored_target else x
     weight = x if rule.weighted else 1.0
-    value, slope = point(scores[0], target)
+    value, slope = at_point(point, scores[0], target)
     value, slopes[0] = weight * value, weight * slope
     for m in range(1, scores.shape[0]):
-        part, slopes[m] = point(scores[m], rule.negative_target)
+        part, slopes[m] = at_point(point, scores[m], rule.negative_target)
         value += part
     return value
 
@@ -239,7 +240,7 @@ def _pair_loss(point, weight, scores, slopes):
     """Pairwise loss of a record, summed over its negatives, and its slopes by score."""
     value, slopes[0] = 0.0, 0.0
     for m in range(1, scores.shape[0]):
-        part, slope = point(scores[0] - scores[m], 0.0)
+        part, slope = at_point(point, scores[0] - scores[m], 0.0)
         value += weight * part
         slopes[0] += weight * slope
         slopes[m] = -weight * slope
@@ -249,7 +250,7 @@ def _pair_loss(point, weight, scores, slopes):
 @inlined
 def _list_loss(ranked, weight, scores, slopes):
     """List loss of a record and its slopes by score."""
-    value = weight * ranked(scores, slopes)
+    value = weight * at_ranked(ranked, scores, slopes)
     for m in range(slopes.shape[0]):
         slopes[m] *= weight
     return value

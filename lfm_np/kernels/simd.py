@@ -18,6 +18,7 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic, models, register_model
 
 from lfm_np.kernels.jit import JIT_DISABLED
+from lfm_np.quiet import quietly
 
 LANES = 8  # systems solved side by side, and the width of their vectors
 WIDTH = 16  # consecutive factors handled at once; factor rows are padded to a multiple of it
@@ -355,8 +356,7 @@ if JIT_DISABLED:  # the twin: the same names on NumPy arrays, so that kernels ru
         return np.fmax(a, b)
 
     def rsqrt(a):  # type: ignore[no-untyped-def]
-        with np.errstate(all="ignore"):
-            return a.dtype.type(1) / np.sqrt(a)
+        return quietly(lambda: a.dtype.type(1) / np.sqrt(a))
 
     def total(a):  # type: ignore[no-untyped-def]
         return a.sum()

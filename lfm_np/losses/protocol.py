@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lfm_np.kernels import sgd_loss
+from lfm_np.quiet import quietly
 from lfm_np.signals import signals_held
 from lfm_np.validation import check_bool, check_float, check_int, shown
 
@@ -151,8 +152,7 @@ def _check_methods(loss: Any, kind: str) -> None:
 def _slopes(loss: Any) -> Any:
     """The slopes of three negatives, by the Python code; what Python cannot run is left to the compiler to refuse."""
     try:
-        with np.errstate(all="ignore"):
-            return loss.gradient(0.25, np.array([-0.5, 0.0, 0.75]))[1]
+        return quietly(loss.gradient, 0.25, np.array([-0.5, 0.0, 0.75]))[1]
     except Exception:
         return np.empty(3)
 

@@ -10,6 +10,7 @@ import numpy as np
 from lfm_np.canonical import gram
 from lfm_np.factors import Factors
 from lfm_np.plots.axes import GREY, make_axes, named, tidy
+from lfm_np.quiet import eigh, quietly
 from lfm_np.ranking import unit_rows
 from lfm_np.validation import check_choice, check_ids, shown
 
@@ -51,9 +52,9 @@ def factor_spectrum(
 
 def _singular_values(U: np.ndarray, V: np.ndarray) -> np.ndarray:
     grams = [gram(U), gram(V)]
-    values, vectors = np.linalg.eigh(grams[1])
+    values, vectors = eigh(grams[1])
     root = vectors * np.sqrt(np.maximum(values, 0.0))
-    return np.sqrt(np.maximum(np.linalg.eigvalsh(root.T @ grams[0] @ root), 0.0))[::-1]
+    return np.sqrt(np.maximum(quietly(np.linalg.eigvalsh, root.T @ grams[0] @ root), 0.0))[::-1]
 
 
 def item_map(
@@ -115,7 +116,7 @@ def _places(V: np.ndarray, view: str) -> np.ndarray:
     if view == "projection":
         unit = unit_rows(V).astype(np.float64)
         unit -= unit.mean(axis=0)
-        places = unit @ np.linalg.eigh(unit.T @ unit)[1][:, :-3:-1]
+        places = unit @ eigh(unit.T @ unit)[1][:, :-3:-1]
     largest = np.abs(places).argmax(axis=0)
     return places * np.where(places[largest, [0, 1]] < 0, -1.0, 1.0)
 

@@ -15,6 +15,7 @@ from lfm_np import datasets, losses
 from lfm_np.factors import Factors
 from lfm_np.kernels import random, sgd_loss
 from lfm_np.losses import protocol
+from lfm_np.quiet import quietly
 from lfm_np.sgd import sgd as numba_sgd
 from lfm_np.sgd_epoch import NEGATIVES, key
 from lfm_np.torch_backend import crosscheck_als
@@ -182,8 +183,7 @@ def _matching(m: int = 48, n: int = 20_000) -> _Matching:
         items = rng.choice(n, m, replace=False)
         stream = key(int(np.random.default_rng(seed).integers(2**62)), 1, NEGATIVES)
         draw, below = (getattr(f, "py_func", f) for f in (random.draw, random.below))
-        with np.errstate(over="ignore"):
-            x = below(draw(stream, np.arange(m)), np.int64(n - 1))
+        x = quietly(below, quietly(draw, stream, np.arange(m)), np.int64(n - 1))
         touched = np.concatenate([items, x + (x >= items)])
         if len(np.unique(touched)) == 2 * m:
             X = sp.csr_array((rng.choice([1.0, 2.0, 3.0], m), (np.arange(m), items)), shape=(m, n))

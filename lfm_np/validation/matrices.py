@@ -9,6 +9,7 @@ import scipy.sparse as sp
 
 from lfm_np.kernels.jit import Pool
 from lfm_np.kernels.structure import survey
+from lfm_np.quiet import quietly
 from lfm_np.validation.formats import share_csr, wrap_csr
 from lfm_np.validation.scalars import shown
 
@@ -71,8 +72,7 @@ def check_cells(
         csr = _canonical(name, wrap_csr(name, X), zeros, duplicates)
         _check_values(name, csr, negative, unknown)
         highest = float(csr.data.max(initial=0))
-    with np.errstate(over="ignore", under="ignore"):
-        data = csr.data.astype(dtype, copy=False)
+    data = quietly(csr.data.astype, dtype, copy=False)
     if data is not csr.data:
         if np.dtype(dtype) == np.float32 and np.isinf(data).any():
             raise ValueError(f"{name} has a value too large for float32: {shown(float(np.abs(csr.data).max()))}")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lfm_np.quiet import quietly
 from lfm_np.validation.matrices import MOST_ROWS
 from lfm_np.validation.scalars import as_array, shown
 
@@ -22,8 +23,7 @@ def check_dense(name: str, array: Any, ndim: int, dtype: np.dtype | None = None)
         raise TypeError(f"{name} must hold real numbers of at most 64 bits, got dtype {array.dtype}")
     if dtype is None:
         dtype = np.dtype(np.float32 if array.dtype.kind == "f" and array.dtype.itemsize <= 4 else np.float64)
-    with np.errstate(over="ignore"):
-        view = np.ascontiguousarray(array, dtype=dtype).view()
+    view = quietly(np.ascontiguousarray, array, dtype=dtype).view()
     step = max(1, _AT_ONCE * len(view) // max(view.size, 1))
     if not all(np.isfinite(view[lo : lo + step]).all() for lo in range(0, len(view), step)):
         raise ValueError(f"{name} has a non-finite value (or one too large for {dtype})")
@@ -66,8 +66,7 @@ def check_init(
                 f"init must have a real {name} of shape ({rows}, {factors}), "
                 f"got shape {array.shape} and dtype {array.dtype}"
             )
-        with np.errstate(over="ignore"):
-            array = array.astype(dtype, copy=False)
+        array = quietly(array.astype, dtype, copy=False)
         if not np.isfinite(array).all():
             raise ValueError(f"init has a non-finite value in {name} (or one too large for {dtype})")
         checked.append(array)

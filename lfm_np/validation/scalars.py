@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from lfm_np.quiet import quietly
+
 _SHOWN = 60
 NO_NUMBERS = bool, np.bool_, np.timedelta64  # which Python and NumPy count among the integers
 
@@ -119,13 +121,13 @@ def check_num_threads(value: Any) -> int:
 def check_random_state(value: Any) -> np.random.Generator:
     """A Generator from None, int, SeedSequence, Generator or RandomState. NumPy's global state is never used."""
     if value is None or isinstance(value, (np.random.SeedSequence, np.random.Generator)):
-        return np.random.default_rng(value)
+        return quietly(np.random.default_rng, value)
     if isinstance(value, np.random.RandomState):
-        return np.random.default_rng(value.randint(0, 2**32, size=4, dtype=np.uint32))
+        return quietly(np.random.default_rng, value.randint(0, 2**32, size=4, dtype=np.uint32))
     if is_whole(value):
         if value < 0:
             raise ValueError(f"random_state must not be negative, got {value}")
-        return np.random.default_rng(int(value))
+        return quietly(np.random.default_rng, int(value))
     raise TypeError(
         "random_state must be None, an integer, a SeedSequence, a Generator or a RandomState, "
         f"got {shown(value)} of type {type(value).__name__}"
