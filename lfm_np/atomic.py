@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from lfm_np.signals import signals_held
+
 try:
     import fcntl
 except ImportError:  # Windows: temporary files of killed writers stay
@@ -23,13 +25,18 @@ _NOT_FOLLOWED = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 def open_regular(path: str) -> BinaryIO:
     """``path`` opened to read, if it is a regular file; nothing else can keep the caller waiting."""
     check_regular(path, os.stat(path))
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with signals_held():  # until the file has its descriptor
+        file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 (the caller closes it)
     try:
-        check_regular(path, os.fstat(descriptor))
-        return os.fdopen(descriptor, "rb")
+        check_regular(path, os.fstat(file.fileno()))
     except BaseException:
-        os.close(descriptor)
+        file.close()
         raise
+    return file
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def check_regular(path: str, info: os.stat_result) -> None:
@@ -74,20 +81,21 @@ def appearing(folder: Path) -> Iterator[Path]:
 
     What a killed writer left is removed by the next one. The files are the caller's to bring to the disk.
     """
-    partial = folder.with_name(f"{folder.name}.partial")
     _refuse_what_is_there(folder)
-    with contextlib.ExitStack() as locks:
-        while not _taken(partial, locks):
-            pass
+    claim = _Claim(folder.with_name(f"{folder.name}.partial"))
+    try:
+        claim.take()
+        _refuse_what_is_there(folder)  # by now, from a writer that was faster
+        for left in os.scandir(claim.folder):
+            shutil.rmtree(left.path) if left.is_dir(follow_symlinks=False) else os.unlink(left.path)
+        yield claim.folder
+        _sync_folder(str(claim.folder))
+        claim.rename(folder)
+    finally:
         try:
-            _refuse_what_is_there(folder)  # by now, from a writer that was faster
-            for left in os.scandir(partial):
-                shutil.rmtree(left.path) if left.is_dir(follow_symlinks=False) else os.unlink(left.path)
-            yield partial
-            _sync_folder(str(partial))
-            os.rename(partial, folder)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
+            claim.end()
+        except BaseException:  # a handler raised before it could begin
+            claim.end()
             raise
     _sync_folder(str(folder.parent))
 
@@ -99,29 +107,56 @@ def _refuse_what_is_there(folder: Path) -> None:
         )
 
 
-def _taken(partial: Path, locks: contextlib.ExitStack) -> bool:
-    """Whether this writer has the folder for itself, locked; False if it vanished meanwhile, with another writer.
+class _Claim:
+    """Of a writer to a folder, which is locked for as long as it is there."""
 
-    Without locks only a folder that is new can be had.
-    """
-    try:
-        partial.mkdir()
-        alone = True
-    except FileExistsError:
-        alone = False
-    if fcntl is not None:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._mine = False
+        self._descriptors: list[int] = []
+
+    def take(self) -> None:
+        with signals_held():
+            while not self._mine:
+                self._mine = self._taken()
+
+    def rename(self, folder: Path) -> None:
+        with signals_held():
+            os.rename(self.folder, folder)
+            self._mine = False
+
+    def end(self) -> None:
+        """Give back what this writer has and remove what it did not rename."""
+        with signals_held():
+            if self._mine:
+                shutil.rmtree(self.folder, ignore_errors=True)
+                self._mine = False
+            while self._descriptors:
+                os.close(self._descriptors.pop())
+
+    def _taken(self) -> bool:
+        """Whether this writer has the folder for itself; False if it vanished meanwhile, with another writer.
+
+        Without locks only a folder that is new can be had.
+        """
         try:
-            descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            return False
-        locks.callback(os.close, descriptor)
-        locked = _lock(descriptor, wait=False)
-        alone = alone if locked is None else locked
-        if alone and not _is(str(partial), descriptor):
-            return False
-    if not alone:
-        raise FileExistsError(errno.EEXIST, "Somebody may be writing here; if not, remove it", str(partial))
-    return True
+            self.folder.mkdir()
+            alone = True
+        except FileExistsError:
+            alone = False
+        if fcntl is not None:
+            try:
+                descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                return False
+            self._descriptors.append(descriptor)
+            locked = _lock(descriptor, wait=False)
+            alone = alone if locked is None else locked
+            if alone and not _is(str(self.folder), descriptor):
+                return False
+        if not alone:
+            raise FileExistsError(errno.EEXIST, "Somebody may be writing here; if not, remove it", str(self.folder))
+        return True
 
 
 def check_place(path: str | os.PathLike[str]) -> None:
@@ -167,13 +202,25 @@ def _mode(target: str) -> int | None:
 @contextlib.contextmanager
 def _temporary(folder: str) -> Iterator[tuple[str, BinaryIO]]:
     """A new file, locked, that is gone afterwards unless it was renamed."""
-    path, file = _create(folder)
-    with file:
+    made: list[tuple[str, BinaryIO]] = []
+    try:
+        with signals_held():
+            made.append(_create(folder))
+        yield made[0]
+    finally:
         try:
-            yield path, file
-        finally:
+            _end(made)
+        except BaseException:  # a handler raised before it could begin
+            _end(made)
+            raise
+
+
+def _end(made: list[tuple[str, BinaryIO]]) -> None:
+    with signals_held():
+        for path, file in made:
             if not file.closed and _is(path, file.fileno()):
                 os.unlink(path)
+            file.close()
 
 
 def _create(folder: str) -> tuple[str, BinaryIO]:
@@ -240,14 +287,15 @@ def _sync_folder(folder: str) -> None:
     """Make a rename last. A folder that cannot be opened, or a file system without such a thing, is left alone."""
     if os.name == "nt":
         return
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except PermissionError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise OSError(error.errno, f"{error.strerror}; written, but perhaps not to last", folder) from error
-    finally:
-        os.close(descriptor)
+    with signals_held():  # until the descriptor is closed
+        try:
+            descriptor = os.open(folder, os.O_RDONLY)
+        except PermissionError:
+            return
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise OSError(error.errno, f"{error.strerror}; written, but perhaps not to last", folder) from error
+        finally:
+            os.close(descriptor)

@@ -140,8 +140,9 @@ def test_every_call_may_fail(tmp_path, monkeypatch, method, calls):
     model().save(path)
     for good in range(calls + 1):
 
-        def full(name, how, good=good):
-            return Failing(open(name, how), method, good, errno.ENOSPC)
+        def full(name, how, good=good, **options):
+            file = open(name, how, **options)  # noqa: SIM115 (the caller closes it)
+            return file if options else Failing(file, method, good, errno.ENOSPC)
 
         monkeypatch.setattr(atomic, "open", full, raising=False)
         if good == calls:  # as many as there are
@@ -204,7 +205,9 @@ def test_a_write_protected_file_or_folder(tmp_path, monkeypatch):
     path.chmod(0o644)
     if os.geteuid() == 0:
 
-        def forbidden(path, how):
+        def forbidden(path, how, **options):
+            if options:  # to read
+                return open(path, how, **options)
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
         monkeypatch.setattr(atomic, "open", forbidden, raising=False)

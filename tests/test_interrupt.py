@@ -1,8 +1,11 @@
 """Ctrl-C: the last whole sweep, or KeyboardInterrupt where asked, and nothing left behind."""
 
+import contextlib
+import dis
 import gc
 import itertools
-import linecache
+import os
+import shutil
 import signal
 import sys
 import threading
@@ -14,7 +17,7 @@ import pytest
 import threadpoolctl
 
 import lfm_np
-from lfm_np import signals
+from lfm_np import atomic, persistence, signals
 from lfm_np.kernels import jit
 from tests.optional import require
 
@@ -117,18 +120,23 @@ class Anywhere(BaseException):
     """What a handler of a signal raises."""
 
 
+LOOKS = {"CALL", "CALL_FUNCTION_EX", "CALL_KW", "JUMP_BACKWARD", "RESUME"}  # after these, Python looks for signals
+
+
 def raised_at(event, files, work):
-    """Call ``work`` and raise at that line of all that it runs of these files; whether there was one."""
-    count, handler = itertools.count(), lambda *_: None
+    """Call ``work`` and raise at that moment of all at which these files hear of a signal; whether there was any."""
+    count, last, handler = itertools.count(), {}, lambda *_: None
 
     def trace(frame, kind, _):
         if frame.f_code.co_filename not in files:
             return None
-        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
-        silent = line.startswith(("try:", "finally:", "with "))  # there, Python looks for no signal
-        held = signal.getsignal(signal.SIGTERM) is not handler
-        if kind == "line" and not silent and not held and next(count) == event:
-            raise Anywhere
+        frame.f_trace_opcodes = True
+        if kind == "opcode":
+            before = last.get(frame)
+            last[frame] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
+            held = signal.getsignal(signal.SIGTERM) is not handler
+            if before in LOOKS and not held and next(count) == event:
+                raise Anywhere
         return trace
 
     before, own = sys.gettrace(), signal.signal(signal.SIGTERM, handler)
@@ -139,11 +147,12 @@ def raised_at(event, files, work):
         return True
     finally:
         sys.settrace(before)
+        last.clear()
         signal.signal(signal.SIGTERM, own)
     return False
 
 
-def test_an_exception_at_any_line_of_a_pool_leaves_nothing_behind():
+def test_an_exception_at_any_moment_of_a_pool_leaves_nothing_behind():
     """As of a handler of SIGALRM: BLAS's threads, Python's handlers and the helpers are as before."""
 
     def work():
@@ -208,6 +217,48 @@ def test_an_exception_within_numba_leaves_as_what_it_is(name):
     for event in itertools.count():
         if not raised_at(event, files, work):
             break
+
+
+def folder_of(name, folder):
+    """A call of each kind that writes or reads files, and what the folder may hold afterwards."""
+    X = lfm_np.to_csr(lfm_np.datasets.make_interactions(60, 40, 4, random_state=0), shape=(60, 40))
+    old, new = (lfm_np.als(X, factors=4, iterations=1, random_state=seed) for seed in range(2))
+    old.save(folder / "old")
+    return {
+        "save": lambda: new.save(folder / "new"),
+        "load": lambda: lfm_np.Factors.load(folder / "old"),
+        "load, mapped": lambda: lfm_np.Factors.load(folder / "old", mmap=True),
+        "StoredMatrix.from_matrix": lambda: lfm_np.StoredMatrix.from_matrix(X, folder / "new"),
+    }[name]
+
+
+def descriptors():
+    gc.collect()  # the exception and the frames that it left refer to one another
+    paths = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
+    return sorted((path, os.readlink(path)) for path in paths if os.path.lexists(path))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs a list of the open files")
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("name", ["save", "load", "load, mapped", "StoredMatrix.from_matrix"])
+def test_an_exception_at_any_moment_of_files_leaves_nothing_open_and_nothing_half_done(name, tmp_path, request):
+    work, before = folder_of(name, tmp_path), descriptors()
+    gc.freeze()  # what is there already need not be looked at hundreds of times
+    request.addfinalizer(gc.unfreeze)
+    for event in itertools.count():
+        raised = raised_at(event, {atomic.__file__, persistence.__file__, contextlib.__file__}, work)
+        assert descriptors() == before, event
+        assert set(os.listdir(tmp_path)) <= {"old", "new"}, event
+        new = tmp_path / "new"
+        if name == "save" and new.exists():
+            lfm_np.Factors.load(new)
+            new.unlink()
+        elif new.exists():
+            assert lfm_np.StoredMatrix(new).nnz
+            shutil.rmtree(new)
+        if not raised:
+            break
+    assert event > 50
 
 
 def test_held_signals_reach_their_handlers_at_the_end_or_the_second_time():
