@@ -5,10 +5,12 @@ import dis
 import gc
 import itertools
 import os
+import queue
 import shutil
 import signal
 import sys
 import threading
+from concurrent import futures
 from pathlib import Path
 
 import numba
@@ -19,6 +21,7 @@ import threadpoolctl
 import lfm_np
 from lfm_np import atomic, persistence, signals
 from lfm_np.kernels import jit
+from lfm_np.stored import sides
 from tests.optional import require
 
 SOLVERS = ("als", "sgd", "torch als", "torch sgd")
@@ -217,6 +220,21 @@ def test_an_exception_within_numba_leaves_as_what_it_is(name):
     for event in itertools.count():
         if not raised_at(event, files, work):
             break
+
+
+def test_an_exception_while_a_stored_matrix_is_read_ahead_leaves_as_what_it_is_and_no_thread(tmp_path):
+    """A future's condition would make a RuntimeError of it, or hang."""
+    X = lfm_np.to_csr(lfm_np.datasets.make_interactions(60, 40, 4, random_state=0), shape=(60, 40))
+    stored = lfm_np.StoredMatrix.from_matrix(X, tmp_path / "stored")
+    files = {sides.__file__, threading.__file__, queue.__file__, *map(str, Path(futures.__file__).parent.glob("*.py"))}
+    before = threading.enumerate()
+    for event in itertools.count():
+        raised = raised_at(event, files, lambda: lfm_np.als(stored, factors=4, iterations=1, num_threads=1))
+        gc.collect()
+        assert threading.enumerate() == before
+        if not raised:
+            break
+    assert event > 50
 
 
 def folder_of(name, folder):

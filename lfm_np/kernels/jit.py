@@ -30,6 +30,7 @@ JIT_DISABLED = bool(config.DISABLE_JIT)
 FASTMATH = {"nsz", "arcp", "contract", "reassoc"}
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 
 def jit(function: F) -> F:
@@ -214,6 +215,14 @@ class _Task:
         except BaseException as error:
             self.error = self.error or error
 
+    def raise_error(self) -> None:
+        found, self.error = self.error, None
+        if found is not None:
+            try:
+                raise found
+            finally:
+                del found  # its traceback holds this frame, and with it arrays
+
 
 class Pool:
     """Threads that run ``work(block, worker)`` for every block, handed out in order.
@@ -232,6 +241,7 @@ class Pool:
         self._stop = stop
         self._helpers: list[_Helper] = []
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._process = os.getpid()
 
     def __enter__(self) -> Pool:
         self._life = _life(self._helpers)
@@ -245,27 +255,41 @@ class Pool:
         """Call ``work(block, worker)`` for block = 0 … count − 1 and wait for all of them."""
         task = _Task(work, count, self._stop)
         try:
-            helpers = self._start_helpers(min(self.num_threads, count) - 1)
-            for _ in range(helpers):
-                self._tasks.put(task)
-            task.drain(0)  # the calling thread works too; a signal reaches it between two blocks
-            for _ in range(helpers):
-                task.helped.get()  # not a semaphore: a handler that raises within its Python code breaks it
+            self._finish(task, self._hand_out(task, min(self.num_threads, count) - 1))
         except BaseException as error:  # Ctrl-C outside of a block: the helpers end after theirs
             task.error = error
             raise
-        found, task.error = task.error, None
-        if found is not None:
-            try:
-                raise found
-            finally:
-                del found  # its traceback holds this frame, and with it arrays
+        task.raise_error()
+
+    def begin(self, work: Callable[[], T]) -> Callable[[], T]:
+        """Have a helper call ``work()`` meanwhile. The function returned gives what that returned or raised."""
+        found: list[T] = []
+        task = _Task(lambda block, worker: found.append(work()), 1, self._stop)
+        helpers = self._hand_out(task, 1)
+
+        def result() -> T:
+            self._finish(task, helpers)
+            task.raise_error()
+            return found.pop()
+
+        return result
+
+    def _hand_out(self, task: _Task, wanted: int) -> int:
+        helpers = self._start_helpers(wanted)
+        for _ in range(helpers):
+            self._tasks.put(task)
+        return helpers
+
+    def _finish(self, task: _Task, helpers: int) -> None:
+        task.drain(0)  # the calling thread works too; a signal reaches it between two blocks
+        for _ in range(helpers):
+            task.helped.get()  # not a semaphore: a handler that raises within its Python code breaks it
 
     def _start_helpers(self, wanted: int) -> int:
         """How many threads help, of those wanted. Where no more can be started, fewer do, to the same bits."""
-        if self._helpers and not self._helpers[0].is_alive():  # a fork, by a callback, has only the thread that forked
+        if self._process != os.getpid():  # a fork, by a callback, has only the thread that forked
             self._helpers.clear()
-            self._tasks = queue.SimpleQueue()
+            self._tasks, self._process = queue.SimpleQueue(), os.getpid()
         if len(self._helpers) < wanted:
             with signals_held():
                 self._start(wanted)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -15,6 +14,7 @@ from lfm_np import validation as check
 from lfm_np.atomic import appearing
 from lfm_np.fingerprint import PIECE
 from lfm_np.kernels.als_rows import aligned
+from lfm_np.kernels.jit import Pool
 from lfm_np.memory import available_memory
 from lfm_np.reading import Columns, plan_columns
 from lfm_np.stored.buckets import Budget, transpose
@@ -280,8 +280,9 @@ def _orders(folder: Path, manifest: dict[str, Any]) -> tuple[StoredCsr, StoredCs
 
 
 def _examined(rows: StoredCsr, columns: StoredCsr) -> dict[str, dict[str, Any]]:
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(("rows", "columns"), pool.map(StoredCsr.examine, (rows, columns))))
+    with Pool(2) as pool:
+        found = pool.begin(columns.examine)
+        return {"rows": rows.examine(), "columns": found()}
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lfm_np import row_plan
+from lfm_np.kernels.jit import Pool
 from lfm_np.memory import cells_at_once
 from lfm_np.row_plan import Scheme, Side, Weights, plan_rows, rows_below_weight
 from lfm_np.stored.files import StoredCsr, cut
@@ -97,14 +98,14 @@ class StoredSide:
     def parts(self) -> Iterator[Side]:
         """The rows, once and in order. While one part is solved, the next is read over the one before."""
         buffers = [self._csr.buffers(self._most) for _ in self._runs[:2]]
-        with ThreadPoolExecutor(1, "lfm_np_reader") as reader:
+        with Pool(2) as reader:
 
-            def read(part: int) -> Future[tuple[np.ndarray, ...]]:
-                return reader.submit(self._csr.read_rows, self._indptr, *self._runs[part], buffers[part % 2])
+            def read(part: int) -> Callable[[], tuple[np.ndarray, ...]]:
+                return reader.begin(partial(self._csr.read_rows, self._indptr, *self._runs[part], buffers[part % 2]))
 
             coming = [read(0)] if self._runs else []
             for part, (lo, hi) in enumerate(self._runs):
-                csr = coming.pop().result()
+                csr = coming.pop()()
                 if part + 1 < len(self._runs):
                     coming.append(read(part + 1))
                 yield plan_rows(csr, self.lam[lo:hi], self._scheme, self._negative[lo:hi], lo, self._noun)
