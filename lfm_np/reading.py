@@ -309,7 +309,8 @@ def named(path: str) -> Iterator[None]:
         what = "neither a regular file nor a folder" if os.path.exists(path) else "no such file or folder"
         raise FileNotFoundError(errno.ENOENT, what, path) from None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        if isinstance(error, OSError) and error.errno:  # of the system, not of Arrow
+        system = isinstance(error, OSError) and (error.errno or type(error) is not OSError)  # or of a handler
+        if system or isinstance(error, MemoryError):
             raise
         raise ValueError(f"cannot read {path}: {error}{hint(error)}") from None
 

@@ -93,6 +93,6 @@ def core_cells(matrix: Any, least_user: int, least_item: int) -> tuple[np.ndarra
         users = np.bincount(rows[cells], minlength=matrix.shape[0]) >= least_user
         items = np.bincount(columns[cells], minlength=matrix.shape[1]) >= least_item
         kept = cells & users[rows] & items[columns]
-        if np.array_equal(kept, cells):
+        if np.count_nonzero(kept) == np.count_nonzero(cells):
             return cells, users, items
         cells = kept
