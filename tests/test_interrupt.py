@@ -1,27 +1,14 @@
 """Ctrl-C: the last whole sweep, or KeyboardInterrupt where asked, and nothing left behind."""
 
-import contextlib
-import dis
-import gc
-import itertools
-import os
-import queue
-import shutil
 import signal
 import sys
 import threading
-from concurrent import futures
-from pathlib import Path
 
-import numba
 import numpy as np
 import pytest
-import threadpoolctl
 
 import lfm_np
-from lfm_np import atomic, persistence, signals
-from lfm_np.kernels import jit
-from lfm_np.stored import sides
+from lfm_np import signals
 from tests.optional import require
 
 SOLVERS = ("als", "sgd", "torch als", "torch sgd")
@@ -117,166 +104,6 @@ def test_a_press_when_the_fit_is_over_raises(tmp_path, monkeypatch):
     assert lines
     for line in range(1, lines + 1):
         pressed_at(line)
-
-
-class Anywhere(BaseException):
-    """What a handler of a signal raises."""
-
-
-LOOKS = {"CALL", "CALL_FUNCTION_EX", "CALL_KW", "JUMP_BACKWARD", "RESUME"}  # after these, Python looks for signals
-
-
-def raised_at(event, files, work):
-    """Call ``work`` and raise at that moment of all at which these files hear of a signal; whether there was any."""
-    count, last, handler = itertools.count(), {}, lambda *_: None
-
-    def trace(frame, kind, _):
-        if frame.f_code.co_filename not in files:
-            return None
-        frame.f_trace_opcodes = True
-        if kind == "opcode":
-            before = last.get(frame)
-            last[frame] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
-            held = signal.getsignal(signal.SIGTERM) is not handler
-            if before in LOOKS and not held and next(count) == event:
-                raise Anywhere
-        return trace
-
-    before, own = sys.gettrace(), signal.signal(signal.SIGTERM, handler)
-    sys.settrace(trace)
-    try:
-        work()
-    except Anywhere:
-        return True
-    finally:
-        sys.settrace(before)
-        last.clear()
-        signal.signal(signal.SIGTERM, own)
-    return False
-
-
-def test_an_exception_at_any_moment_of_a_pool_leaves_nothing_behind():
-    """As of a handler of SIGALRM: BLAS's threads, Python's handlers and the helpers are as before."""
-
-    def work():
-        with jit.Pool(2) as pool:
-            pool.run(lambda block, worker: None, 3)
-
-    def around():
-        for thread in threading.enumerate():
-            if thread.name == "lfm_np":
-                thread.join(5)
-        blas = [library.num_threads for library in jit._blas().lib_controllers if library.user_api == "blas"]
-        return blas, signal.getsignal(signal.SIGINT), [thread.name for thread in threading.enumerate()]
-
-    work()
-    with threadpoolctl.threadpool_limits(2, "blas"):
-        before = around()
-        for event in itertools.count():
-            raised = raised_at(event, {jit.__file__, signals.__file__}, work)
-            if any(thread.name == "lfm_np" for thread in threading.enumerate()):
-                gc.collect()  # the exception and the frames that it left refer to one another
-            assert around() == before, event
-            if not raised:
-                break
-    assert event > 40
-
-
-def call_of(name):
-    """A call of each kind that has NumPy ignore what overflows, and one of NumPy's linear algebra."""
-    X = lfm_np.to_csr(lfm_np.datasets.make_interactions(60, 40, 4, random_state=0), shape=(60, 40))
-    factors = lfm_np.als(X, factors=4, iterations=1, random_state=0)
-    return {
-        "als": lambda: lfm_np.als(X, factors=4, iterations=1, random_state=0, num_threads=1),
-        "sgd": lambda: lfm_np.sgd(X, factors=4, epochs=1, random_state=0, num_threads=1),
-        "objective": lambda: lfm_np.objective(X, factors),
-        "fold_in": lambda: factors.fold_in_users(X),
-        "recommend": lambda: factors.recommend(range(60), N=3),
-        "explain": lambda: factors.explain(3, 5, X),
-        "Factors": lambda: lfm_np.Factors(factors.user_factors, factors.item_factors),
-    }[name]
-
-
-@pytest.mark.skipif(np.lib.NumpyVersion(np.__version__) < "2.0.0", reason="its errstate is not of a context")
-@pytest.mark.parametrize("name", ["als", "sgd", "objective", "fold_in", "recommend", "explain", "Factors"])
-def test_an_exception_where_numpy_changes_what_it_says_of_errors_leaves_that_as_it_was(name):
-    work, files = call_of(name), {np.errstate.__enter__.__code__.co_filename}
-    with np.errstate(over="raise", under="warn"):
-        work()
-        before = np.geterr(), np.geterrcall()
-        for event in itertools.count():
-            raised = raised_at(event, files, work)
-            assert (np.geterr(), np.geterrcall()) == before, event
-            if not raised:
-                break
-    assert event > 2
-
-
-@pytest.mark.parametrize("name", ["als", "sgd", "recommend"])
-def test_an_exception_within_numba_leaves_as_what_it_is(name):
-    """Numba runs Python code where a kernel takes a function, and loses what a handler raises in it."""
-    work, files = call_of(name), set(map(str, Path(numba.__file__).parent.rglob("*.py")))
-    work()
-    for event in itertools.count():
-        if not raised_at(event, files, work):
-            break
-
-
-def test_an_exception_while_a_stored_matrix_is_read_ahead_leaves_as_what_it_is_and_no_thread(tmp_path):
-    """A future's condition would make a RuntimeError of it, or hang."""
-    X = lfm_np.to_csr(lfm_np.datasets.make_interactions(60, 40, 4, random_state=0), shape=(60, 40))
-    stored = lfm_np.StoredMatrix.from_matrix(X, tmp_path / "stored")
-    files = {sides.__file__, threading.__file__, queue.__file__, *map(str, Path(futures.__file__).parent.glob("*.py"))}
-    before = threading.enumerate()
-    for event in itertools.count():
-        raised = raised_at(event, files, lambda: lfm_np.als(stored, factors=4, iterations=1, num_threads=1))
-        gc.collect()
-        assert threading.enumerate() == before
-        if not raised:
-            break
-    assert event > 50
-
-
-def folder_of(name, folder):
-    """A call of each kind that writes or reads files, and what the folder may hold afterwards."""
-    X = lfm_np.to_csr(lfm_np.datasets.make_interactions(60, 40, 4, random_state=0), shape=(60, 40))
-    old, new = (lfm_np.als(X, factors=4, iterations=1, random_state=seed) for seed in range(2))
-    old.save(folder / "old")
-    return {
-        "save": lambda: new.save(folder / "new"),
-        "load": lambda: lfm_np.Factors.load(folder / "old"),
-        "load, mapped": lambda: lfm_np.Factors.load(folder / "old", mmap=True),
-        "StoredMatrix.from_matrix": lambda: lfm_np.StoredMatrix.from_matrix(X, folder / "new"),
-    }[name]
-
-
-def descriptors():
-    gc.collect()  # the exception and the frames that it left refer to one another
-    paths = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
-    return sorted((path, os.readlink(path)) for path in paths if os.path.lexists(path))
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs a list of the open files")
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("name", ["save", "load", "load, mapped", "StoredMatrix.from_matrix"])
-def test_an_exception_at_any_moment_of_files_leaves_nothing_open_and_nothing_half_done(name, tmp_path, request):
-    work, before = folder_of(name, tmp_path), descriptors()
-    gc.freeze()  # what is there already need not be looked at hundreds of times
-    request.addfinalizer(gc.unfreeze)
-    for event in itertools.count():
-        raised = raised_at(event, {atomic.__file__, persistence.__file__, contextlib.__file__}, work)
-        assert descriptors() == before, event
-        assert set(os.listdir(tmp_path)) <= {"old", "new"}, event
-        new = tmp_path / "new"
-        if name == "save" and new.exists():
-            lfm_np.Factors.load(new)
-            new.unlink()
-        elif new.exists():
-            assert lfm_np.StoredMatrix(new).nnz
-            shutil.rmtree(new)
-        if not raised:
-            break
-    assert event > 50
 
 
 def test_held_signals_reach_their_handlers_at_the_end_or_the_second_time():

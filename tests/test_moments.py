@@ -1,0 +1,107 @@
+"""What a handler of a signal raises leaves a call at any moment as what it is, and everything else as it was."""
+
+import contextlib
+import os
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+import threadpoolctl
+
+from lfm_np import atomic, persistence, signals
+from lfm_np.kernels import jit
+from tests import moments
+from tests.optional import require
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning"
+)
+NUMBA = str(Path(numba.__file__).parent)
+ERRSTATE = np.errstate.__enter__.__code__.co_filename
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder and the calls that use it."""
+    require("pyarrow")
+    folder = tmp_path_factory.mktemp("moments")
+    return folder, moments.calls(folder)
+
+
+def test_the_first_moment_is_noticed_and_a_lost_exception_too(tmp_path):
+    def deaf():
+        with contextlib.suppress(OSError):
+            atomic.check_place(tmp_path / "new")
+
+    tried, found = moments.faults(deaf, tmp_path)
+    assert tried > 50
+    assert len(found) == tried
+    assert all(fault.endswith(": lost") for fault in found)
+
+
+NAMES = [
+    *("als", "als, ratings", "als, cg", "als, subspace", "als, stored", "als, checkpoint", "sgd", "sgd, softmax"),
+    *("losses.check", "objective", "recommend", "similar_items", "fold_in_users", "explain", "evaluate", "to_csr"),
+    *("from_csv", "from_parquet", "split", "recommend_parquet", "save", "load", "load, mapped"),
+    *("StoredMatrix.from_matrix", "StoredMatrix.from_parquet", "torch als", "torch sgd"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_some_moments_of_every_call(place, name):
+    """All of them by ``python -m tests.moments``."""
+    if name.startswith("torch"):
+        require("torch")
+    folder, calls = place
+    assert sorted(calls) == sorted(NAMES) or "torch als" not in calls
+    tried, found = moments.faults(calls[name], folder, first=len(name), step=37)
+    assert found == []
+    assert tried > 2
+
+
+def test_all_moments_of_a_pool(tmp_path):
+    def work():
+        with jit.Pool(2) as pool:
+            pool.run(lambda block, worker: None, 3)
+            assert pool.begin(lambda: 3)() == 3
+
+    files = {jit.__file__, signals.__file__}
+    with threadpoolctl.threadpool_limits(2, "blas"):
+        tried, found = moments.faults(work, tmp_path, files.__contains__)
+    assert found == []
+    assert tried > 40
+
+
+@pytest.mark.parametrize("name", ["als", "sgd", "objective", "fold_in_users", "explain", "load"])
+def test_all_moments_at_which_numpy_changes_what_it_says_of_errors(place, name):
+    if np.lib.NumpyVersion(np.__version__) < "2.0.0":
+        pytest.skip("errstate does not belong to a context")
+    folder, calls = place
+    with np.errstate(over="raise", under="warn"):
+        tried, found = moments.faults(calls[name], folder, ERRSTATE.__eq__)
+    assert found == []
+    assert tried > 2
+
+
+def test_all_moments_within_numba(place):
+    """It runs Python code where a kernel takes a function, and loses what is raised there."""
+    folder, calls = place
+    assert moments.faults(calls["sgd"], folder, lambda file: file.startswith(NUMBA))[1] == []
+
+
+@pytest.mark.parametrize("name", ["save", "load", "StoredMatrix.from_matrix"])
+def test_all_moments_of_files(place, name):
+    folder, calls = place
+    tried, found = moments.faults(calls[name], folder, {atomic.__file__, persistence.__file__}.__contains__)
+    assert found == []
+    assert tried > 20
+
+
+def test_all_moments_of_reading_ahead(place):
+    """A future's condition would make a RuntimeError of it, or hang."""
+    folder, calls = place
+    files = "threading.py", "queue.py", f"concurrent{os.sep}futures", f"stored{os.sep}sides.py"
+    tried, found = moments.faults(calls["als, stored"], folder, lambda file: any(part in file for part in files))
+    assert found == []
+    assert tried > 50
