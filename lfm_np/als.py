@@ -208,7 +208,7 @@ def als(
         result = partial(state.result, params=params)
         history, status = run_sweeps(loop, state.sweep, result, interrupted, run)
         state.finish()
-        return result(history, status)
+        return interrupted.said_in(result(history, status), raise_on_interrupt)
 
 
 SOLVERS = ("auto", "exact", *STEP_COSTS)

@@ -158,4 +158,4 @@ def sgd(
 
         result = partial(trainer.result, params=params)
         history, status = run_sweeps(loop, trainer.sweep, result, interrupted, run)
-        return result(history, status)
+        return interrupted.said_in(result(history, status), raise_on_interrupt)

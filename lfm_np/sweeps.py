@@ -61,7 +61,7 @@ class CtrlC:
     """Called, tells whether Ctrl-C was pressed. Until ``noting``, there is nothing to return, and a press raises."""
 
     def __init__(self) -> None:
-        self.noting = self._pressed = False
+        self.noting = self._pressed = self._said = False
 
     def __call__(self) -> bool:
         return self._pressed
@@ -71,6 +71,20 @@ class CtrlC:
         if self._pressed or not self.noting:
             raise KeyboardInterrupt
         self._pressed = True
+
+    def said_in(self, factors: Factors, raising: bool) -> Factors:
+        """The result of a fit with a press in its status, also one that came after its last sweep."""
+        self._said = self._pressed
+        if not self._pressed or factors.status is Status.INTERRUPTED:
+            return factors
+        if raising:
+            raise KeyboardInterrupt
+        return dataclasses.replace(factors, status=Status.INTERRUPTED)
+
+    @property
+    def unsaid(self) -> bool:
+        """Whether there was a press that nobody has heard of."""
+        return self._pressed and not self._said
 
 
 @contextlib.contextmanager
@@ -92,6 +106,8 @@ def sigint_noted() -> Iterator[CtrlC]:
     finally:
         if ours:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+    if ours and pressed.unsaid:
+        raise KeyboardInterrupt
 
 
 class Loop(NamedTuple):

@@ -44,10 +44,11 @@ class Late(TimeoutError):
     """Of a watchdog. It is an OSError too, and must not pass for one of a file."""
 
 
-def raised_at(event: int, counts: Callable[[str], bool], work: Callable[[], Any]) -> tuple[str, Any]:
-    """Call ``work`` and raise `Late` at that moment of the code in files that count.
+def at(event: int, counts: Callable[[str], bool], work: Callable[[], Any], press: bool = False) -> tuple[str, Any]:
+    """Call ``work`` and, at that moment of the code in files that count, raise `Late` or ``press`` Ctrl-C.
 
-    Where that was, "" if there were fewer moments; and what came out of the call.
+    Where that was, "" if there were fewer moments; and what the call returned or raised. `Late` comes only where the
+    library holds no handlers back.
     """
     last: dict[Any, str] = {}
     number, where = 0, ""
@@ -63,18 +64,20 @@ def raised_at(event: int, counts: Callable[[str], bool], work: Callable[[], Any]
         if kind == "opcode":
             before = last.get(frame)
             last[frame] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
-            if before in LOOKS and signal.getsignal(signal.SIGTERM) is handler:
+            if before in LOOKS and (press or signal.getsignal(signal.SIGTERM) is handler):
                 number += 1
                 if number == event + 1:
                     where = f"{frame.f_code.co_filename}:{frame.f_lineno}, after {before}"
-                    raise Late("too late")
+                    if not press:
+                        raise Late("too late")
+                    signal.raise_signal(signal.SIGINT)
         return trace
 
     before, own = sys.gettrace(), signal.signal(signal.SIGTERM, handler)
     sys.settrace(trace)
     try:
-        work()
-        return where, None
+        found = work()
+        return where, found
     except BaseException as error:
         return where, error.with_traceback(None)
     finally:
@@ -125,13 +128,13 @@ def faults(
     try:
         before = surroundings(folder)
         while True:
-            where, error = raised_at(event, counts, work)
+            where, outcome = at(event, counts, work)
             _remove(folder / "new")
             if not where:
-                return tried, [*found, *([] if error is None else [f"by itself: {error!r}"])]
+                return tried, [*found, *([f"by itself: {outcome!r}"] if isinstance(outcome, BaseException) else [])]
             tried, event = tried + 1, event + step
-            if not isinstance(error, Late):
-                found.append(f"{where}: {'lost' if error is None else repr(error)}")
+            if not isinstance(outcome, Late):
+                found.append(f"{where}: {repr(outcome) if isinstance(outcome, BaseException) else 'lost'}")
             if changed := _changed(before, folder):
                 found.append(f"{where}: {changed}")
                 before = surroundings(folder)
@@ -157,7 +160,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def calls(folder: Path) -> dict[str, Callable[[], Any]]:
+def calls(folder: Path) -> dict[str, Callable[..., Any]]:
     """Calls of every kind. Files that they read are in ``folder``, and what they write is ``folder/new``."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -174,13 +177,13 @@ def calls(folder: Path) -> dict[str, Callable[[], Any]]:
     fit = {"factors": 4, "random_state": 0, "num_threads": 2}
     step_by_step = {"progress": False, "callback": lambda record, factors: None}
     found = {
-        "als": lambda: lfm_np.als(X, iterations=2, **fit),
+        "als": lambda **options: lfm_np.als(X, iterations=2, **fit, **options),
         "als, ratings": lambda: lfm_np.als(X, iterations=1, weighting="ratings", biases=True, dtype="float64", **fit),
         "als, cg": lambda: lfm_np.als(X, iterations=1, solver="cg", **fit),
         "als, subspace": lambda: lfm_np.als(X, iterations=1, solver="subspace", **fit),
-        "als, stored": lambda: lfm_np.als(stored, iterations=1, **fit),
+        "als, stored": lambda **options: lfm_np.als(stored, iterations=1, **fit, **options),
         "als, checkpoint": lambda: lfm_np.als(X, iterations=2, checkpoint=new, **step_by_step, **fit),
-        "sgd": lambda: lfm_np.sgd(X, epochs=1, **fit),
+        "sgd": lambda **options: lfm_np.sgd(X, epochs=1, **fit, **options),
         "sgd, softmax": lambda: lfm_np.sgd(X, loss=losses.SampledSoftmax(), epochs=1, **fit),
         "losses.check": lambda: losses.check(losses.BPR()),
         "objective": lambda: lfm_np.objective(X, factors),
@@ -202,8 +205,8 @@ def calls(folder: Path) -> dict[str, Callable[[], Any]]:
     }
     if hasattr(lfm_np, "torch_backend"):
         torch = {name: fit[name] for name in ("factors", "random_state")}
-        found["torch als"] = lambda: lfm_np.torch_backend.als(X, iterations=1, **torch)
-        found["torch sgd"] = lambda: lfm_np.torch_backend.sgd(X, epochs=1, **torch)
+        found["torch als"] = lambda **options: lfm_np.torch_backend.als(X, iterations=1, **torch, **options)
+        found["torch sgd"] = lambda **options: lfm_np.torch_backend.sgd(X, epochs=1, **torch, **options)
     return found
 
 

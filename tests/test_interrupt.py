@@ -1,7 +1,6 @@
 """Ctrl-C: the last whole sweep, or KeyboardInterrupt where asked, and nothing left behind."""
 
 import signal
-import sys
 import threading
 
 import numpy as np
@@ -61,49 +60,6 @@ def test_no_thread_is_left(solver, options, capsys):
 def test_what_is_no_bool_is_refused(solver):
     with pytest.raises(TypeError, match="raise_on_interrupt must be True or False, got 1"):
         solver(1, raise_on_interrupt=1)
-
-
-def test_a_press_when_the_fit_is_over_raises(tmp_path, monkeypatch):
-    """At every line of Python that is run once Ctrl-C raises again; the checkpoint has all sweeps by then."""
-    X = lfm_np.to_csr(lfm_np.datasets.make_interactions(60, 40, 4, random_state=0), shape=(60, 40))
-    options = {"factors": 4, "iterations": 2, "random_state": 0, "num_threads": 2}
-    whole, lost = lfm_np.als(X, **options), []
-    monkeypatch.setattr(sys, "unraisablehook", lambda found: lost.append(found.object))  # of code that cannot raise
-
-    def pressed_at(line):
-        """How many lines of Python were run after the fit."""
-        path, ran, last = tmp_path / str(line), 0, False
-
-        def trace(frame, event, arg):
-            nonlocal ran
-            if last and event == "line" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-                ran += 1
-                if ran == line:
-                    signal.raise_signal(signal.SIGINT)
-            return trace
-
-        def callback(record, factors):
-            nonlocal last
-            last = record["iteration"] == options["iterations"]
-
-        before = sys.gettrace()
-        sys.settrace(trace)
-        try:
-            lfm_np.als(X, **options, callback=callback, checkpoint=lfm_np.Checkpoint(path, every=1000.0))
-        except KeyboardInterrupt:
-            sys.settrace(before)
-            found = lfm_np.als(X, **options, checkpoint=path)
-            np.testing.assert_array_equal(found.item_factors, whole.item_factors)
-        else:
-            assert line is None, f"line {line}: Ctrl-C vanished in {lost}"
-        finally:
-            sys.settrace(before)
-        return ran
-
-    lines = pressed_at(None)
-    assert lines
-    for line in range(1, lines + 1):
-        pressed_at(line)
 
 
 def test_held_signals_reach_their_handlers_at_the_end_or_the_second_time():

@@ -1,7 +1,12 @@
 """What a handler of a signal raises leaves a call at any moment as what it is, and everything else as it was."""
 
 import contextlib
+import gc
+import itertools
 import os
+import signal
+import sys
+from collections import Counter
 from pathlib import Path
 
 import numba
@@ -9,6 +14,7 @@ import numpy as np
 import pytest
 import threadpoolctl
 
+import lfm_np
 from lfm_np import atomic, persistence, signals
 from lfm_np.kernels import jit
 from tests import moments
@@ -105,3 +111,66 @@ def test_all_moments_of_reading_ahead(place):
     tried, found = moments.faults(calls["als, stored"], folder, lambda file: any(part in file for part in files))
     assert found == []
     assert tried > 50
+
+
+FITS = "als", "als, stored", "sgd", "torch als", "torch sgd"
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_ctrl_c_is_heard_at_any_moment(place, name, monkeypatch):
+    """The last whole sweep, or KeyboardInterrupt before the first and when the fit is over. Never the next line."""
+    if name.startswith("torch"):
+        require("torch")
+    lost = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: lost.append(found.object))  # of code that cannot raise
+    folder, calls = place
+    whole = {}
+
+    def note(record, factors):
+        whole[record["iteration"]] = factors.item_factors.copy()
+
+    calls[name](callback=note)
+    before, ends = moments.surroundings(folder), Counter()
+    for event in itertools.count(step=23):
+        where, outcome = moments.at(event, moments.of_all, calls[name], press=True)
+        if not where:
+            break
+        if not isinstance(outcome, KeyboardInterrupt):
+            assert isinstance(outcome, lfm_np.Factors), (where, outcome)
+            assert outcome.status is lfm_np.Status.INTERRUPTED, (where, lost)
+            if sweeps := len(outcome.history):
+                np.testing.assert_array_equal(outcome.item_factors, whole[sweeps])
+        ends[len(outcome.history) if isinstance(outcome, lfm_np.Factors) else "raised"] += 1
+    gc.collect()
+    assert moments.surroundings(folder) == before
+    assert {0, 1, "raised"} <= set(ends)
+
+
+@pytest.mark.parametrize("raising", [False, True])
+@pytest.mark.parametrize("late", ["made", "closed"])
+def test_ctrl_c_after_the_last_sweep_is_in_the_status_or_raises(monkeypatch, raising, late):
+    """While the result is made, and when it is made."""
+    X = lfm_np.to_csr(lfm_np.datasets.make_interactions(60, 40, 4, random_state=0), shape=(60, 40))
+    owner, name = (lfm_np.als.__globals__["_State"], "result") if late == "made" else (jit.Pool, "__exit__")
+    real, last = getattr(owner, name), []
+
+    def press(*args, **keywords):
+        if last:
+            signal.raise_signal(signal.SIGINT)
+        return real(*args, **keywords)
+
+    monkeypatch.setattr(owner, name, press)
+
+    def fit():
+        return lfm_np.als(
+            X, factors=4, iterations=2, raise_on_interrupt=raising,
+            callback=lambda record, factors: last.append(1) if record["iteration"] == 2 else None,
+        )  # fmt: skip
+
+    if raising or late == "closed":
+        with pytest.raises(KeyboardInterrupt):
+            fit()
+    else:
+        found = fit()
+        assert (found.status, len(found.history)) == (lfm_np.Status.INTERRUPTED, 2)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -168,7 +168,7 @@ def als(
         run.resume(state, state.fingerprint() if checkpoint is not None else "", params, given)
         result = partial(state.result, params=params)
         history, status = run_sweeps(loop, state.sweep, result, interrupted, run)
-        return result(history, status, users_to=path)
+        return interrupted.said_in(result(history, status, users_to=path), raise_on_interrupt)
 
 
 def without_cells(problem: Problem) -> Problem:

@@ -137,7 +137,7 @@ def als(
 
         result = partial(state.result, params=params, threads=threads)
         history, status = run_sweeps(loop, state.sweep, result, interrupted, run)
-        return result(history, status)
+        return interrupted.said_in(result(history, status), raise_on_interrupt)
 
 
 # ---- the state of a run ---------------------------------------------------------------------------------------------
