@@ -22,7 +22,11 @@ from lfm_np import Factors, Interactions
 from .case import Case, Group, installed
 
 _group = Group("afresh, bytes and readers")
-_refused, _right, _either = _group.refused, _group.right, _group.either
+_refused, _either = _group.refused, _group.either
+
+
+def _right(name: str, call: Callable[[], Any], true: Callable[[Any], Any] = bool) -> Case:
+    return _group.right(name, call, true)
 
 
 def placed(act: Callable[[Path], Any]) -> Callable[[], Any]:

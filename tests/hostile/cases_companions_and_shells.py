@@ -22,7 +22,12 @@ from .case import Case, Group, installed
 from .cases_stops_and_crowds_again import als, clicks, placed, same
 
 _group = Group("afresh, companions and shells")
-_refused, _right = _group.refused, _group.right
+_refused = _group.refused
+
+
+def _right(name: str, call: Callable[[], Any], true: Callable[[Any], Any] = bool) -> Case:
+    return _group.right(name, call, true)
+
 
 # ---- companions -----------------------------------------------------------------------------------------------------
 

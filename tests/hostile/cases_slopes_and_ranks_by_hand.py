@@ -15,7 +15,12 @@ from lfm_np import Factors, SolverError, losses, sampling
 from .case import Case, Group
 
 _group = Group("afresh, slopes and ranks")
-_refused, _right, _either = _group.refused, _group.right, _group.either
+_refused, _either = _group.refused, _group.either
+
+
+def _right(name: str, call: Callable[[], Any], true: Callable[[Any], Any] = bool) -> Case:
+    return _group.right(name, call, true)
+
 
 # ---- one cell a row and column: nothing depends on the order --------------------------------------------------------
 
