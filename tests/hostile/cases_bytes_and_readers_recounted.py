@@ -273,7 +273,7 @@ def forged() -> Iterator[Case]:
     yield _refused(
         "a global bias that is text", of_model(meta("global_bias", "1.5")), "global_bias", kind=(*bad, TypeError)
     )
-    yield _refused("a word that no version writes", of_model(meta("on_load", "print(1)")), "on_load", kind=bad)
+    yield _refused("a word that no version writes", of_model(meta("on_load", "print(1)")), "keys", kind=bad)
     yield _refused(
         "a history that is no list", of_model(meta("history", {"iteration": 1})), "history", kind=(*bad, TypeError)
     )
@@ -302,8 +302,14 @@ def forged() -> Iterator[Case]:
 
         return placed(act)
 
-    def poisoned(head: dict[str, Any], body: bytearray) -> None:
-        body[-4:] = np.float32(np.inf).tobytes()
+    def number(tensor: str, value: Any) -> Callable[[dict[str, Any], bytearray], None]:
+        """The first number of a tensor is another one."""
+
+        def change(head: dict[str, Any], body: bytearray) -> None:
+            begin = head[tensor]["data_offsets"][0]
+            body[begin : begin + value.nbytes] = value.tobytes()
+
+        return change
 
     yield _right(
         "a checkpoint resealed as it was",
@@ -312,7 +318,13 @@ def forged() -> Iterator[Case]:
             f.item_factors, lfm_np.als(clicks(), factors=4, iterations=4, random_state=0).item_factors
         ),
     )
-    yield _refused("infinity in a checkpoint", of_checkpoint(poisoned), "fit.ck", kind=bad)
+    for tensor, value in (
+        ("users", np.float32(np.inf)),
+        ("items", np.float32(np.nan)),
+        ("item_penalty", np.float64(np.inf)),
+        ("item_penalty", np.float64(-1)),
+    ):
+        yield _refused(f"{value} in {tensor} of a checkpoint", of_checkpoint(number(tensor, value)), tensor, kind=bad)
     yield _refused(
         "a model in place of a checkpoint",
         placed(lambda f: (fitted().save(f / "x"), lfm_np.als(clicks(), factors=4, checkpoint=f / "x"))),

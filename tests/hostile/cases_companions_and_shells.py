@@ -232,9 +232,9 @@ def whole_way(folder: Path) -> bool:
         "--iterations",
         3,
         "-o",
-        folder / "m",
+        folder / "m.safetensors",
     )
-    status, out, _ = shell("recommend", folder / "m", "--user", "007", "--user", "000", "-n", 3)
+    status, out, _ = shell("recommend", folder / "m.safetensors", "--user", "007", "--user", "000", "-n", 3)
     data = Interactions.from_csv(folder / "events.csv", value="n", column_types={"user": "string"})
     found = lfm_np.als(data, factors=4, regularization=0.5, iterations=3, random_state=0)
     ids, scores = found.recommend(data.rows_of(["007", "000"]), N=3, seen=data)
@@ -250,7 +250,18 @@ def whole_way(folder: Path) -> bool:
 def refused_by_shell(*words: Any, says: str) -> Callable[[], bool]:
     def act(folder: Path) -> bool:
         events(folder)
-        shell("fit", folder / "events.csv", "--text", "user", "--factors", 2, "--iterations", 1, "-o", folder / "m")
+        shell(
+            "fit",
+            folder / "events.csv",
+            "--text",
+            "user",
+            "--factors",
+            2,
+            "--iterations",
+            1,
+            "-o",
+            folder / "m.safetensors",
+        )
         before = {p.name: p.read_bytes() for p in folder.iterdir()}
         status, out, said = shell(*(str(w).replace("HERE", str(folder)) for w in words))
         after = {p.name: p.read_bytes() for p in folder.iterdir()}
@@ -267,20 +278,24 @@ def commands() -> Iterator[Case]:
         return
     yield _right("fit and recommend as in Python", placed(whole_way))
     for name, words, says in (
-        ("a user that nobody knows", ("recommend", "HERE/m", "--user", "7"), "'7'"),
-        ("a picture for a table", ("recommend", "HERE/m", "-o", "HERE/list.png"), "list.png|.csv"),
+        ("a user that nobody knows", ("recommend", "HERE/m.safetensors", "--user", "7"), "'7'"),
+        ("a picture for a table", ("recommend", "HERE/m.safetensors", "-o", "HERE/list.png"), "list.png|.csv"),
         ("data in place of a model", ("recommend", "HERE/events.csv"), "events.csv"),
         (
             "held out over the data",
-            ("fit", "HERE/events.csv", "--hold-out", "HERE/events.csv", "-o", "HERE/n"),
+            ("fit", "HERE/events.csv", "--hold-out", "HERE/events.csv", "-o", "HERE/n.safetensors"),
             "hold-out|hold_out|events.csv",
         ),
         (
             "a weighting that there is not",
-            ("fit", "HERE/events.csv", "--weighting", "bm25", "-o", "HERE/n"),
+            ("fit", "HERE/events.csv", "--weighting", "bm25", "-o", "HERE/n.safetensors"),
             "weighting",
         ),
-        ("a column of another table", ("fit", "HERE/events.csv", "--value", "stars", "-o", "HERE/n"), "stars"),
+        (
+            "a column of another table",
+            ("fit", "HERE/events.csv", "--value", "stars", "-o", "HERE/n.safetensors"),
+            "stars",
+        ),
     ):
         yield _right(f"shell, {name}", refused_by_shell(*words, says=says))
 

@@ -113,7 +113,7 @@ def on_disk() -> Iterator[Case]:
         "a stored matrix over one that is there",
         placed(lambda f: lfm_np.StoredMatrix.from_matrix(clicks(), stored(f))),
         "m",
-        "exist",
+        "there is",
         kind=(ValueError, OSError),
     )
     yield _right(

@@ -272,7 +272,7 @@ def others() -> Iterator[Case]:
             random_state=0,
         ),
         lambda f: abs(f.user_factors @ f.item_factors.T - 1).max() < 1e-4,
-        "row|user|item",
+        "row|user|item|column",
         "regularization|singular",
         kind=SolverError,
     )
@@ -280,7 +280,7 @@ def others() -> Iterator[Case]:
         "alpha 1e30 and more factors than items",
         lambda: lfm_np.als(plain, factors=33, alpha=1e30, iterations=2, dtype="float64", random_state=0),
         lambda f: abs((f.user_factors @ f.item_factors.T)[plain.toarray() > 0] - 1).max() < 1e-4,
-        "row|user|item",
+        "row|user|item|column",
         kind=SolverError,
     )
     yield _refused(
