@@ -332,6 +332,35 @@ def forged() -> Iterator[Case]:
         kind=bad,
     )
 
+    def of_record(word: str, value: Any) -> Callable[[dict[str, Any], bytearray], None]:
+        """The last record of the history has another number."""
+
+        def change(head: dict[str, Any], body: bytearray) -> None:
+            history = json.loads(head["__metadata__"]["model"])["history"]
+            history[-1][word] = value
+            meta("history", history)(head, body)
+
+        return change
+
+    for word, told in (("objective", np.nan), ("objective", np.inf), ("objective_users", np.nan), ("seconds", "fast")):
+        yield _refused(f"{word} {told} in a checkpoint", of_checkpoint(of_record(word, told)), "history", kind=bad)
+
+    def of_run(change: Callable[[dict[str, Any], bytearray], Any]) -> Callable[[], Any]:
+        def act(folder: Path) -> Any:
+            words: dict[str, Any] = {"factors": 3, "random_state": 0, "schedule": "adagrad", "biases": True}
+            lfm_np.sgd(clicks(), epochs=2, checkpoint=folder / "run", **words)
+            reseal(folder / "run", change)
+            return lfm_np.sgd(clicks(), epochs=3, checkpoint=folder / "run", **words)
+
+        return placed(act)
+
+    yield _refused(
+        "a sampled loss of NaN in a checkpoint", of_run(of_record("sampled_loss", np.nan)), "history", kind=bad
+    )
+    for tensor in ("user_squares", "item_bias_squares"):
+        name = f"a sum of squares below zero in {tensor} of a checkpoint"
+        yield _refused(name, of_run(number(tensor, np.float32(-0.5))), tensor, kind=bad)
+
     def resumed(change: Callable[[dict[str, Any]], Any], X: Any = None) -> Callable[[], Any]:
         def act(folder: Path) -> Any:
             words: dict[str, Any] = {"factors": 3, "random_state": 0, "epochs": 2, "checkpoint": folder / "run"}
