@@ -22,6 +22,7 @@ from . import (
     cases_asked_of_sgd_peers,
     cases_beside_torch_and_dask,
     cases_bytes_and_readers_recounted,
+    cases_checkpoints_resealed,
     cases_cluster_files,
     cases_cluster_runs,
     cases_clusters,
@@ -105,7 +106,8 @@ MODULES: tuple[Any, ...] = (
     cases_asked_of_implicit, cases_asked_of_rating_models, cases_asked_of_sgd_peers, cases_asked_of_evaluators,
     cases_asked_of_scipy_and_tables, cases_asked_of_runtimes,
     cases_sweeps_by_stacked_lstsq, cases_slopes_and_ranks_by_hand, cases_bytes_and_readers_recounted,
-    cases_splits_and_disks_recounted, cases_stops_and_crowds_again, cases_companions_and_shells,
+    cases_checkpoints_resealed, cases_splits_and_disks_recounted, cases_stops_and_crowds_again,
+    cases_companions_and_shells,
 )  # fmt: skip
 
 
