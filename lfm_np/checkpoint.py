@@ -26,6 +26,7 @@ from lfm_np.fingerprint import fingerprint, hash_arrays
 from lfm_np.quiet import quietly
 
 _KEYS = frozenset({"asked", "entropy", "history", "version"})
+_SUMS = "_squares", "_penalty"
 FORMAT = persistence.Format("lfm_np.checkpoint", "1", "checkpoint", _KEYS, lambda shapes, dtypes: None)
 FREE = frozenset(  # in a result's params: what may differ from call to call, or follows from the rest
     {"iterations", "epochs", "tolerance", "seed", "user_rows", "item_rows", "blocks", "skipped_rows"}
@@ -153,12 +154,21 @@ def _read(path: Any, anew: bool) -> tuple[dict[str, np.ndarray], dict[str, Any]]
         if model["entropy"] is not None:
             check.check_int("entropy", model["entropy"], 0)
         for number, record in enumerate(check.check_records("history", model["history"]), 1):
-            measured = record.get("objective", record.get("sampled_loss"))
-            if record.get("iteration") != number or not isinstance(measured, float):
-                raise ValueError(f"history has no proper record of sweep {number}")
+            _check_record(record, number)
     except (TypeError, ValueError) as error:
         raise persistence.invalid(path, FORMAT, error) from None
     return parts, model
+
+
+def _check_record(record: dict[str, Any], number: int) -> None:
+    """What a solver wrote of a sweep is there, and possible."""
+    measured = {"objective", "objective_users", "sampled_loss"} & set(record)
+    iteration = record.get("iteration")
+    if type(iteration) is not int or iteration != number or not measured:
+        raise ValueError(f"history has no proper record of sweep {number}")
+    for name in measured:
+        check.check_float(f"{name} of sweep {number} in history", record[name])
+    check.check_float(f"seconds of sweep {number} in history", record.get("seconds"), 0.0)
 
 
 def _refuse_other(path: Any, there: dict[str, Any], here: dict[str, Any]) -> None:
@@ -193,6 +203,8 @@ def _check_parts(path: Any, parts: dict[str, np.ndarray], wanted: dict[str, np.n
     for name, part in parts.items():
         if not np.isfinite(part).all():
             raise persistence.invalid(path, FORMAT, ValueError(f"{name} has a non-finite value"))
+        if name.endswith(_SUMS) and (part < 0).any():
+            raise persistence.invalid(path, FORMAT, ValueError(f"{name} has a sum of squares below 0"))
 
 
 # ---- random states --------------------------------------------------------------------------------------------------
