@@ -45,7 +45,7 @@ def _of_model(help: str, **more: Any) -> Any:
 
 def fit(
     data: Source,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The model file.", rich_help_panel=FILES)] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The model file: NAME.safetensors.", rich_help_panel=FILES)] = Path(
         "model.safetensors"
     ),
     user: User = "user",
