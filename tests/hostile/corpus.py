@@ -26,6 +26,13 @@ from . import (
     cases_clusters,
     cases_commands,
     cases_data,
+    cases_days_at_the_shell,
+    cases_days_beside_others,
+    cases_days_gone_wrong,
+    cases_days_on_other_machinery,
+    cases_days_under_attack,
+    cases_days_with_clicks,
+    cases_days_with_ratings,
     cases_disk_and_commands_recounted,
     cases_estimators_and_pictures,
     cases_evaluation,
@@ -98,6 +105,8 @@ MODULES: tuple[Any, ...] = (
     cases_torch_dask_sklearn_by_numpy, cases_metrics_by_counting,
     cases_asked_of_implicit, cases_asked_of_rating_models, cases_asked_of_sgd_peers, cases_asked_of_evaluators,
     cases_asked_of_scipy_and_tables, cases_asked_of_runtimes,
+    cases_days_with_ratings, cases_days_with_clicks, cases_days_gone_wrong, cases_days_at_the_shell,
+    cases_days_under_attack, cases_days_on_other_machinery, cases_days_beside_others,
 )  # fmt: skip
 
 
