@@ -143,8 +143,6 @@ def _other_process() -> list[str]:
 
 
 def _others_state() -> list[str]:
-    random.seed(1)
-    np.random.seed(2)  # noqa: NPY002
     state, legacy = random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
     options, errors = np.get_printoptions(), np.geterr()
     X = csr(stars(60, 40), np.float32)

@@ -150,7 +150,7 @@ def _first_epoch_by_hand(values: np.ndarray) -> list[str]:
         losses.Squared(),
         sampler=None,
         factors=3,
-        learning_rate=1e-12,
+        learning_rate=1e-12 / np.nanmax(abs(values)),
         regularization=0.0,
         epochs=2,
         init=(U, V),

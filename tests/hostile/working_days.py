@@ -209,11 +209,12 @@ def resealed(path: Path, change: Callable[[dict[str, Any], dict[str, Any], bytea
     model = json.loads(header["__metadata__"]["model"])
     change(header, model, body)
     header["__metadata__"]["model"] = json.dumps(model)
-    seal(path, json.dumps(header), header["__metadata__"]["sha256"], bytes(body))
+    seal(path, header, bytes(body))
 
 
-def seal(path: Path, header: str, digits: str, body: bytes) -> None:
-    text = header.replace(digits, "0" * 64).encode()
+def seal(path: Path, header: dict[str, Any], body: bytes) -> None:
+    header["__metadata__"]["sha256"] = "0" * 64
+    text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     blank = len(text).to_bytes(8, "little") + text + body
     path.write_bytes(blank.replace(b"0" * 64, hashlib.sha256(blank).hexdigest().encode(), 1))
