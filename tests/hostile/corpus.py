@@ -29,6 +29,8 @@ from . import (
     cases_days_at_the_shell,
     cases_days_beside_others,
     cases_days_gone_wrong,
+    cases_days_of_exports,
+    cases_days_of_small_things,
     cases_days_of_updates,
     cases_days_on_other_machinery,
     cases_days_under_attack,
@@ -108,7 +110,7 @@ MODULES: tuple[Any, ...] = (
     cases_asked_of_scipy_and_tables, cases_asked_of_runtimes,
     cases_days_with_ratings, cases_days_with_clicks, cases_days_gone_wrong, cases_days_at_the_shell,
     cases_days_under_attack, cases_days_on_other_machinery, cases_days_beside_others,
-    cases_days_of_updates,
+    cases_days_of_updates, cases_days_of_exports, cases_days_of_small_things,
 )  # fmt: skip
 
 
