@@ -113,9 +113,9 @@ def als(
         None takes the cores this process may use. The result is the same, bit for bit, for any number.
     random_state : None, int, SeedSequence, Generator or RandomState
     callback : callable, optional
-        ``callback(record, factors)`` after each sweep; what it adds to ``record`` stays in the history. ``factors`` is
-        computed when first looked at, which must be within the callback. StopIteration ends the run with what there is;
-        other exceptions propagate.
+        ``callback(record, factors)`` after each sweep; what it adds to ``record`` stays in the history, what it changes
+        there does not. ``factors`` is computed when first looked at, which must be within the callback. StopIteration
+        ends the run with what there is; other exceptions propagate.
     progress : bool
         Show a progress bar with the objective.
     raise_on_interrupt : bool

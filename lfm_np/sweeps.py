@@ -233,12 +233,13 @@ def _call(
     result: Callable[[list[dict[str, Any]], Status], Factors],
     history: list[dict[str, Any]],
 ) -> bool:
-    """Call the callback; False if it raised StopIteration."""
-    view = FactorsView(lambda: result(history, Status.MAX_ITERATIONS))
+    """Call the callback; False if it raised StopIteration. The record keeps what it adds, not what it changes."""
+    view, given = FactorsView(lambda: result(history, Status.MAX_ITERATIONS)), dict(record)
     try:
-        callback(record, view)
+        callback(given, view)
     except StopIteration:
         return False
     finally:
         view.expire()
+        record.update({name: value for name, value in given.items() if name not in record})
     return True

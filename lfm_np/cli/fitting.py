@@ -45,9 +45,9 @@ def _of_model(help: str, **more: Any) -> Any:
 
 def fit(
     data: Source,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The model file: NAME.safetensors.", rich_help_panel=FILES)] = Path(
-        "model.safetensors"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The model file: NAME.safetensors.", rich_help_panel=FILES)
+    ] = Path("model.safetensors"),
     user: User = "user",
     item: Item = "item",
     value: Value = None,

@@ -29,6 +29,14 @@ from . import (
     cases_commands,
     cases_companions_and_shells,
     cases_data,
+    cases_days_beside_others,
+    cases_days_gone_wrong,
+    cases_days_of_exports,
+    cases_days_of_small_things,
+    cases_days_on_other_machinery,
+    cases_days_under_attack,
+    cases_days_with_clicks,
+    cases_days_with_ratings,
     cases_disk_and_commands_recounted,
     cases_estimators_and_pictures,
     cases_evaluation,
@@ -108,6 +116,9 @@ MODULES: tuple[Any, ...] = (
     cases_sweeps_by_stacked_lstsq, cases_slopes_and_ranks_by_hand, cases_bytes_and_readers_recounted,
     cases_checkpoints_resealed, cases_splits_and_disks_recounted, cases_stops_and_crowds_again,
     cases_companions_and_shells,
+    cases_days_with_ratings, cases_days_with_clicks, cases_days_gone_wrong,
+    cases_days_under_attack, cases_days_on_other_machinery, cases_days_beside_others,
+    cases_days_of_exports, cases_days_of_small_things,
 )  # fmt: skip
 
 
