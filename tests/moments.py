@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dis
 import gc
+import importlib.util
 import os
 import shutil
 import signal
@@ -203,7 +204,7 @@ def calls(folder: Path) -> dict[str, Callable[..., Any]]:
         "StoredMatrix.from_matrix": lambda: lfm_np.StoredMatrix.from_matrix(X, new),
         "StoredMatrix.from_parquet": lambda: lfm_np.StoredMatrix.from_parquet(folder / "records.parquet", new),
     }
-    if hasattr(lfm_np, "torch_backend"):
+    if importlib.util.find_spec("torch"):
         torch = {name: fit[name] for name in ("factors", "random_state")}
         found["torch als"] = lambda **options: lfm_np.torch_backend.als(X, iterations=1, **torch, **options)
         found["torch sgd"] = lambda **options: lfm_np.torch_backend.sgd(X, epochs=1, **torch, **options)
