@@ -71,6 +71,7 @@ SMALL = {  # how commands start, what is written after them, what they need
     "python -m benchmarks.validation": ("small --factors 4", ""),
     "python benchmarks/import_time.py": ("1", ""),
     "python -m tests.hostile --peers": ("--only cell", "implicit"),
+    "python -m tests.moments": ("to_csr", "pyarrow"),
     "python tests/fuzz/mutations.py": ("--files 50", ""),
 }
 ALONE = ("benchmarks.interrupt", "benchmarks.distributed")  # send signals, or start processes that live on
