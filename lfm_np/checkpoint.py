@@ -162,11 +162,10 @@ def _read(path: Any, anew: bool) -> tuple[dict[str, np.ndarray], dict[str, Any]]
 
 def _check_record(record: dict[str, Any], number: int) -> None:
     """What a solver wrote of a sweep is there, and possible."""
-    measured = {"objective", "objective_users", "sampled_loss"} & set(record)
-    iteration = record.get("iteration")
-    if type(iteration) is not int or iteration != number or not measured:
+    iteration, measured = record.get("iteration"), record.get("objective", record.get("sampled_loss"))
+    if type(iteration) is not int or iteration != number or not isinstance(measured, float):
         raise ValueError(f"history has no proper record of sweep {number}")
-    for name in measured:
+    for name in {"objective", "objective_users", "sampled_loss"} & set(record):
         check.check_float(f"{name} of sweep {number} in history", record[name])
     check.check_float(f"seconds of sweep {number} in history", record.get("seconds"), 0.0)
 
