@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,23 +16,11 @@ import lfm_np
 from lfm_np import Factors, Interactions
 
 from .case import Case, Group, installed
+from .places import holding, inside
 
 _group = Group("afresh, bytes and readers")
 _refused, _either = _group.refused, _group.either
-
-
-def _right(name: str, call: Callable[[], Any], true: Callable[[Any], Any] = bool) -> Case:
-    return _group.right(name, call, true)
-
-
-def placed(act: Callable[[Path], Any]) -> Callable[[], Any]:
-    """``act`` in a folder of its own."""
-
-    def call() -> Any:
-        with tempfile.TemporaryDirectory() as folder:
-            return act(Path(folder))
-
-    return call
+_right = holding(_group)
 
 
 def clicks(m: int = 30, n: int = 12) -> sp.csr_array:
@@ -76,7 +63,7 @@ def csv_of(text: str, suffix: str = ".csv", **words: Any) -> Callable[[], Any]:
         path.write_bytes(gzip.compress(data) if suffix.endswith(".gz") else data)
         return Interactions.from_csv(path, **words)
 
-    return placed(act)
+    return inside(act)
 
 
 def as_dict(data: Interactions) -> dict[tuple[Any, Any], float]:
@@ -189,9 +176,9 @@ def tables() -> Iterator[Case]:
             and np.array_equal(fits[0].item_factors, fits[1].item_factors)
         )
 
-    yield _right("Parquet, a folder's name as the item, users of two widths", placed(partitioned))
-    yield _refused("Parquet, half a file", placed(truncated), "p.parquet", kind=(ValueError, OSError))
-    yield _right("Parquet records on the disk fit as in memory", placed(stored_records))
+    yield _right("Parquet, a folder's name as the item, users of two widths", inside(partitioned))
+    yield _refused("Parquet, half a file", inside(truncated), "p.parquet", kind=(ValueError, OSError))
+    yield _right("Parquet records on the disk fit as in memory", inside(stored_records))
 
 
 # ---- models ---------------------------------------------------------------------------------------------------------
@@ -221,7 +208,7 @@ def of_model(change: Callable[[dict[str, Any], bytearray], Any], **words: Any) -
         found = Factors.load(reseal(folder / "m.st", change), **words)
         return np.array(found.user_factors), np.array(found.item_factors), dict(found.params)
 
-    return placed(act)
+    return inside(act)
 
 
 def meta(word: str, value: Any) -> Callable[[dict[str, Any], bytearray], Any]:

@@ -17,14 +17,12 @@ import lfm_np
 from lfm_np import Factors
 
 from .case import Case, Group
-from .cases_bytes_and_readers_recounted import clicks, fitted, meta, placed, reseal
+from .cases_bytes_and_readers_recounted import clicks, fitted, meta, reseal
+from .places import holding, inside
 
 _group = Group("afresh, checkpoints resealed")
 _refused = _group.refused
-
-
-def _right(name: str, call: Callable[[], Any], true: Callable[[Any], Any] = bool) -> Case:
-    return _group.right(name, call, true)
+_right = holding(_group)
 
 
 def resealed() -> Iterator[Case]:
@@ -37,7 +35,7 @@ def resealed() -> Iterator[Case]:
             reseal(folder / "fit.ck", change)
             return lfm_np.als(clicks(), iterations=4, **words)
 
-        return placed(act)
+        return inside(act)
 
     def number(tensor: str, value: Any) -> Callable[[dict[str, Any], bytearray], None]:
         """The first number of a tensor is another one."""
@@ -64,7 +62,7 @@ def resealed() -> Iterator[Case]:
         yield _refused(f"{value} in {tensor} of a checkpoint", of_checkpoint(number(tensor, value)), tensor, kind=bad)
     yield _refused(
         "a model in place of a checkpoint",
-        placed(lambda f: (fitted().save(f / "x"), lfm_np.als(clicks(), factors=4, checkpoint=f / "x"))),
+        inside(lambda f: (fitted().save(f / "x"), lfm_np.als(clicks(), factors=4, checkpoint=f / "x"))),
         "checkpoint",
         kind=bad,
     )
@@ -89,7 +87,7 @@ def resealed() -> Iterator[Case]:
             reseal(folder / "run", change)
             return lfm_np.sgd(clicks(), epochs=3, checkpoint=folder / "run", **words)
 
-        return placed(act)
+        return inside(act)
 
     yield _refused(
         "a sampled loss of NaN in a checkpoint", of_run(of_record("sampled_loss", np.nan)), "history", kind=bad
@@ -109,7 +107,7 @@ def resealed() -> Iterator[Case]:
             finally:
                 assert (folder / "run").read_bytes() == before
 
-        return placed(act)
+        return inside(act)
 
     yield _refused("another rate", resumed(lambda w: w.update(learning_rate=0.06)), "learning_rate", kind=ValueError)
     yield _refused(
@@ -136,7 +134,7 @@ def resealed() -> Iterator[Case]:
             resource.setrlimit(resource.RLIMIT_FSIZE, old)
         return (folder / "m").read_bytes() == before and os.listdir(folder) == ["m"]
 
-    yield _right("a file that may not grow leaves the old one", placed(limited))
+    yield _right("a file that may not grow leaves the old one", inside(limited))
 
 
 def cases() -> list[Case]:

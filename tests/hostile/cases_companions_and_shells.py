@@ -19,14 +19,12 @@ import lfm_np
 from lfm_np import Interactions
 
 from .case import Case, Group, installed
-from .cases_stops_and_crowds_again import als, clicks, placed, same
+from .cases_stops_and_crowds_again import als, clicks, same
+from .places import holding, inside
 
 _group = Group("afresh, companions and shells")
 _refused = _group.refused
-
-
-def _right(name: str, call: Callable[[], Any], true: Callable[[Any], Any] = bool) -> Case:
-    return _group.right(name, call, true)
+_right = holding(_group)
 
 
 # ---- companions -----------------------------------------------------------------------------------------------------
@@ -126,7 +124,7 @@ def movielens(**arrays: Any) -> Callable[[], Any]:
         finally:
             os.environ.pop("LFM_NP_DATA") if old is None else os.environ.update(LFM_NP_DATA=old)
 
-    return placed(act)
+    return inside(act)
 
 
 class Trap:
@@ -184,7 +182,7 @@ def companions() -> Iterator[Case]:
             kind=ValueError,
         )
     if installed("distributed"):
-        yield _right("a cluster of threads, resumed, and refusals", placed(clustered))
+        yield _right("a cluster of threads, resumed, and refusals", inside(clustered))
     if installed("sklearn"):
         yield _right("an estimator transforms as fold_in_users", estimated)
     if installed("pandas", "narwhals", "pyarrow"):
@@ -270,13 +268,13 @@ def refused_by_shell(*words: Any, says: str) -> Callable[[], bool]:
         assert before == after, (said, sorted(after))
         return True
 
-    return placed(act)
+    return inside(act)
 
 
 def commands() -> Iterator[Case]:
     if not installed("typer", "pyarrow", "narwhals"):
         return
-    yield _right("fit and recommend as in Python", placed(whole_way))
+    yield _right("fit and recommend as in Python", inside(whole_way))
     for name, words, says in (
         ("a user that nobody knows", ("recommend", "HERE/m.safetensors", "--user", "7"), "'7'"),
         ("a picture for a table", ("recommend", "HERE/m.safetensors", "-o", "HERE/list.png"), "list.png|.csv"),

@@ -12,14 +12,11 @@ import numpy as np
 import lfm_np
 
 from .case import Case, Group, installed
-from .working_days import csr, dense, folder, stars, typed, wrong
+from .working_days import csr, dense, faultless, folder, stars, typed, wrong
 
 _GROUP = Group("day of exports")
+_day = faultless(_GROUP)
 BAD = (TypeError, ValueError)
-
-
-def _day(name: str, call: Any) -> Case:
-    return _GROUP.right(name, call, lambda failed: failed == [])
 
 
 def _read(data: Any) -> dict[tuple[Any, Any], float]:

@@ -21,6 +21,7 @@ from .working_days import (
     best,
     close,
     csr,
+    faultless,
     folder,
     raised,
     same,
@@ -31,11 +32,8 @@ from .working_days import (
 )
 
 _GROUP = Group("small things of a day")
+_day = faultless(_GROUP)
 BAD = (TypeError, ValueError, lfm_np.SolverError)
-
-
-def _day(name: str, call: Any) -> Case:
-    return _GROUP.right(name, call, lambda failed: failed == [])
 
 
 def _X() -> Any:

@@ -21,6 +21,7 @@ from .working_days import (
     close,
     csr,
     dense,
+    faultless,
     folder,
     raised,
     same,
@@ -31,10 +32,7 @@ from .working_days import (
 )
 
 _GROUP = Group("day on other machinery")
-
-
-def _day(name: str, call: Any) -> Case:
-    return _GROUP.right(name, call, lambda failed: failed == [])
+_day = faultless(_GROUP)
 
 
 def _torch_sweeps(rule: Model) -> list[str]:

@@ -25,6 +25,7 @@ from .working_days import (
     close,
     csr,
     dense,
+    faultless,
     folder,
     judged,
     same,
@@ -34,10 +35,7 @@ from .working_days import (
 )
 
 _GROUP = Group("day with clicks")
-
-
-def _day(name: str, call: Any) -> Case:
-    return _GROUP.right(name, call, lambda failed: failed == [])
+_day = faultless(_GROUP)
 
 
 def _log_to_lists(rule: Model, solver: str) -> list[str]:

@@ -21,6 +21,7 @@ from .working_days import (
     close,
     csr,
     dense,
+    faultless,
     folder,
     same,
     stars,
@@ -29,10 +30,7 @@ from .working_days import (
 )
 
 _GROUP = Group("day with ratings")
-
-
-def _day(name: str, call: Any) -> Case:
-    return _GROUP.right(name, call, lambda failed: failed == [])
+_day = faultless(_GROUP)
 
 
 def _semicolons_to_rmse() -> list[str]:

@@ -13,13 +13,11 @@ import lfm_np
 from lfm_np import Factors, SolverError, losses, sampling
 
 from .case import Case, Group
+from .places import holding
 
 _group = Group("afresh, slopes and ranks")
 _refused, _either = _group.refused, _group.either
-
-
-def _right(name: str, call: Callable[[], Any], true: Callable[[Any], Any] = bool) -> Case:
-    return _group.right(name, call, true)
+_right = holding(_group)
 
 
 # ---- one cell a row and column: nothing depends on the order --------------------------------------------------------

@@ -12,14 +12,12 @@ import scipy.sparse as sp
 import lfm_np
 
 from .case import Case, Group
-from .cases_bytes_and_readers_recounted import clicks, placed
+from .cases_bytes_and_readers_recounted import clicks
+from .places import holding, inside
 
 _group = Group("afresh, splits and disks")
 _refused = _group.refused
-
-
-def _right(name: str, call: Callable[[], Any], true: Callable[[Any], Any] = bool) -> Case:
-    return _group.right(name, call, true)
+_right = holding(_group)
 
 
 # ---- splits ---------------------------------------------------------------------------------------------------------
@@ -103,7 +101,7 @@ def flipped(name: str) -> Callable[[], Any]:
         path.write_bytes(bytes(data))
         return lfm_np.StoredMatrix(folder / "m")
 
-    return placed(act)
+    return inside(act)
 
 
 def on_disk() -> Iterator[Case]:
@@ -111,14 +109,14 @@ def on_disk() -> Iterator[Case]:
         yield _refused(f"a bit of {name}", flipped(name), name.split(".")[0] + "|column", kind=ValueError)
     yield _refused(
         "a stored matrix over one that is there",
-        placed(lambda f: lfm_np.StoredMatrix.from_matrix(clicks(), stored(f))),
+        inside(lambda f: lfm_np.StoredMatrix.from_matrix(clicks(), stored(f))),
         "m",
         "there is",
         kind=(ValueError, OSError),
     )
     yield _right(
         "mapped factors of every weighting",
-        placed(
+        inside(
             lambda f: all(
                 np.array_equal(
                     lfm_np.als(

@@ -10,7 +10,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,21 +22,11 @@ import lfm_np
 from lfm_np import Factors, Status
 
 from .case import Case, Group
+from .places import holding, inside
 
 _group = Group("afresh, stops and crowds")
 _refused, _either = _group.refused, _group.either
-
-
-def _right(name: str, call: Callable[[], Any], true: Callable[[Any], Any] = bool) -> Case:
-    return _group.right(name, call, true)
-
-
-def placed(act: Callable[[Path], Any]) -> Callable[[], Any]:
-    def call() -> Any:
-        with tempfile.TemporaryDirectory() as folder:
-            return act(Path(folder))
-
-    return call
+_right = holding(_group)
 
 
 def clicks(m: int = 40, n: int = 15, seed: int = 4) -> sp.csr_array:
@@ -139,8 +128,8 @@ def stopping(record: dict[str, Any], factors: Factors) -> None:
 
 
 def stops() -> Iterator[Case]:
-    yield _right("Ctrl-C in the second sweep of als", placed(lambda f: interrupted(als, "iterations", f)))
-    yield _right("Ctrl-C in the second epoch of sgd", placed(lambda f: interrupted(sgd, "epochs", f)))
+    yield _right("Ctrl-C in the second sweep of als", inside(lambda f: interrupted(als, "iterations", f)))
+    yield _right("Ctrl-C in the second epoch of sgd", inside(lambda f: interrupted(sgd, "epochs", f)))
     yield _right("Ctrl-C that shall raise", raising)
     yield _refused("a callback's own error, als", lambda: als(callback=enough), "after 1", kind=Enough)
     yield _refused("a callback's own error, sgd", lambda: sgd(callback=enough), "after 1", kind=Enough)
@@ -268,9 +257,9 @@ def bent(folder: Path) -> bool:
 
 
 def kernels() -> Iterator[Case]:
-    yield _right("a cache that everyone may write", placed(open_to_all))
-    yield _right("a file in place of a cache", placed(a_file))
-    yield _right("a cache with bent files", placed(bent))
+    yield _right("a cache that everyone may write", inside(open_to_all))
+    yield _right("a file in place of a cache", inside(a_file))
+    yield _right("a cache with bent files", inside(bent))
 
 
 def cases() -> list[Case]:

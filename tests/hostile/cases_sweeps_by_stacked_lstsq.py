@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,11 @@ import lfm_np
 from lfm_np import Factors, SolverError
 
 from .case import Case, Group
+from .places import holding
 
 _group = Group("afresh, stacked lstsq")
 _refused, _either = _group.refused, _group.either
-
-
-def _right(name: str, call: Callable[[], Any], true: Callable[[Any], Any] = bool) -> Case:
-    return _group.right(name, call, true)
+_right = holding(_group)
 
 
 def counts(m: int = 9, n: int = 7, seed: int = 0, share: float = 0.45) -> sp.csr_array:

@@ -17,7 +17,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
+from .case import Case, Group
+
 NAN = np.nan
+
+
+def faultless(group: Group) -> Callable[[str, Any], Case]:
+    """``group.right`` of calls that list what is wrong."""
+    return lambda name, call: group.right(name, call, lambda found: found == [])
 
 
 def stars(m: int = 30, n: int = 20, seed: int = 0, share: float = 0.3) -> np.ndarray:
