@@ -80,6 +80,13 @@ def resealed() -> Iterator[Case]:
     for word, told in (("objective", np.nan), ("objective", np.inf), ("objective_users", np.nan), ("seconds", "fast")):
         yield _refused(f"{word} {told} in a checkpoint", of_checkpoint(of_record(word, told)), "history", kind=bad)
 
+    def without_objective(head: dict[str, Any], body: bytearray) -> None:
+        history = json.loads(head["__metadata__"]["model"])["history"]
+        del history[-1]["objective"]
+        meta("history", history)(head, body)
+
+    yield _refused("no objective in a checkpoint", of_checkpoint(without_objective), "history", kind=bad)
+
     def of_run(change: Callable[[dict[str, Any], bytearray], Any]) -> Callable[[], Any]:
         def act(folder: Path) -> Any:
             words: dict[str, Any] = {"factors": 3, "random_state": 0, "schedule": "adagrad", "biases": True}
