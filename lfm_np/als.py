@@ -131,7 +131,8 @@ def als(
     -------
     Factors
         In the canonical basis (VᵀV diagonal, descending); ``history`` holds for each sweep ``iteration``,
-        ``objective_users`` and ``objective`` (J after either half-sweep, exact, float64) and ``seconds``.
+        ``objective_users`` and ``objective`` (J after either half-sweep, exact, float64) and ``seconds``. ``params``: the
+        arguments, what was chosen, and ``seed``, the ``random_state`` that repeats the fit (None if that was an object).
 
     Raises
     ------
@@ -202,7 +203,7 @@ def als(
 
     with sigint_noted() as interrupted, Pool(threads, interrupted) as pool:
         state = _State(problem, start, rng, pool, solver)
-        params = problem.params | {"solver": solver} | loop.params | state.choices
+        params = problem.params | {"solver": solver, "seed": run.seed} | loop.params | state.choices
         run.resume(state, getattr(problem.X, "fingerprint", problem.X), params, start)
 
         result = partial(state.result, params=params)

@@ -141,7 +141,7 @@ def search(index: Any, factors: Factors, users: Any, N: int = 10) -> Ranked:
     place, _ = np.nonzero(ids >= 0)
     scores[ids >= 0] = factors.scores(rows[place], ids[ids >= 0])
     order = np.lexsort((ids, -scores), axis=1)
-    return Ranked(np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1))
+    return Ranked(*check.read_only(*(np.take_along_axis(part, order, axis=1) for part in (ids, scores))))
 
 
 def _found(found: Any) -> np.ndarray:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import numbers
 import os
+import secrets
 import time
 from typing import Any, NamedTuple, Protocol
 
@@ -77,21 +78,26 @@ class Run:
     ----------
     random_state
         What the solver is to use: in place of None an integer, which the file keeps.
+    seed : int or None
+        With which ``random_state`` the call can be repeated; None for an object, whose state moves on.
     history : list of dict
         The sweeps that the file has, after `resume`.
     """
 
     def __init__(self, checkpoint: Any, function: str, random_state: Any, anew: bool = False) -> None:
         self.history: list[dict[str, Any]] = []
-        self.random_state = random_state
+        self.random_state = secrets.randbits(62) if random_state is None else random_state
         self._where = check_checkpoint(checkpoint)
         if self._where is None:
             return
         self._asked: dict[str, Any] = {"function": function, "random_state": _token(random_state)}
         self._file = _read(self._where.path, anew)
-        if random_state is None:
-            kept = self._file[1]["entropy"] if self._file else None
-            self.random_state = np.random.SeedSequence().entropy if kept is None else kept
+        if random_state is None and self._file and self._file[1]["entropy"] is not None:
+            self.random_state = self._file[1]["entropy"]
+
+    @property
+    def seed(self) -> int | None:
+        return int(self.random_state) if isinstance(self.random_state, numbers.Integral) else None
 
     def resume(
         self, state: Resumable, X: sp.csr_array | str, params: dict[str, Any], init: tuple[Any, ...] | None

@@ -138,15 +138,33 @@ def to_arrow(ids: np.ndarray) -> pa.Array:
         raise TypeError(f"ids of {ids.dtype} cannot become a column of a table: {error}") from None
 
 
-def series_column(series: Any) -> pa.Array:
-    """A series of narwhals. pandas may hold numbers in the other byte order, which Arrow does not take."""
+def frame_column(series: Any) -> pa.Array:
+    """A column of a frame: a series of narwhals. TypeError, with its name, where Arrow has no such type."""
+    from narwhals import Object
+
+    try:
+        return _object_column(series.to_list()) if series.dtype == Object else _series_column(series)
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+        raise TypeError(
+            f"column {series.name!r} of frame must hold values of one kind that Arrow has, got {series.dtype}: {error}"
+        ) from None
+
+
+def _series_column(series: Any) -> pa.Array:
+    """pandas may hold numbers in the other byte order, or sparse, neither of which Arrow takes."""
     dtype = getattr(series.to_native(), "dtype", None)
-    if not isinstance(dtype, np.dtype) or dtype.isnative:
+    if isinstance(dtype, np.dtype) and not dtype.isnative:
+        return pa.array(series.to_numpy().astype(dtype.newbyteorder("=")))
+    try:
         return series.to_arrow()
-    return pa.array(series.to_numpy().astype(dtype.newbyteorder("=")))
+    except pa.ArrowException:
+        values = series.to_numpy()
+        if values.dtype == object:
+            raise
+        return pa.array(values)
 
 
-def object_column(values: list[Any]) -> pa.Array:
+def _object_column(values: list[Any]) -> pa.Array:
     """Python objects as an Arrow array.
 
     Objects of several kinds, which Arrow would take for one another (text and bytes, a date and a time of that day),

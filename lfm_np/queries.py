@@ -28,7 +28,7 @@ def scores(factors: Factors, users: Any, items: Any, *, num_threads: int | None 
     Returns
     -------
     ndarray, shape (p,), of the factors' dtype
-        Shape () where both are scalars.
+        Shape () where both are scalars. Read-only, as all results are.
 
     Notes
     -----
@@ -50,7 +50,7 @@ def scores(factors: Factors, users: Any, items: Any, *, num_threads: int | None 
         raise ValueError(f"users and items are pairs and must be equally long, got {len(u)} and {len(i)}")
     length = len(i) if np.ndim(items) else len(u)
     u, i = np.broadcast_to(u, length), np.broadcast_to(i, length)
-    result = ranking.scores(factors._model, u, i, check.check_num_threads(num_threads))
+    result = check.frozen(ranking.scores(factors._model, u, i, check.check_num_threads(num_threads)))
     return result.reshape(()) if scalar else result
 
 

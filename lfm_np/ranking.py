@@ -19,7 +19,7 @@ ROWS = 8192  # rows that are float64 at a time
 
 
 class Ranked(NamedTuple):
-    """A list of the best, best first. Padded with id −1 and score −inf."""
+    """A list of the best, best first. Padded with id −1 and score −inf. Read-only."""
 
     ids: np.ndarray
     scores: np.ndarray
@@ -84,7 +84,7 @@ def best(
 
     with Pool(num_threads) as pool:
         pool.run(work, -(-len(users) // block_size))
-    return Ranked(ids, found)
+    return Ranked(*read_only(ids, found))
 
 
 def unit_rows(A: np.ndarray) -> np.ndarray:

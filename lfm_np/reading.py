@@ -237,7 +237,7 @@ def _arrow_table(frame: Any, plan: Plan) -> tuple[pa.Table, str]:
         import narwhals as nw
     except ImportError:
         raise missing_extra("narwhals", "io") from None
-    from lfm_np.id_columns import object_column, series_column
+    from lfm_np.id_columns import frame_column
 
     try:
         wrapped = nw.from_native(frame)
@@ -247,16 +247,7 @@ def _arrow_table(frame: Any, plan: Plan) -> tuple[pa.Table, str]:
         ) from None
     some = wrapped.select(_check_present(plan, wrapped.collect_schema().names()))
     eager = some.collect() if isinstance(some, nw.LazyFrame) else some
-    try:
-        arrays = {
-            series.name: object_column(series.to_list()) if series.dtype == nw.Object else series_column(series)
-            for series in eager.iter_columns()
-        }
-        return pa.table(arrays), eager.implementation.value
-    except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
-        raise TypeError(
-            f"a column of frame holds objects of several kinds, or of one that Arrow lacks: {error}"
-        ) from None
+    return pa.table({series.name: frame_column(series) for series in eager.iter_columns()}), eager.implementation.value
 
 
 def open_files(

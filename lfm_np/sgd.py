@@ -101,8 +101,9 @@ def sgd(
     -------
     Factors
         In the canonical basis; of unit length for cosine losses. ``history``: iteration, sampled_loss (mean over the
-        stored cells of the loss just before each step, float64), seconds. ``params``: the arguments, and ``seed``,
-        ``blocks``, ``skipped_rows`` (rows that left nothing to draw).
+        stored cells of the loss just before each step, float64), seconds. ``params``: the arguments, ``blocks``,
+        ``skipped_rows`` (rows that left nothing to draw), and ``seed``, the ``random_state`` that repeats the fit (None
+        if that was an object).
 
     Raises
     ------
@@ -153,7 +154,7 @@ def sgd(
 
     with sigint_noted() as interrupted, Pool(threads, interrupted) as pool:
         trainer = Trainer(plan, start, pool)
-        params = plan.params | loop.params | {"skipped_rows": int(trainer.skipped.sum())}
+        params = plan.params | {"seed": run.seed} | loop.params | {"skipped_rows": int(trainer.skipped.sum())}
         run.resume(trainer, plan.X, params, start)
 
         result = partial(trainer.result, params=params)

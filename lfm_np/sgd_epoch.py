@@ -195,7 +195,7 @@ class Trainer(Start):
         losses = np.zeros((self.grid.pairs, G))
         scratch = [empty_scratch(rule.negatives + 1, self.model.users) for _ in range(threads)]
         data = self.records, self.values, (self.indptr, self.indices)
-        steps = self.model, rule, self._catalogue(block_of, rule)
+        steps = self.model, rule, self._catalogue(block_of)
         (point, ranked), parts = self.pointers, min(G, threads)
         for turn, shift in sgd_grid.rounds(self.grid, key(self.seed, number, ROUNDS)):
 
@@ -232,20 +232,14 @@ class Trainer(Start):
             before, guide = np.empty(longest, np.int64), np.empty(2 * longest + 1, np.int32)
             sgd_draws.draw_rows(stream, first, last, indptr, self.indices, *items, before, guide, self.negatives)
 
-    def _catalogue(self, block_of: np.ndarray, rule: sgd_cells.Rule) -> sgd_cells.Catalogue:
+    def _catalogue(self, block_of: np.ndarray) -> sgd_cells.Catalogue:
         """What drawing further negatives needs; its masses are cumulative in the order of the blocks."""
         items = np.argsort(block_of, kind="stable").astype(np.int32)
         starts = np.searchsorted(block_of[items], np.arange(self.grid.item_blocks + 1))
-        masses, nothing = np.ones(1, np.int64), np.empty(0)
-        log_q, log_free = nothing, nothing
-        if self.masses is not None:
-            own = np.diff(self.masses) if len(self.masses) > 1 else np.ones(len(items), np.int64)
-            if len(self.masses) > 1:
-                masses = np.concatenate([[0], np.cumsum(own[items])])
-            if self.plan.protocol.correct_logq:
-                log_q = np.log(rule.negatives * np.maximum(own, 1).astype(np.float64))
-                log_free = np.log(np.maximum(self.free, 1).astype(np.float64))
-        return sgd_cells.Catalogue(items, starts, masses, block_of, log_q, log_free)
+        masses = np.ones(1, np.int64)
+        if self.masses is not None and len(self.masses) > 1:
+            masses = np.concatenate([[0], np.cumsum(np.diff(self.masses)[items])])
+        return sgd_cells.Catalogue(items, starts, masses, block_of, *self.plan.log_q(self.free))
 
     def keep(self) -> bool:
         """Copy the state to ``kept`` unless some of it is not finite; says whether it was copied."""

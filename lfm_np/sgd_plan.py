@@ -42,6 +42,17 @@ class Plan(NamedTuple):
         """Whether the loss reads the stored values."""
         return self.protocol.weighted or _value_is_target(self.protocol)
 
+    def log_q(self, free: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What logQ correction takes off a negative's score: of an item, less that of the row; empty without it.
+
+        ``free``: the mass that every row may draw from. T·log(M·q), so that s/T becomes s/T − log(M·q).
+        """
+        if self.masses is None or not self.protocol.correct_logq:
+            return np.empty(0), np.empty(0)
+        own = np.diff(self.masses) if len(self.masses) > 1 else np.ones(self.X.shape[1], np.int64)
+        items, rows = (np.maximum(mass, 1).astype(np.float64) for mass in (own, free))
+        return self.protocol.temperature * np.log(self.rule.negatives * items), self.protocol.temperature * np.log(rows)
+
     def rate(self, e: int) -> float:
         """Learning rate of epoch e = 0, 1, …; Adagrad divides it further, row by row."""
         return self.rule.rate / (1 + e / 10) if self.schedule == "inverse" else self.rule.rate
@@ -99,7 +110,6 @@ def make_plan(
         "regularization": parts,
         "biases": biases,
         "dtype": X.dtype.name,
-        "seed": seed,
         "blocks": grid.tasks,
     }
     masses = None if sampler is None else sampling.cumulative(sampling.masses(sampler, counts), X.shape[1])

@@ -240,7 +240,7 @@ class Run:
             scores = [self.score(u, j) for j in ids]
             if self.loss == "SampledSoftmax" and self.fields["correct_logq"]:
                 for m, j in enumerate(ids[1:], 1):
-                    scores[m] -= math.log(self.negatives * self.masses[j] / self.free[u])
+                    scores[m] -= self.fields["temperature"] * math.log(self.negatives * self.masses[j] / self.free[u])
             value, slopes = record_loss(self.loss, self.fields, scores, x)
             total += weight * value
             self.step(u, ids, [weight * g for g in slopes])

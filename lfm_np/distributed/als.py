@@ -163,7 +163,7 @@ def als(
             threads,
             follows=lambda sweep: not driven and sweep < loop.limit and sweep % every != 0,
         )
-        params = problem.params | {"solver": "exact", "shards": len(sources)} | loop.params
+        params = problem.params | {"solver": "exact", "shards": len(sources), "seed": run.seed} | loop.params
         run.follow(state)
         run.resume(state, state.fingerprint() if checkpoint is not None else "", params, given)
         result = partial(state.result, params=params)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
+from dask.sizeof import sizeof
 
 from lfm_np.distributed.spare import Spare
 from lfm_np.fingerprint import fingerprint
@@ -77,6 +78,15 @@ def settled(value: Any) -> Any:
     return value
 
 
+def array_bytes(value: Any) -> int:
+    """Bytes of all arrays in it."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = tuple(getattr(value, field.name) for field in dataclasses.fields(value))
+    return sum(map(array_bytes, value)) if isinstance(value, (tuple, list)) else 0
+
+
 # ---- shards ---------------------------------------------------------------------------------------------------------
 
 
@@ -121,6 +131,10 @@ def item_shard(problem: Problem, columns: list[sp.csr_array], lam: np.ndarray, f
     csr = settled((X.indptr.astype(np.int64), X.indices, X.data))
     side = plan_side(csr, lam, problem.weights, problem.factors + problem.biases, X.shape[1])
     return ItemShard(replace(side, first=first, noun="column"), Spare())
+
+
+for _kept in (Shard, ItemShard):  # dask cannot see into a `Side`, and would rather move a shard than what it needs
+    sizeof.register(_kept, array_bytes)
 
 
 class Summary(NamedTuple):

@@ -71,8 +71,8 @@ class Catalogue(NamedTuple):
     starts: np.ndarray  # of the blocks, one more than there are
     masses: np.ndarray  # cumulative in this order, or size 1
     block_of: np.ndarray
-    log_q: np.ndarray  # log(M·q) of every item, or size 0
-    log_free: np.ndarray  # log of the share of q that the row has not stored
+    log_q: np.ndarray  # what logQ correction takes off a score, as `Plan.log_q` has it, or size 0
+    log_free: np.ndarray  # and what is put back, of every row
 
 
 class Scratch(NamedTuple):

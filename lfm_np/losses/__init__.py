@@ -16,7 +16,8 @@ A loss is a dataclass, a NamedTuple or any class whose attributes are numbers, w
 * ``trials`` (pairwise): draw negatives until one has a positive loss, at most ``trials``, and weigh it by its estimated
   rank;
 * ``cosine``: scores are cosines of the angle between the factors;
-* ``correct_logq`` (list): a negative's score arrives as s − log(M·q), q being the probability of drawing it.
+* ``correct_logq`` (list): a negative's score arrives as s − T·log(M·q), q being the probability of drawing it and T the
+  attribute ``temperature`` of a loss that divides scores by it, or 1.
 
 `check` verifies a loss. Every built-in loss is stable for scores of any size that occurs (tests: scores of ±1000).
 """

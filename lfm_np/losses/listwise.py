@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class SampledSoftmax:
-    """Cross-entropy of the stored item among itself and M drawn ones: log(eˢ + Σ_j e^(s_j − log(M·q_j))) − s.
+    """Cross-entropy of the stored item among itself and M drawn ones: log(eˢ + Σ_j e^(s_j)/(M·q_j)) − s.
 
     Convex in the scores. With the correction by log q the sum over the drawn items estimates, without bias, the sum
     over all items that the row has not stored; uncorrected it is a loss of its own (InfoNCE), gentler where M is small.
@@ -19,9 +19,9 @@ class SampledSoftmax:
     Parameters
     ----------
     temperature : float
-        Scores are divided by it.
+        Every score s is divided by it first.
     correct_logq : bool
-        Whether to subtract log(M·q_j); q_j is the probability of drawing j for this row, stored items excluded.
+        Whether to divide by M·q_j; q_j is the probability of drawing j for this row, stored items excluded.
     weighted : bool
         Whether the value of the stored cell multiplies the loss.
 

@@ -31,6 +31,11 @@ class Protocol(NamedTuple):
     cosine: bool = False
     correct_logq: bool = False
 
+    @property
+    def temperature(self) -> float:
+        """By which the loss divides its scores."""
+        return self.parameters.get("temperature", 1.0)
+
 
 def read(loss: Any) -> Protocol:
     """The protocol of ``loss``, every part of it checked.

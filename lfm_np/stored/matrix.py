@@ -218,11 +218,11 @@ class StoredMatrix:
 
     @property
     def users(self) -> np.ndarray | None:
-        return read_ids(self.folder / "users.parquet")
+        return read_ids(self.folder, "users", self._manifest["ids"])
 
     @property
     def items(self) -> np.ndarray | None:
-        return read_ids(self.folder / "items.parquet")
+        return read_ids(self.folder, "items", self._manifest["ids"])
 
     @property
     def fingerprint(self) -> str:

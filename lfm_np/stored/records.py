@@ -117,15 +117,27 @@ def ids_digests(folder: Path) -> dict[str, str]:
     return digests
 
 
-def read_ids(path: Path) -> np.ndarray | None:
-    """The ids of a stored matrix, as `Interactions` has them; None where it has none."""
-    if not path.exists():
+def read_ids(folder: Path, name: str, digests: dict[str, str]) -> np.ndarray | None:
+    """The ids of a stored matrix, as `Interactions` has them; None where it has none.
+
+    ``digests``: what `ids_digests` gave when the matrix was opened.
+    """
+    if name not in digests:
         return None
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     from lfm_np.id_columns import to_numpy
 
-    return to_numpy(pq.read_table(path)["id"].combine_chunks())
+    path = folder / f"{name}.parquet"
+    try:
+        with open_regular(str(path)) as file:
+            content = file.read()
+    except FileNotFoundError:
+        content = b""
+    if hashlib.sha256(content).hexdigest() != digests[name]:
+        raise ValueError(f"{path} has changed since the matrix was opened; open the folder again")
+    return to_numpy(pq.read_table(pa.BufferReader(content))["id"].combine_chunks())
 
 
 def _group(buckets: Buckets, shape: tuple[int, ...], duplicates: str, zeros: str, folder: Path) -> None:

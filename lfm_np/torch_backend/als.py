@@ -132,7 +132,8 @@ def als(
 
     with sigint_noted() as interrupted, torch_threads(threads), torch.inference_mode():
         state = _State(problem, start, rng, where, solver, interrupted)
-        params = problem.params | {"solver": solver} | loop.params | {"device": str(where.device)} | state.choices
+        params = problem.params | {"solver": solver, "seed": run.seed} | loop.params
+        params |= {"device": str(where.device)} | state.choices
         run.resume(state, problem.X, params | {"memory_budget": memory_budget}, start)
 
         result = partial(state.result, params=params, threads=threads)

@@ -119,7 +119,7 @@ def sgd(
             first = Start(plan, start, pool)
         state = _State(plan, loss, first, where, size, interrupted)
         params = {name: value for name, value in plan.params.items() if name != "blocks"}
-        params |= loop.params | {"skipped_rows": int(first.skipped.sum())}
+        params |= {"seed": run.seed} | loop.params | {"skipped_rows": int(first.skipped.sum())}
         params |= {"batch_size": state.batch_size, "device": str(where.device)}
         del first
         run.resume(state, plan.X, params, start)
@@ -153,10 +153,7 @@ class _State:
         if plan.masses is not None:
             self._sampler = Sampler(X.indptr, X.indices, plan.masses, free, device)
             if plan.protocol.correct_logq:
-                own = np.diff(plan.masses) if len(plan.masses) > 1 else np.ones(X.shape[1])
-                log_q = np.log(plan.rule.negatives * np.maximum(own, 1).astype(np.float64))
-                self._log_q = device.tensor(log_q, device.wide)
-                self._log_free = device.tensor(np.log(np.maximum(free, 1).astype(np.float64)), device.wide)
+                self._log_q, self._log_free = (device.tensor(part, device.wide) for part in plan.log_q(free))
         self._model = _model(plan, first, device)
         self._draws = max(plan.rule.negatives, plan.rule.trials), plan.rule.candidates
         self.batch_size, self._drawn_at_once = self._fitting(batch_size)
