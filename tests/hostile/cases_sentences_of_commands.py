@@ -74,7 +74,7 @@ def _a_fit_by_command() -> list[str]:
         lists=[(r["who"], int(r["what"]), r["rank"]) for r in _rows(listed)] == [(u, rest[u][0], "1") for u in users],
         seen=[(r["who"], int(r["what"]), int(r["rank"])) for r in _rows(seen)]
         == [("7", i, n) for n, i in enumerate(wide, 1)],
-        alike=[(r["what"], r["similar"], r["rank"]) for r in _rows(near_to)] == [("6", "6", "1")],
+        alike=[(r["item"], r["similar"], r["rank"]) for r in _rows(near_to)] == [("6", "6", "1")],
         unknown=unknown.status == 2 and "nobody" in unknown.err and unknown.out == "",
     )
 

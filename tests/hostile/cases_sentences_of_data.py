@@ -12,7 +12,7 @@ import scipy.sparse as sp
 
 from .case import Case, Group
 from .sentences_by_numpy import lfm_np
-from .working_days import NAN, faultless, wrong
+from .working_days import NAN, faultless, raised, tells, wrong
 
 _GROUP = Group("sentence data")
 _holds = faultless(_GROUP)
@@ -120,13 +120,13 @@ def _ids_in_order() -> list[str]:
     texts = ["b", "B", "é", "e\u0301", "\U0001f600", "\uffee", "", " a"]
     days = np.array(["2024-03-01", "1969-12-31", "2024-02-29"], "datetime64[D]")
     data = lfm_np.Interactions.from_arrays(texts, np.resize(days, 8))
-    rows = data.rows_of(["é", "nobody", "B"], missing=-7)
+    rows = data.rows_of(["é", "nobody", "B"], missing=-1)
     shaped = data.item_ids(np.array([[0, 2], [1, 1]]))
     padded = data.user_ids(np.array([[7, 0]]))
     return wrong(
         users=data.users.tolist() == sorted(texts),
         items=data.items.tolist() == sorted(days.tolist()),
-        rows=rows.tolist() == [sorted(texts).index("é"), -7, sorted(texts).index("B")] and rows.dtype == np.int64,
+        rows=rows.tolist() == [sorted(texts).index("é"), -1, sorted(texts).index("B")] and rows.dtype == np.int64,
         shaped=shaped.shape == (2, 2)
         and shaped.tolist() == [[days.min().item(), days.max().item()], [days[2].item()] * 2],
         users_shape=padded.tolist() == [[sorted(texts)[7], sorted(texts)[0]]],
@@ -249,12 +249,17 @@ def _by_moment() -> list[str]:
 
 def _built_by_hand() -> list[str]:
     coo = sp.coo_array((np.array([3.0, NAN, 1.0]), ([1, 0, 1], [2, 1, 0])), shape=(2, 3))
-    data = lfm_np.Interactions(coo, np.array(["x", "y"]), np.array([9, 3, 5]), np.array([1, 2, 3]))
+    users, items, times = np.array(["x", "y"]), np.array([9, 3, 5]), np.array([1, 2, 3])
+    bare = lfm_np.Interactions(coo, users, items)
+    data = lfm_np.Interactions(bare.matrix.astype(float), users, items, times)
+    error = raised(lambda: lfm_np.Interactions(coo, users, items, times))
     return wrong(
         canonical=data.matrix.indices.tolist() == [1, 0, 2] and data.matrix.dtype == np.float32,
         values=np.array_equal(data.matrix.data, [NAN, 1, 3], equal_nan=True),
         times=data.timestamps.tolist() == [1, 2, 3],
         ids=data.columns_of([5, 9]).tolist() == [2, 0],
+        bare=abs(data.matrix - bare.matrix).nnz == 1,
+        order=isinstance(error, ValueError) and tells(error, "canonical", "timestamps"),
     )
 
 

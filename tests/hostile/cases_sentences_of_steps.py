@@ -58,9 +58,14 @@ def _softplus(x: float) -> float:
 
 
 def _held(parts: dict[str, float], M: int) -> list[str]:
-    g = -M * sigmoid(-(S0 - S1))
+    """All slopes are those before the step; a negative that is drawn M times is held M times, one after another."""
+    parts, g, (v, w) = {**FREE, **parts}, -sigmoid(-(S0 - S1)), V0
+    u = U0[0] - ETA * (M * g * (v - w) + parts["user"] * U0[0])
+    v = v - ETA * (M * g * U0[0] + parts["item"] * v)
+    for _ in range(M):
+        w = w - ETA * (-g * U0[0] + parts["negative"] * w)
     fit = _forced(losses.BPR(), negatives=M, regularization=parts)
-    return wrong(moved=near(_gram(fit.user_factors, fit.item_factors), _moved(g, -g, {**FREE, **parts}, M), 1e-12))
+    return wrong(moved=near(_gram(fit.user_factors, fit.item_factors), _gram(u, [v, w]), 1e-12))
 
 
 def _alone_or_held(loss: Any, shrinks: bool) -> list[str]:
@@ -128,7 +133,7 @@ def _on_the_sphere() -> list[str]:
     du = -(v - s * u) + 2.0 * (w - t * u)
     rows = [u - ETA * du, v + ETA * (u - s * v), w - ETA * 2.0 * (u - t * w)]
     mine = np.array([row / np.linalg.norm(row) for row in rows])
-    fit = _forced(loss, start=(u[None], np.array([v, w])), negatives=4)
+    fit = _forced(loss, start=(u[None], np.array([v, w])))
     return wrong(
         length=near((np.vstack([fit.user_factors, fit.item_factors]) ** 2).sum(1), np.ones(3), 1e-12),
         cosines=near(_gram(fit.user_factors, fit.item_factors), mine @ mine.T, 1e-10),
@@ -148,8 +153,8 @@ class SoftHinge(NamedTuple):
         return -gap / math.sqrt(1.0 + gap * gap)
 
 
-class Signed(NamedTuple):
-    targets: Any = (1.0, -1.0)
+class Signed:
+    targets = (1.0, -1.0)
 
     def value(self, score: float, target: float) -> float:
         return (score - target) ** 2
