@@ -71,6 +71,16 @@ from . import (
     cases_same_answer,
     cases_scarce_resources,
     cases_sealed_by_attackers,
+    cases_sentences_of_commands,
+    cases_sentences_of_data,
+    cases_sentences_of_draws,
+    cases_sentences_of_extras,
+    cases_sentences_of_files,
+    cases_sentences_of_fits,
+    cases_sentences_of_folding,
+    cases_sentences_of_lists,
+    cases_sentences_of_steps,
+    cases_sentences_of_tables,
     cases_sgd_steps_by_hand,
     cases_signals,
     cases_single_steps_and_brute_lists,
@@ -119,6 +129,9 @@ MODULES: tuple[Any, ...] = (
     cases_days_with_ratings, cases_days_with_clicks, cases_days_gone_wrong,
     cases_days_under_attack, cases_days_on_other_machinery, cases_days_beside_others,
     cases_days_of_exports, cases_days_of_small_things,
+    cases_sentences_of_commands, cases_sentences_of_data, cases_sentences_of_draws, cases_sentences_of_extras,
+    cases_sentences_of_files, cases_sentences_of_fits, cases_sentences_of_folding, cases_sentences_of_lists,
+    cases_sentences_of_steps, cases_sentences_of_tables,
 )  # fmt: skip
 
 
