@@ -64,6 +64,15 @@ from . import (
     cases_on_disk,
     cases_on_torch_dask_and_sklearn,
     cases_other_packages,
+    cases_programs_at_night,
+    cases_programs_of_losses,
+    cases_programs_of_matrices,
+    cases_programs_of_one_afternoon,
+    cases_programs_of_tables,
+    cases_programs_that_keep_files,
+    cases_programs_that_serve,
+    cases_programs_that_study,
+    cases_programs_with_callbacks,
     cases_ranked_numbers,
     cases_rankings_by_sorting,
     cases_records_by_dictionaries,
@@ -119,6 +128,9 @@ MODULES: tuple[Any, ...] = (
     cases_days_with_ratings, cases_days_with_clicks, cases_days_gone_wrong,
     cases_days_under_attack, cases_days_on_other_machinery, cases_days_beside_others,
     cases_days_of_exports, cases_days_of_small_things,
+    cases_programs_at_night, cases_programs_of_losses, cases_programs_of_matrices, cases_programs_of_one_afternoon,
+    cases_programs_of_tables, cases_programs_that_keep_files, cases_programs_that_serve, cases_programs_that_study,
+    cases_programs_with_callbacks,
 )  # fmt: skip
 
 
