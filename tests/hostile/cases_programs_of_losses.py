@@ -187,7 +187,10 @@ BROKEN: dict[str, tuple[Any, str]] = {
         _own(value=lambda self, a, b: a, gradient=lambda self, a, b: b),
         "value|gradient|score",
     ),
-    "a field of text": (_own(name="mine", value=_half, gradient=lambda self, difference: difference), "name|number"),
+    "a field of text": (
+        _own(name="mine", value=lambda self, difference: self.name, gradient=lambda self, difference: difference),
+        "name|number|compile|value",
+    ),
     "a value that is not a number": (
         _own(value=lambda self, difference: math.inf, gradient=lambda self, difference: 0.0),
         "finite|value",

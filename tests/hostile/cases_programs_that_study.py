@@ -85,9 +85,9 @@ def _types_of_seeds() -> list[str]:
         "Generator": lambda: np.random.default_rng(3),
         "RandomState": lambda: np.random.RandomState(3),
     }
-    found = [repr(s) for s in (np.int64(3), np.uint8(3), np.array(3)) if not same(served(3, random_state=s), one)]
+    found = [repr(s) for s in (np.int64(3), np.uint8(3)) if not same(served(3, random_state=s), one)]
     found += [n for n, f in made.items() if not same(served(3, random_state=f()), served(3, random_state=f()))]
-    for bad in (-1, 3.0, "3", [1, -2], NAN, True):
+    for bad in (-1, 3.0, np.array(3), "3", [1, -2], NAN, True):
         try:
             served(3, random_state=bad)
         except BAD as error:
@@ -198,7 +198,9 @@ def _metrics_in_containers() -> list[str]:
         told = lfm_np.evaluate(fit, csr(X), csr(test), asked)  # type: ignore[arg-type]
         found += wrong(**{type(asked).__name__: told["recall@1000"] == mine["recall@1000"] == 1.0})
     try:
-        found += wrong(word=lfm_np.evaluate(fit, csr(X), csr(test), "precision@1000")["precision@1000"] == 1.0)
+        found += wrong(
+            word=lfm_np.evaluate(fit, csr(X), csr(test), "precision@1000")["precision@1000"] == mine["precision@1000"]
+        )
     except BAD as error:
         found += wrong(word=tells(error, "metrics"))
     return found
@@ -242,12 +244,12 @@ def _ratings_with_biases() -> list[str]:
 @program("tolerance ends each fit where its own history says")
 def _tolerances() -> list[str]:
     found = []
-    long = served(0, sweeps=30)
+    long = served(0, sweeps=40)
     J = [r["objective"] for r in long.history]
     for tolerance in (0.3, 0.03, 0.004):
         falls = [(a - b) / a for a, b in itertools.pairwise(J)]
         stop = next(n for n, fall in enumerate(falls, 2) if fall < tolerance)
-        fit = served(0, sweeps=30, tolerance=tolerance)
+        fit = served(0, sweeps=40, tolerance=tolerance)
         good = len(fit.history) == stop and fit.status is lfm_np.Status.CONVERGED and same(fit, served(0, sweeps=stop))
         found += wrong(**{str(tolerance): good})
     return found + wrong(never=long.status is lfm_np.Status.MAX_ITERATIONS)
