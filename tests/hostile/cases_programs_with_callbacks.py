@@ -131,7 +131,13 @@ for _kind in ("als", "sgd"):
     @program(f"{_kind}: factors that a callback kept are looked at when the fit has ended")
     def _looked_at_late(kind: str = _kind) -> list[str]:
         kept: list[Any] = []
-        fit = _fit(kind, callback=lambda record, factors: kept.append(factors))
+
+        def keep(record: dict[str, Any], factors: Any) -> None:
+            kept.append(factors)
+            if record["iteration"] % 2:  # the others are not looked at before the fit has ended
+                factors.scores(0, 0)
+
+        fit = _fit(kind, callback=keep)
         found = []
         for n, factors in enumerate(kept, 1):
             try:
@@ -140,7 +146,7 @@ for _kind in ("als", "sgd"):
                     told = RULE.objective(X, factors.user_factors, factors.item_factors)
                     right = right and close(fit.history[n - 1]["objective"], told, 1e-9)
             except Exception as error:
-                right = tells(error, "callback")
+                right = n % 2 == 0 and tells(error, "callback")
             found += wrong(**{f"sweep {n}": right})
         return found
 
