@@ -146,7 +146,7 @@ def frame_column(series: Any) -> pa.Array:
         return _object_column(series.to_list()) if series.dtype == Object else _series_column(series)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
         raise TypeError(
-            f"column {series.name!r} of frame must hold values of one kind that Arrow has, got {series.dtype}: {error}"
+            f"column {series.name!r} of frame holds values of several kinds, or of one that Arrow lacks: {error}"
         ) from None
 
 

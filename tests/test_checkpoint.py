@@ -67,9 +67,14 @@ def test_every_kind_of_random_state(tmp_path, name, random_state):
         fit(name, 4, checkpoint=path, random_state=5)
 
 
-def test_without_a_seed_two_runs_differ(tmp_path):
-    a, b = (fit("sgd", 1, checkpoint=tmp_path / name, random_state=None) for name in "ab")
+@pytest.mark.parametrize("name", ["als", "sgd", "torch_backend.als", "torch_backend.sgd"])
+def test_the_seed_in_params_repeats_a_fit(tmp_path, name):
+    a, b = (fit(name, 2, checkpoint=path, random_state=None) for path in (None, tmp_path / "c"))
     assert a.params["seed"] != b.params["seed"]
+    for fitted in (a, b):
+        assert_same_fit(fit(name, 2, random_state=fitted.params["seed"]), fitted)
+    assert fit(name, 1, random_state=np.int8(3)).params["seed"] == 3
+    assert fit(name, 1, random_state=np.random.default_rng(3)).params["seed"] is None
 
 
 @pytest.mark.parametrize("name", ["als", "sgd"])

@@ -156,7 +156,7 @@ def test_equals_the_single_process(client, tall, shards):
     np.testing.assert_allclose(
         [record["objective"] for record in there.history], [record["objective"] for record in exact.history], rtol=1e-6
     )
-    assert (there.params["shards"], there.status) == (shards, here.status)
+    assert (there.params["shards"], there.params["seed"], there.status) == (shards, here.params["seed"], here.status)
 
 
 @pytest.mark.parametrize("wide", [False, True])

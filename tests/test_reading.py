@@ -219,8 +219,19 @@ def test_what_is_no_frame_is_refused():
     with pytest.raises(TypeError, match="narwhals reads, got list"):
         make_and_read([1, 2])
     pd = require("pandas")
-    with pytest.raises(TypeError, match="several kinds"):
+    with pytest.raises(TypeError, match="'user' of frame holds values of several kinds"):
         make_and_read(pd.DataFrame({"user": [1, "a"], "item": [1, 2]}))
+    with pytest.raises(TypeError, match="'time' of frame holds values .* that Arrow lacks"):
+        make_and_read(pd.DataFrame({"user": [1], "item": [2], "time": [1j]}), timestamp="time")
+
+
+def test_sparse_columns_are_read():
+    pd = require("pandas")
+    frame = pd.DataFrame(
+        {"user": pd.arrays.SparseArray([0, 3]), "item": [1, 2], "stars": pd.arrays.SparseArray([0.5, 0])}
+    )
+    data = make_and_read(frame, value="stars")
+    assert (data.users.tolist(), data.matrix.data.tolist()) == ([0, 3], [0.5, 0])
 
 
 DAY = datetime.datetime(2024, 1, 1)
@@ -241,7 +252,7 @@ DAY = datetime.datetime(2024, 1, 1)
 def test_objects_of_several_kinds_do_not_become_one(ids, order):
     pd = require("pandas")
     frame = pd.DataFrame({"user": pd.Series(ids[::order], dtype=object), "item": [1, 2]})
-    with pytest.raises(TypeError, match="objects of several kinds"):
+    with pytest.raises(TypeError, match="'user' of frame holds values of several kinds"):
         make_and_read(frame)
 
 

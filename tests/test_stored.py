@@ -337,6 +337,10 @@ def test_parquet_gives_what_interactions_give(kind, duplicates, tmp_path, monkey
             found = as_csr(tmp_path / zeros, order, matrix_.shape)
             np.testing.assert_array_equal(found.toarray(), matrix_.toarray())
             assert (found.nnz, found.has_canonical_format) == (wanted.nnz, True)
+    os.replace(tmp_path / "drop" / "items.parquet", tmp_path / "drop" / "users.parquet")
+    for name in ("users", "items"):  # of which one is others' and one is gone
+        with pytest.raises(ValueError, match=rf"{name}\.parquet has changed since the matrix was opened"):
+            getattr(stored, name)
     with pytest.raises(TypeError, match="from_parquet has no argument timestamp"):
         StoredMatrix.from_parquet(source, tmp_path / "no", timestamp="stars")
     with pytest.raises(ValueError, match="occurs more than once"):
