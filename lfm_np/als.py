@@ -131,8 +131,8 @@ def als(
     -------
     Factors
         In the canonical basis (VᵀV diagonal, descending); ``history`` holds for each sweep ``iteration``,
-        ``objective_users`` and ``objective`` (J after either half-sweep, exact, float64) and ``seconds``. ``params``: the
-        arguments, what was chosen, and ``seed``, the ``random_state`` that repeats the fit (None if that was an object).
+        ``objective_users`` and ``objective`` (J after either half-sweep, exact, float64) and ``seconds``. ``params``:
+        the arguments, what was chosen, and ``seed``, the ``random_state`` that repeats the fit (None for an object).
 
     Raises
     ------

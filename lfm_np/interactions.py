@@ -144,7 +144,7 @@ class Interactions:
         ----------
         users : array of ids
         missing : int, optional
-            The row for an id that is not there, such as −1; refused when not given.
+            The row for an id that is not there, at least −1; refused when not given.
         """
         return self._user_index.find(users, missing)
 

@@ -36,7 +36,7 @@ class Popularity(NamedTuple):
     Parameters
     ----------
     beta : float
-        β ≥ 0.
+        β, 0 to 10.
 
     References
     ----------
@@ -55,7 +55,7 @@ class Hard(NamedTuple):
     Parameters
     ----------
     candidates : int
-        At least 1, which is `Uniform`.
+        1, which is `Uniform`, to 10,000.
 
     References
     ----------

@@ -103,7 +103,7 @@ def sgd(
         In the canonical basis; of unit length for cosine losses. ``history``: iteration, sampled_loss (mean over the
         stored cells of the loss just before each step, float64), seconds. ``params``: the arguments, ``blocks``,
         ``skipped_rows`` (rows that left nothing to draw), and ``seed``, the ``random_state`` that repeats the fit (None
-        if that was an object).
+        for an object).
 
     Raises
     ------
@@ -121,7 +121,8 @@ def sgd(
     side by side [1]_. Unlike there, negatives come from all items: the first negative of a cell is drawn before the
     epoch, exactly by q, and the grid has a cell for every pair of item blocks. Further negatives, candidates and trials
     of the same step come from the block of the first, so that each of them follows q, though they are not independent.
-    All negatives of a step move by the slopes before the step, like a small batch.
+    All negatives of a step move by the slopes before the step, like a small batch; an item drawn twice is regularised
+    twice, one after the other.
 
     References
     ----------

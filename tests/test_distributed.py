@@ -160,6 +160,22 @@ def test_equals_the_single_process(client, tall, shards):
 
 
 @pytest.mark.parametrize("wide", [False, True])
+def test_dask_is_told_how_large_shards_are(client, tall, wide):
+    """Or it would move a shard to a worker rather than what the shard's task needs."""
+    sizes = {}
+
+    def look(record, factors):
+        sizes.update(client.nbytes(summary=False))
+        raise StopIteration
+
+    X = tall.T.tocsr() if wide else tall
+    lfm_np.distributed.als(X, client=client, shards=2, callback=look, **OPTIONS)
+    copies = {"lfm_shard-": 1, "lfm_item_shard-": 1} if wide else {"lfm_shard-": 2}  # of all indices and data
+    for kind, number in copies.items():
+        assert sum(size for key, size in sizes.items() if key.startswith(kind)) > number * 8 * X.nnz
+
+
+@pytest.mark.parametrize("wide", [False, True])
 def test_any_number_of_workers_gives_the_same_bits(client, tall, wide):
     distributed, tall = needed(), tall.T.tocsr() if wide else tall
     two = lfm_np.distributed.als(tall, client=client, shards=5, **OPTIONS)

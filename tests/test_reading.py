@@ -221,7 +221,7 @@ def test_what_is_no_frame_is_refused():
     pd = require("pandas")
     with pytest.raises(TypeError, match="'user' of frame holds values of several kinds"):
         make_and_read(pd.DataFrame({"user": [1, "a"], "item": [1, 2]}))
-    with pytest.raises(TypeError, match="'time' of frame holds values .* that Arrow lacks"):
+    with pytest.raises(TypeError, match=r"'time' of frame holds values .* that Arrow lacks"):
         make_and_read(pd.DataFrame({"user": [1], "item": [2], "time": [1j]}), timestamp="time")
 
 
