@@ -116,21 +116,6 @@ def _here() -> str:
     return str(lfm_np.als(X, factors=5, iterations=2, random_state=2).item_factors.tobytes().hex())
 
 
-def _spoilt_cache(kind: str) -> list[str]:
-    with folder() as place:
-        cache = place / "cache"
-        if kind == "file":
-            cache.write_text("no folder")
-        else:
-            cache.mkdir()
-            cache.chmod(0o777)
-        where = {**os.environ, "LFM_NP_CACHE_DIR": str(cache)}
-        done = subprocess.run([sys.executable, "-c", PROGRAM], env=where, capture_output=True, text=True, timeout=100)
-        pickles = list(place.rglob("*.nb[ci]")) if kind == "shared" else []
-    found = wrong(status=done.returncode == 0, bits=done.stdout.strip() == _here(), nothing_there=not pickles)
-    return found + ([done.stderr[-300:]] if found else [])
-
-
 def _other_process() -> list[str]:
     environ = {"PYTHONHASHSEED": "77", "OMP_NUM_THREADS": "1", "LC_ALL": "C", "PYTHONWARNINGS": "error"}
     where = {**os.environ, **environ}
@@ -249,8 +234,6 @@ def _cases() -> Iterator[Case]:
     if installed("joblib"):
         yield _day("joblib's threads and files", _joblib)
     yield _day("another process with another environment, to the bits", _other_process)
-    for kind in ("file", "shared"):
-        yield _day(f"a kernel cache that is a {kind} one", lambda k=kind: _spoilt_cache(k))
     yield _day("read-only data and other people's random state", _others_state)
     yield _day("seeds of every kind, and one that is shared", _generators)
     yield _day("eight writers of one model", _eight_writers)

@@ -185,7 +185,8 @@ def cases() -> list[Case]:
 def _cases() -> Iterator[Case]:
     yield _holds("pairs sorted and distinct, lengths uniform, every row in train", _made_pairs)
     yield _holds("planted cells to about one per cent, from m to m·n/4", _planted)
-    yield _holds("MovieLens in the order of the source's file", _movielens)
+    if "LFM_NP_DATA" in os.environ:
+        yield _holds("MovieLens in the order of the source's file", _movielens)
     if installed("pyarrow", "narwhals"):
         yield _holds("in CSV null is an empty field, NULL, NA, N/A and NaN, unless in quotes", _nulls_of_csv)
         yield _holds("a folder of CSV in the order of names, one with only names, one compressed", _a_folder_of_csv)
