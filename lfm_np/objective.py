@@ -83,6 +83,7 @@ def objective(
         X,
         factors=factors.item_factors.shape[1],
         biases=factors.user_bias is not None or factors.item_bias is not None,
+        mean=factors.global_bias or 0.0,
         dtype=np.float64,
         shape=(len(factors.user_factors), len(factors.item_factors)),
         **values,

@@ -131,7 +131,7 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         Returns
         -------
         ndarray, shape (r, k)
-            In a model with biases (r, k + 1), the users' biases last.
+            In a model with user biases (r, k + 1), those last.
         """
         check_is_fitted(self)
         found = self.fold_in_users(self._rows(X, fitting=False))
@@ -147,7 +147,8 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         k = model.item_factors.shape[1]
         scores = U[:, :k] @ model.item_factors.T
         if model.item_bias is not None:
-            scores += model.item_bias + U[:, k:] + model.item_bias.dtype.type(model.global_bias or 0.0)
+            own = 0 if model.user_bias is None else U[:, k:]
+            scores += model.item_bias + own + model.item_bias.dtype.type(model.global_bias or 0.0)
         return scores
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -168,7 +169,7 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
     @property
     def _n_features_out(self) -> int:
-        return self.item_factors_.shape[1] + (self.factors_.item_bias is not None)
+        return self.item_factors_.shape[1] + (self.factors_.user_bias is not None)
 
     def _rows(self, X: Any, *, fitting: bool) -> sp.csr_array:
         X = validate_data(self, _safe(X), accept_sparse="csr", reset=fitting)

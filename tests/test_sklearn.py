@@ -119,6 +119,16 @@ def test_ratings_of_sgd_are_folded_in_by_their_own_objective():
         np.testing.assert_allclose(Y.T @ slope + 0.1 * len(items) * U[u], 0, atol=1e-9)
 
 
+def test_a_model_of_item_biases_gives_users_none():
+    X = rated()
+    model = lfm_np.sklearn.SGD(**MEASURED, biases="item", dtype="float64").fit(X)
+    U, b = model.transform(X), model.factors_.item_bias
+    assert U.shape == (60, 3) == (60, len(model.get_feature_names_out()))
+    scores = model.fold_in_users(X).scores(np.repeat(np.arange(60), 20), np.tile(np.arange(20), 60)).reshape(60, 20)
+    np.testing.assert_allclose(model.inverse_transform(U), scores, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(U @ model.item_factors_.T + b, scores, rtol=0, atol=1e-12)
+
+
 def test_fold_in_of_sgd_is_a_parameter():
     X = planted()
     chosen = {"weighting": "hu-koren", "alpha": 3.0, "regularization": 2.0, "regularization_exponent": 0.0}
