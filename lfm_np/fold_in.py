@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack, cast
 
 import numpy as np
@@ -213,6 +214,8 @@ def half_step(factors: Factors, asked: HalfStep) -> HalfStep:
     names = tuple(HalfStep.__annotations__)
     check.check_names("fold-in", asked, names)
     fitted = {name: (factors.params or {}).get(name) for name in names}
+    if isinstance(fitted["regularization"], Mapping):  # of the parts of an `sgd` step, another objective
+        fitted["regularization"] = None
     values = fitted | {name: value for name, value in asked.items() if value is not None}
     needed = [name for name in names if name != "unobserved_weight" and values[name] is None]
     if needed:

@@ -103,6 +103,19 @@ def test_factors_of_sgd_need_parameters():
     assert factors.update(X[:2], users=[0, 50], **parameters).shape == (51, 30)
 
 
+def test_the_regularization_of_sgd_is_not_taken_for_that_of_als():
+    X = matrix()
+    factors = lfm_np.sgd(X, factors=2, epochs=1, random_state=0)
+    asked = {"alpha": 1.0, "regularization_exponent": 0.0, "weighting": "ials"}
+    with pytest.raises(ValueError, match=r"do not come from als, so fold-in needs regularization$"):
+        factors.fold_in_users(X, **asked)
+    for words in ({}, asked):
+        with pytest.raises(ValueError, match=r"the factors come from sgd, .* so objective needs regularization, and"):
+            lfm_np.objective(X, factors, **words)
+    bare = lfm_np.Factors(factors.user_factors, factors.item_factors)
+    assert lfm_np.objective(X, factors, regularization=0.1) == lfm_np.objective(X, bare, regularization=0.1)
+
+
 def test_a_misspelt_parameter_is_named():
     X = matrix()
     with pytest.raises(TypeError, match="no argument regularisation; it takes regularization, alpha"):
