@@ -249,9 +249,11 @@ class SGD(_Estimator):
     **parameters
         All arguments of `sgd` but X, with the same meanings and defaults. They are checked by `fit`.
     fold_in : mapping, optional
-        Arguments of `Factors.fold_in_users`, by which `transform` solves rows. By default, for ratings (`Squared`
-        without a sampler) what minimises the very objective: weighting "ratings", λ the users' regularization,
-        ν = 1. Other losses have no closed solution, and rows are solved by "ials" with α = α₀ = 1, λ = 0.1, ν = 1.
+        Arguments of `Factors.fold_in_users`, by which `transform` solves rows. By default, without a sampler, for
+        `Squared` and for a pointwise loss of your own whose target is the stored value: weighting "ratings", λ the
+        users' regularization, ν = 1. For `Squared` this minimises the very objective, except that users' biases, if
+        any, are held by the users' λ too, not by that of "bias"; for your own loss it is an approximation. All else
+        has no closed solution, and rows are solved by "ials" with α = α₀ = 1, λ = 0.1, ν = 1.
 
     Attributes
     ----------

@@ -107,10 +107,21 @@ def test_forms_of_X(form):
     assert other.score(make[form]()) == plain.score(X)
 
 
-def test_ratings_of_sgd_are_folded_in_by_their_own_objective():
-    """The gradient of Σ ½(x − s)² + ½λ n_u |u|², in the user's factors and bias, is zero."""
+class Absolute:
+    def value(self, score, target):
+        return abs(score - target)
+
+    def gradient(self, score, target):
+        return np.sign(score - target)
+
+
+@pytest.mark.parametrize(
+    "parts", [{}, {"regularization": {"user": 0.1, "bias": 0.7}}, {"loss": Absolute()}], ids=["one", "parts", "loss"]
+)
+def test_ratings_of_sgd_are_folded_in_by_least_squares(parts):
+    """The gradient of Σ ½(x − s)² + ½λ n_u |u|², in the user's factors and bias, is zero for λ of the users."""
     X = rated()
-    model = lfm_np.sklearn.SGD(**MEASURED, biases=True, dtype="float64").fit(X)
+    model = lfm_np.sklearn.SGD(**{**MEASURED, **parts}, biases=True, dtype="float64").fit(X)
     U, V, factors = model.transform(X), model.item_factors_, model.factors_
     for u in range(X.shape[0]):
         items, x = X.indices[X.indptr[u] : X.indptr[u + 1]], X.data[X.indptr[u] : X.indptr[u + 1]]
