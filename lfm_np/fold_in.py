@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack, cast
 
 import numpy as np
@@ -34,7 +35,8 @@ class Other(NamedTuple):
 
     factors: np.ndarray  # (n, k)
     bias: np.ndarray | None
-    mean: float | None
+    mean: float  # μ, 0 in a model without
+    biased: bool  # whether the rows to solve have biases, solved with their factors
 
 
 class Explanation(NamedTuple):
@@ -45,7 +47,7 @@ class Explanation(NamedTuple):
     contributions: np.ndarray
     """(n_u,) float64."""
     baseline: float
-    """What the score would be without them: μ + b_i, or 0 in a model without biases."""
+    """What the score would be without them: μ + b_i, each 0 in a model without."""
     score: float
 
 
@@ -68,8 +70,17 @@ def fold_in_users(
     Factors
         The r new users beside the same items. Fitted users' own rows give what one more half-step would.
 
+    Raises
+    ------
+    TypeError, ValueError
+        A bad argument or a parameter that is missing; or the model has biases or a μ and ``weighting`` is not
+        "ratings".
+
     Notes
     -----
+    μ and the item biases that the model has are subtracted from the ratings. If it has user biases, the new users'
+    are solved with their factors.
+
     What depends on the items alone is prepared on the first call and kept with the object.
 
     Examples
@@ -178,9 +189,10 @@ def _new_rows(
 
 def _other_side(factors: Factors, side: str) -> Other:
     """The side that stays fixed while rows of ``side`` are solved."""
+    mean = factors.global_bias or 0.0
     if side == "users":
-        return Other(factors.item_factors, factors.item_bias, factors.global_bias)
-    return Other(factors.user_factors, factors.user_bias, factors.global_bias)
+        return Other(factors.item_factors, factors.item_bias, mean, factors.user_bias is not None)
+    return Other(factors.user_factors, factors.user_bias, mean, factors.item_bias is not None)
 
 
 def _replaced(old: np.ndarray, ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -202,6 +214,8 @@ def half_step(factors: Factors, asked: HalfStep) -> HalfStep:
     names = tuple(HalfStep.__annotations__)
     check.check_names("fold-in", asked, names)
     fitted = {name: (factors.params or {}).get(name) for name in names}
+    if isinstance(fitted["regularization"], Mapping):  # of the parts of an `sgd` step, another objective
+        fitted["regularization"] = None
     values = fitted | {name: value for name, value in asked.items() if value is not None}
     needed = [name for name in names if name != "unobserved_weight" and values[name] is None]
     if needed:
@@ -220,10 +234,13 @@ def check_rows(X: Any, other: Other, values: HalfStep, *, transposed: bool) -> P
         unobserved_weight=values["unobserved_weight"],
         exponent=values["regularization_exponent"],
         weighting=values["weighting"],
-        biases=other.bias is not None,
+        biases=other.biased or other.bias is not None,
+        mean=other.mean,
         dtype=other.factors.dtype,
         shape=(n, None) if transposed else (None, n),
     )
+    # Biases of the other side alone are part of the ratings, not of what is solved.
+    problem = dataclasses.replace(problem, biases=other.biased)
     return problem.transposed() if transposed else problem
 
 
@@ -232,7 +249,7 @@ def prepare(other: Other, problem: Problem, pool: Pool) -> Fixed:
     Y = aligned((len(other.factors), problem.columns), other.factors.dtype)
     k = problem.factors
     Y[:, :k], Y[:, k:] = other.factors, 0
-    if other.bias is not None:
+    if problem.biases:
         Y[:, k] = 1
     return prepare_fixed(bool(problem.weights.a0), Y, Y, problem.weights, k + problem.biases, pool)
 
@@ -252,10 +269,10 @@ def solve(problem: Problem, other: Other, fixed: Fixed, pool: Pool) -> tuple[np.
 
 
 def shifts(other: Other, dtype: np.dtype) -> np.ndarray:
-    """What is subtracted from a rating before the half-step, by the other side's row; empty without biases."""
+    """What is subtracted from a rating before the half-step, by the other side's row; empty without μ and b."""
     if other.bias is None:
-        return np.empty(0, dtype)
-    return other.bias + dtype.type(other.mean or 0.0)
+        return np.full(len(other.factors) if other.mean else 0, other.mean, dtype)
+    return other.bias + dtype.type(other.mean)
 
 
 def contributions(problem: Problem, other: Other, item: int) -> Explanation:
@@ -266,15 +283,13 @@ def contributions(problem: Problem, other: Other, item: int) -> Explanation:
     """
     (d0, d1, t0, t1, a0), X = problem.weights, problem.X
     Y = other.factors.astype(np.float64)
-    if other.bias is not None:
+    if problem.biases:
         Y = np.column_stack((Y, np.ones(len(Y))))
     own = Y[X.indices]
     x = X.data.astype(np.float64)
-    t = t0 + t1 * x
-    baseline = 0.0
+    t, baseline = t0 + t1 * x - other.mean, other.mean
     if other.bias is not None:
-        t = t - (other.mean or 0.0) - other.bias[X.indices]
-        baseline = (other.mean or 0.0) + float(other.bias[item])
+        t, baseline = t - other.bias[X.indices], baseline + float(other.bias[item])
     lam = problem.row_regularization(np.diff(X.indptr), X.shape[1])[0]
     A = a0 * (Y.T @ Y) + (own.T * (d0 + d1 * x)) @ own + float(lam) * np.eye(Y.shape[1])
     shares = t * (own @ quietly(np.linalg.solve, A, Y[item])) if len(x) else np.empty(0)

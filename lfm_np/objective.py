@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def objective(
         From any solver, of shapes (m, k) and (n, k).
     regularization, alpha, unobserved_weight, regularization_exponent, weighting : optional
         As in `als`. None takes the value the factors were fitted with (``factors.params``), and the default of `als`
-        where they hold none.
+        where they hold none. Factors of `sgd`, which minimises something else, need ``regularization``.
 
     Returns
     -------
@@ -42,7 +43,8 @@ def objective(
     Raises
     ------
     TypeError, ValueError
-        For a bad argument, factors whose shapes do not fit X, or an objective beyond float64.
+        For a bad argument, factors whose shapes do not fit X or that have biases or a μ where ``weighting`` is not
+        "ratings", factors of `sgd` without a ``regularization``, or an objective beyond float64.
 
     Notes
     -----
@@ -79,10 +81,16 @@ def objective(
         name: fitted.get(names.get(name, name), default) if asked[name] is None else asked[name]
         for name, default in defaults.items()
     }
+    if asked["regularization"] is None and isinstance(values["regularization"], Mapping):
+        raise ValueError(
+            "the factors come from sgd, which has other regularization, so objective needs regularization, and "
+            "weighting, alpha, unobserved_weight and regularization_exponent unless the defaults of als are meant"
+        )
     problem = check_problem(
         X,
         factors=factors.item_factors.shape[1],
         biases=factors.user_bias is not None or factors.item_bias is not None,
+        mean=factors.global_bias or 0.0,
         dtype=np.float64,
         shape=(len(factors.user_factors), len(factors.item_factors)),
         **values,

@@ -95,13 +95,15 @@ def check_problem(
     weighting: Any,
     biases: Any,
     dtype: Any,
+    mean: float = 0.0,
     shape: tuple[int | None, int | None] = (None, None),
     stored: bool = False,
     num_threads: int = 1,
 ) -> Problem:
     """Check what `als` is asked to minimise; see there for the meaning of the arguments.
 
-    X may be a StoredMatrix where ``stored`` says so. ``num_threads`` may look at it.
+    ``mean``: the μ of a model that is there already. X may be a StoredMatrix where ``stored`` says so. ``num_threads``
+    may look at it.
     """
     check_choice("weighting", weighting, WEIGHTINGS)
     ratings = weighting == "ratings"
@@ -118,6 +120,8 @@ def check_problem(
         )
     if check_bool("biases", biases) and not ratings:
         raise ValueError(f'biases=True needs weighting="ratings", got weighting={weighting!r}')
+    if mean and not ratings:
+        raise ValueError(f'a model with a global_bias needs weighting="ratings", got weighting={weighting!r}')
     dtype = check_dtype("dtype", dtype)
     if stored and isinstance(X, StoredMatrix):
         cells, highest = X.checked("X", ratings, ratings, dtype), X.highest

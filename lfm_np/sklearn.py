@@ -131,7 +131,7 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         Returns
         -------
         ndarray, shape (r, k)
-            In a model with biases (r, k + 1), the users' biases last.
+            In a model with user biases (r, k + 1), those last.
         """
         check_is_fitted(self)
         found = self.fold_in_users(self._rows(X, fitting=False))
@@ -147,7 +147,8 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         k = model.item_factors.shape[1]
         scores = U[:, :k] @ model.item_factors.T
         if model.item_bias is not None:
-            scores += model.item_bias + U[:, k:] + model.item_bias.dtype.type(model.global_bias or 0.0)
+            own = 0 if model.user_bias is None else U[:, k:]
+            scores += model.item_bias + own + model.item_bias.dtype.type(model.global_bias or 0.0)
         return scores
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -168,7 +169,7 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
     @property
     def _n_features_out(self) -> int:
-        return self.item_factors_.shape[1] + (self.factors_.item_bias is not None)
+        return self.item_factors_.shape[1] + (self.factors_.user_bias is not None)
 
     def _rows(self, X: Any, *, fitting: bool) -> sp.csr_array:
         X = validate_data(self, _safe(X), accept_sparse="csr", reset=fitting)
@@ -248,9 +249,11 @@ class SGD(_Estimator):
     **parameters
         All arguments of `sgd` but X, with the same meanings and defaults. They are checked by `fit`.
     fold_in : mapping, optional
-        Arguments of `Factors.fold_in_users`, by which `transform` solves rows. By default, for ratings (`Squared`
-        without a sampler) what minimises the very objective: weighting "ratings", λ the users' regularization,
-        ν = 1. Other losses have no closed solution, and rows are solved by "ials" with α = α₀ = 1, λ = 0.1, ν = 1.
+        Arguments of `Factors.fold_in_users`, by which `transform` solves rows. By default, without a sampler, for
+        `Squared` and for a pointwise loss of your own whose target is the stored value: weighting "ratings", λ the
+        users' regularization, ν = 1. For `Squared` this minimises the very objective, except that users' biases, if
+        any, are held by the users' λ too, not by that of "bias"; for your own loss it is an approximation. All else
+        has no closed solution, and rows are solved by "ials" with α = α₀ = 1, λ = 0.1, ν = 1.
 
     Attributes
     ----------

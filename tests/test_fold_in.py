@@ -1,5 +1,7 @@
 """New rows for a fitted model, against dense normal equations and one more half-step of the fit."""
 
+import itertools
+
 import numpy as np
 import oracles_als as oracle
 import pytest
@@ -101,6 +103,19 @@ def test_factors_of_sgd_need_parameters():
     assert factors.update(X[:2], users=[0, 50], **parameters).shape == (51, 30)
 
 
+def test_the_regularization_of_sgd_is_not_taken_for_that_of_als():
+    X = matrix()
+    factors = lfm_np.sgd(X, factors=2, epochs=1, random_state=0)
+    asked = {"alpha": 1.0, "regularization_exponent": 0.0, "weighting": "ials"}
+    with pytest.raises(ValueError, match=r"do not come from als, so fold-in needs regularization$"):
+        factors.fold_in_users(X, **asked)
+    for words in ({}, asked):
+        with pytest.raises(ValueError, match=r"the factors come from sgd, .* so objective needs regularization, and"):
+            lfm_np.objective(X, factors, **words)
+    bare = lfm_np.Factors(factors.user_factors, factors.item_factors)
+    assert lfm_np.objective(X, factors, regularization=0.1) == lfm_np.objective(X, bare, regularization=0.1)
+
+
 def test_a_misspelt_parameter_is_named():
     X = matrix()
     with pytest.raises(TypeError, match="no argument regularisation; it takes regularization, alpha"):
@@ -177,3 +192,84 @@ def test_batches_equal_single_rows(r):
     together = factors.fold_in_users(X[:r]).user_factors
     alone = np.vstack([factors.fold_in_users(X[[u]]).user_factors for u in range(r)])
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-12)
+
+
+PARTS = list(itertools.product((False, True), repeat=3))[1:]  # which of μ, b_u, b_i
+RATINGS = {"weighting": "ratings", "alpha": 1.0, "regularization": 0.3, "regularization_exponent": 0.0}
+
+
+def partly_biased(mean, users, items):
+    rng = np.random.default_rng(7)
+    return lfm_np.Factors(
+        rng.normal(size=(50, 3)), rng.normal(size=(30, 3)), global_bias=2.5 if mean else None, params=RATINGS,
+        user_bias=rng.normal(size=50) if users else None, item_bias=rng.normal(size=30) if items else None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("side", ["users", "items"])
+@pytest.mark.parametrize("parts", PARTS)
+def test_new_rows_are_the_minimum_of_the_score_that_the_model_has(parts, side):
+    """μ and whichever biases: a row's factors, and its bias if its side has biases, are one least-squares problem."""
+    X, factors = matrix(), partly_biased(*parts)
+    found = getattr(factors, f"fold_in_{side}")(X)
+    own, Y, other = ("user", factors.item_factors, factors.item_bias)
+    if side == "items":
+        own, Y, other = ("item", factors.user_factors, factors.user_bias)
+    dense, stored = X.toarray(), X.toarray() != 0
+    if side == "items":
+        dense, stored = dense.T, stored.T
+    rows, bias = getattr(found, f"{own}_factors"), getattr(found, f"{own}_bias")
+    biased = getattr(factors, f"{own}_bias") is not None
+    assert (bias is not None) == biased
+    Y = np.column_stack((Y, np.ones(len(Y)))) if biased else Y
+    rows = np.column_stack((rows, bias)) if biased else rows
+    left = dense - (factors.global_bias or 0.0) - (0.0 if other is None else other)
+    for x, cells, row in zip(left, stored, rows):
+        expected = np.linalg.solve(Y[cells].T @ Y[cells] + 0.3 * np.eye(Y.shape[1]), Y[cells].T @ x[cells])
+        np.testing.assert_allclose(row, expected, rtol=0, atol=1e-10)
+    assert lfm_np.objective(X, found) < lfm_np.objective(X, factors)
+    updated = factors.update(X[:2] if side == "users" else X[:, :2], **{side: [1, 0]})
+    np.testing.assert_array_equal(getattr(updated, f"{own}_factors")[[1, 0]], getattr(found, f"{own}_factors")[:2])
+    if biased:
+        np.testing.assert_array_equal(getattr(updated, f"{own}_bias")[[1, 0]], bias[:2])
+    size = getattr(factors, f"{own}_factors").shape[0]
+    longer = factors.update(X[:1] if side == "users" else X[:, :1], **{side: [size]})
+    assert longer.shape == ((51, 30) if side == "users" else (50, 31))
+    assert longer.recommend([0, 49], N=40).ids.shape == (2, 40)
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_explanations_have_the_score_that_the_model_has(parts):
+    X, factors = matrix(), partly_biased(*parts)
+    folded = factors.fold_in_users(X)
+    baseline = (factors.global_bias or 0.0) + (0.0 if factors.item_bias is None else factors.item_bias[3])
+    for user in (0, 17):
+        explanation = factors.explain(user, 3, X)
+        assert explanation.baseline == pytest.approx(baseline, abs=1e-12)
+        assert explanation.score == pytest.approx(float(folded.scores(user, 3)), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("side", "parts", "scores"), [("items", {"item_bias": [0, 10]}, [3, 6]), ("users", {"user_bias": [0, 10]}, [3, 6])]
+)
+def test_a_replaced_row_does_not_keep_its_old_bias(side, parts, scores):
+    U, V = np.array([[1.0], [2.0]]), np.array([[1.0], [0.0]])
+    factors = lfm_np.Factors(*((U, V) if side == "items" else (V, U)), **parts)
+    column = sp.csr_array([[3.0], [6.0]])
+    found = factors.update(column if side == "items" else column.T, **{side: [1]}, **RATINGS | {"regularization": 1e-9})
+    got = found.scores([0, 1], [1, 1]) if side == "items" else found.scores([1, 1], [0, 1])
+    np.testing.assert_allclose(got, scores, atol=1e-6)
+
+
+@pytest.mark.parametrize("weighting", ["hu-koren", "ials", "confidence"])
+@pytest.mark.parametrize("parts", PARTS)
+def test_biases_and_a_constant_are_for_ratings(weighting, parts):
+    X, factors = matrix(), partly_biased(*parts)
+    named = "biases=True" if any(parts[1:]) else "global_bias"
+    for call in (
+        factors.fold_in_users,
+        factors.fold_in_items,
+        lambda X, **words: lfm_np.objective(X, factors, **words),
+    ):
+        with pytest.raises(ValueError, match=f"{named} needs weighting=\"ratings\", got weighting='{weighting}'"):
+            call(X, weighting=weighting)

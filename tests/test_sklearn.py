@@ -107,16 +107,37 @@ def test_forms_of_X(form):
     assert other.score(make[form]()) == plain.score(X)
 
 
-def test_ratings_of_sgd_are_folded_in_by_their_own_objective():
-    """The gradient of Σ ½(x − s)² + ½λ n_u |u|², in the user's factors and bias, is zero."""
+class Absolute:
+    def value(self, score, target):
+        return abs(score - target)
+
+    def gradient(self, score, target):
+        return np.sign(score - target)
+
+
+@pytest.mark.parametrize(
+    "parts", [{}, {"regularization": {"user": 0.1, "bias": 0.7}}, {"loss": Absolute()}], ids=["one", "parts", "loss"]
+)
+def test_ratings_of_sgd_are_folded_in_by_least_squares(parts):
+    """The gradient of Σ ½(x − s)² + ½λ n_u |u|², in the user's factors and bias, is zero for λ of the users."""
     X = rated()
-    model = lfm_np.sklearn.SGD(**MEASURED, biases=True, dtype="float64").fit(X)
+    model = lfm_np.sklearn.SGD(**{**MEASURED, **parts}, biases=True, dtype="float64").fit(X)
     U, V, factors = model.transform(X), model.item_factors_, model.factors_
     for u in range(X.shape[0]):
         items, x = X.indices[X.indptr[u] : X.indptr[u + 1]], X.data[X.indptr[u] : X.indptr[u + 1]]
         Y = np.column_stack((V[items], np.ones(len(items))))
         slope = Y @ U[u] + factors.global_bias + factors.item_bias[items] - x
         np.testing.assert_allclose(Y.T @ slope + 0.1 * len(items) * U[u], 0, atol=1e-9)
+
+
+def test_a_model_of_item_biases_gives_users_none():
+    X = rated()
+    model = lfm_np.sklearn.SGD(**MEASURED, biases="item", dtype="float64").fit(X)
+    U, b = model.transform(X), model.factors_.item_bias
+    assert U.shape == (60, 3) == (60, len(model.get_feature_names_out()))
+    scores = model.fold_in_users(X).scores(np.repeat(np.arange(60), 20), np.tile(np.arange(20), 60)).reshape(60, 20)
+    np.testing.assert_allclose(model.inverse_transform(U), scores, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(U @ model.item_factors_.T + b, scores, rtol=0, atol=1e-12)
 
 
 def test_fold_in_of_sgd_is_a_parameter():
