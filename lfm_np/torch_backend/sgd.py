@@ -118,7 +118,7 @@ def sgd(
     with sigint_noted() as interrupted, torch_threads(threads), torch.inference_mode():
         with Pool(threads, interrupted) as pool:
             first = Start(plan, start, pool)
-        state = _State(plan, loss, first, where, size, interrupted)
+        state = _State(plan, losses.frozen(loss, plan.protocol), first, where, size, interrupted)
         params = {name: value for name, value in plan.params.items() if name != "blocks"}
         params |= {"seed": run.seed} | loop.params | {"skipped_rows": int(first.skipped.sum())}
         params |= {"batch_size": state.batch_size, "device": str(where.device)}
