@@ -3,9 +3,10 @@
 import importlib
 from types import ModuleType
 
-import lfm_np._starting  # noqa: F401 (before all that takes time)
+import lfm_np._starting  # before all that takes time
 
 # isort: split
+import lfm_np.kernels.als_shares  # noqa: F401 (every kernel now, of the sources that the cache on disk hashes now)
 from lfm_np import datasets, losses, sampling
 from lfm_np._version import __version__
 from lfm_np.als import als

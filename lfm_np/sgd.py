@@ -12,6 +12,7 @@ from lfm_np import losses, sampling, validation
 from lfm_np.checkpoint import Run
 from lfm_np.factors import Factors
 from lfm_np.kernels.jit import Pool
+from lfm_np.losses.code import code_of
 from lfm_np.sgd_epoch import Trainer
 from lfm_np.sgd_plan import make_plan
 from lfm_np.sweeps import Callback, check_loop, run_sweeps, sigint_noted
@@ -94,8 +95,9 @@ def sgd(
     checkpoint : str, path or Checkpoint, optional
         A file that keeps the state of the run, replaced in one step after every epoch, or every so many seconds with
         ``Checkpoint(path, every)``. Where it is there already, the run goes on from it, to the same bits as without a
-        break; a file of another X or of other arguments is refused. ``epochs`` (no fewer than were done),
-        ``tolerance``, ``num_threads``, ``callback``, ``progress`` and ``raise_on_interrupt`` may differ.
+        break; a file of another X or of other arguments is refused, and one of a loss of your own with other code or
+        numbers. ``epochs`` (no fewer than were done), ``tolerance``, ``num_threads``, ``callback``, ``progress`` and
+        ``raise_on_interrupt`` may differ.
 
     Returns
     -------
@@ -156,7 +158,7 @@ def sgd(
     with sigint_noted() as interrupted, Pool(threads, interrupted) as pool:
         trainer = Trainer(plan, start, pool)
         params = plan.params | {"seed": run.seed} | loop.params | {"skipped_rows": int(trainer.skipped.sum())}
-        run.resume(trainer, plan.X, params, start)
+        run.resume(trainer, plan.X, params | {"code of loss": code_of(loss, plan.protocol)}, start)
 
         result = partial(trainer.result, params=params)
         history, status = run_sweeps(loop, trainer.sweep, result, interrupted, run)

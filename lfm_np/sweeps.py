@@ -28,6 +28,10 @@ _FIELDS = frozenset(field.name for field in dataclasses.fields(Factors))
 class FactorsView(Factors):
     """What a callback sees: Factors that are computed when first looked at, which must be while the callback runs."""
 
+    def __new__(cls, *make: Callable[[], Factors], **fields: Any) -> Any:
+        """A view; of ``fields``, as `dataclasses.replace` and so folding in give them, Factors as everywhere."""
+        return Factors(**fields) if fields else super().__new__(cls)
+
     def __init__(self, make: Callable[[], Factors]) -> None:
         object.__setattr__(self, "_make", make)
 

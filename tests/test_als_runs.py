@@ -1,5 +1,7 @@
 """als(): how a run goes and ends, and what it accepts."""
 
+import copy
+import dataclasses
 import itertools
 import signal
 import sys
@@ -71,6 +73,34 @@ def test_a_callback_that_never_looks_costs_nothing_and_cannot_look_later():
     fit(matrix(), callback=lambda record, factors: kept.append(factors))
     with pytest.raises(RuntimeError, match="while the callback runs"):
         _ = kept[0].user_factors
+
+
+def test_what_a_callback_makes_of_its_factors_are_plain_factors():
+    X, made = matrix(), []
+
+    def callback(record, factors):
+        made.append(
+            [
+                factors.fold_in_users(X[:3]),
+                factors.fold_in_items(X[:, :3]),
+                factors.update(X[:3], users=[0, 1, 2]),
+                dataclasses.replace(factors),
+                copy.copy(factors),
+            ]
+        )
+
+    result = fit(X, callback=callback, random_state=0)
+    expected = [
+        result.fold_in_users(X[:3]),
+        result.fold_in_items(X[:, :3]),
+        result.update(X[:3], users=[0, 1, 2]),
+        result,
+        result,
+    ]
+    for found, wanted in zip(made[-1], expected, strict=True):
+        assert type(found) is lfm_np.Factors
+        np.testing.assert_array_equal(found.user_factors, wanted.user_factors)
+        np.testing.assert_array_equal(found.item_factors, wanted.item_factors)
 
 
 def test_errors_of_a_callback_propagate():

@@ -1,6 +1,8 @@
 """Checkpoints of another run, of another kind or with wrong contents are refused by name."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ import scipy.sparse as sp
 from checkpoint_runs import SEED, X, fit
 
 from lfm_np import Checkpoint, Factors, checkpoint, losses, persistence, sampling
+from lfm_np.losses import protocol
+from lfm_np.losses.code import code_of
 
 OTHER_ALS = {
     "factors": 6,
@@ -44,6 +48,98 @@ def test_other_arguments_are_refused_by_name(tmp_path, name, argument, value):
     with pytest.raises(ValueError, match=rf"belongs to another run: (.*, )?{argument} is .* there and .* here"):
         fit(name, 2, checkpoint=path, **{argument: value})
     assert path.read_bytes() == before
+
+
+LOSS = """
+import math, numba, numpy as np
+from typing import NamedTuple
+from lfm_np import losses
+
+SHIFT = 0.0
+ARRAY = np.zeros(2)
+
+@numba.njit
+def halved(x, by=2.0):
+    return x / by
+
+@numba.njit
+def plus(x):
+    return x + halved(0.0)
+
+class Mine(NamedTuple):
+    scale = 1.0
+    targets = (1.0, 0.0)
+
+    def value(self, score, target):
+        '''Once.'''
+        return self.scale * 0.5 * (plus(score) - target + SHIFT + ARRAY[0]) ** 2
+
+    def gradient(self, score, target):
+        return self.scale * sum([plus(score) - target + SHIFT + ARRAY[0] for _ in (1, 2)]) / 2
+
+    def torch_value(self, score, target):
+        return self.scale * 0.5 * (score - target + SHIFT) ** 2 * ("a" in {"a", "b", "c"})
+
+class Small(losses.BPR):
+    trials = 2
+
+loss = Mine()
+"""
+
+
+def loss_of(text):
+    found = {"__name__": "mine"}
+    exec(text, found)
+    return found["loss"]
+
+
+def code(loss):
+    return code_of(loss, protocol.read(loss), "torch_value")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("scale = 1.0", "scale = 2.0"),
+        ("targets = (1.0, 0.0)", "targets = (2.0, 0.0)"),
+        ("* 0.5 * (plus", "* 0.25 * (plus"),
+        ("sum([plus", "sum([-plus"),
+        ("SHIFT = 0.0", "SHIFT = 1.0"),
+        ("np.zeros(2)", "np.ones(2)"),
+        ("x + halved", "x - halved"),
+        ("by=2.0", "by=3.0"),
+        ("return x / by", "return x * by"),
+        ("(score - target", "(target - score"),
+        ("loss = Mine()", "loss = Small()"),
+        ("halved(0.0)", "math.sin(0.0)"),
+    ],
+)
+def test_a_loss_that_computes_something_else_is_another(before, after):
+    assert before in LOSS
+    assert code(loss_of(LOSS)) != code(loss_of(LOSS.replace(before, after)))
+
+
+def test_what_does_not_change_a_loss_does_not_make_it_another():
+    for changed in (LOSS.replace("Once.", "Twice."), "\n\n" + LOSS.replace("SHIFT = 0.0", "SHIFT = 0.0; OTHER = 1")):
+        assert code(loss_of(LOSS)) == code(loss_of(changed)) is not None
+    assert code(losses.BPR()) is None
+    script = "from test_checkpoint_refusals import *; print(code(loss_of(LOSS)))"
+    for seed in "01":  # of the order of sets
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}
+        found = subprocess.check_output([sys.executable, "-c", script], text=True, env=environment)
+        assert found.strip() == code(loss_of(LOSS))
+
+
+@pytest.mark.parametrize("name", ["sgd", "torch_backend.sgd"])
+def test_a_loss_of_the_same_name_and_fields_is_refused(tmp_path, name):
+    path = tmp_path / "c"
+    fit(name, 1, checkpoint=path, loss=loss_of(LOSS))
+    fit(name, 2, checkpoint=path, loss=loss_of(LOSS))
+    with pytest.raises(ValueError, match=r"another run: code of loss is '\w+' there and '\w+' here;"):
+        fit(name, 3, checkpoint=path, loss=loss_of(LOSS.replace("scale = 1.0", "scale = 2.0")))
+    for one in (losses.BPR(), losses.BPR(weighted=True)):
+        with pytest.raises(ValueError, match=r"another run: (.*, )?loss is .* there and .* here"):
+            fit(name, 3, checkpoint=path, loss=one)
 
 
 def test_biases_and_the_solver_are_named(tmp_path):

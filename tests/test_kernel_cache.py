@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -108,11 +109,32 @@ def test_every_kernel_source_and_version_is_in_the_name(tmp_path, monkeypatch):
         names.add(cache._fingerprint())
     for path in sorted(Path(cache.__file__).parent.glob("*.py")):
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    monkeypatch.setattr(cache, "__file__", str(tmp_path / "cache.py"))
-    assert cache._fingerprint() in names
+    assert cache._sources(tmp_path) == cache._SOURCES
     with open(tmp_path / "simd.py", "a") as file:
         file.write("\n")
+    monkeypatch.setattr(cache, "_SOURCES", cache._sources(tmp_path))
     assert cache._fingerprint() not in names
+
+
+CHANGED_AFTER_THE_IMPORT = """
+import lfm_np, os, sys
+from lfm_np.kernels import cache
+folder = os.path.dirname(cache.__file__)
+assert folder == os.path.join(os.getcwd(), "lfm_np", "kernels"), folder
+kernels = {name[:-3] for name in os.listdir(folder) if name.endswith(".py") and name != "__init__.py"}
+assert {f"lfm_np.kernels.{name}" for name in kernels} <= set(sys.modules)  # or later sources would have this name
+print(cache._fingerprint())
+with open(os.path.join(folder, "scores.py"), "a") as file:
+    file.write("# edited")
+print(cache._fingerprint())
+"""
+
+
+def test_sources_that_change_after_the_import_do_not_change_the_name(tmp_path):
+    shutil.copytree(Path(cache.__file__).parents[1], tmp_path / "lfm_np", ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-c", CHANGED_AFTER_THE_IMPORT]
+    old, new = (subprocess.check_output(command, cwd=tmp_path, text=True).split() for _ in range(2))
+    assert old[0] == old[1] != new[0]
 
 
 @pytest.mark.parametrize(

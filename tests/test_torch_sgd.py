@@ -144,6 +144,37 @@ def test_a_loss_of_ones_own_runs_by_autograd(backend, torch):
 # ---- draws ----------------------------------------------------------------------------------------------------------
 
 
+class Shifted:
+    scale = 1.0
+
+    def __init__(self, shift):
+        self.shift = shift
+
+    def value(self, difference):
+        return 0.5 * self.scale * (difference - self.shift) ** 2
+
+    def gradient(self, difference):
+        return self.scale * (difference - self.shift)
+
+    def torch_value(self, difference):
+        return 0.5 * self.scale * (difference - self.shift) ** 2
+
+
+@pytest.mark.parametrize("of_class", [False, True])
+@pytest.mark.parametrize("solver", ["numba", "torch"])
+def test_a_loss_is_that_of_the_start_whatever_a_callback_sets(backend, monkeypatch, solver, of_class):
+    sgd = lfm_np.sgd if solver == "numba" else backend.sgd
+    X = sp.csr_array(np.random.default_rng(0).random((20, 15)) < 0.3, dtype=np.float32)
+    loss, words = Shifted(1.0), {"factors": 3, "epochs": 3, "random_state": 0, "num_threads": 1}
+
+    def callback(record, factors):
+        monkeypatch.setattr(*(Shifted, "scale") if of_class else (loss, "shift"), 5.0)
+
+    whole = sgd(X, Shifted(1.0), **words)
+    found = sgd(X, loss, callback=callback, **words)
+    np.testing.assert_array_equal(found.item_factors, whole.item_factors)
+
+
 def test_random_bits_equal_the_reference(torch):
     from lfm_np.torch_backend.draws import bits
 

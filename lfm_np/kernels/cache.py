@@ -29,9 +29,10 @@ class KernelCache(_Cache):
     """One file per compiled signature: a SHA-256 digest of name and content, then the pickled object code.
 
     Numba's own cache looks at the file that holds the entry point only (numba #1833), so that a kernel keeps running an
-    old copy of an edited helper; here the folder's name is a hash of every kernel source, of the versions and of the
-    options. A file that is damaged, foreign or unreadable counts as absent. Only files and folders that belong to this
-    user and that nobody else may write are read, since object code is trusted code and unpickling runs what it finds.
+    old copy of an edited helper; here the folder's name is a hash of every kernel source, as imported, of the versions
+    and of the options. A file that is damaged, foreign or unreadable counts as absent. Only files and folders that
+    belong to this user and that nobody else may write are read, since object code is trusted code and unpickling runs
+    what it finds.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -168,10 +169,20 @@ def _mistrusted(info: os.stat_result) -> str:
 
 def _fingerprint() -> str:
     """Hash of everything the object code depends on besides the signature and the CPU."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
+    digest = hashlib.sha256(_SOURCES)
     options = (sys.version_info[:3], numba.__version__, llvmlite.__version__, np.__version__)
     flags = (config.OPT, bool(config.BOUNDSCHECK), bool(config.DEBUGINFO_DEFAULT), config.ENABLE_AVX)
     digest.update(repr((options, flags, config.CPU_NAME, config.CPU_FEATURES)).encode())
     return digest.hexdigest()[:24]
+
+
+def _sources(folder: Path) -> bytes:
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.digest()
+
+
+# Of what is being imported: by the first call an upgrade may have put other files there, and the object code of these
+# would be kept under the name of those. One or two milliseconds.
+_SOURCES = _sources(Path(__file__).parent)

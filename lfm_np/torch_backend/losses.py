@@ -8,6 +8,7 @@ for tensors of any shape (of a list loss: ``positive`` (B,) and ``negatives`` (B
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -79,6 +80,16 @@ def check_loss(loss: Any) -> None:
         raise TypeError(
             f"loss needs a method torch_value to run on torch: value, written with torch functions; got {shown(loss)}"
         )
+
+
+def frozen(loss: Any, read: Protocol) -> Any:
+    """A copy that keeps the numbers of now, as compiled code does, whatever a callback sets.
+
+    Those of the class too, where instances have a ``__dict__``.
+    """
+    own = copy.copy(loss)
+    getattr(own, "__dict__", {}).update({name: getattr(loss, name) for name in read.parameters})
+    return own
 
 
 def _formula(loss: Any, kind: str, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

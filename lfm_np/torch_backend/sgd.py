@@ -16,6 +16,7 @@ from lfm_np.checkpoint import Run
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
 from lfm_np.kernels.jit import Interrupted, Pool
+from lfm_np.losses.code import code_of
 from lfm_np.sgd_epoch import BLOCKS, NEGATIVES, Start, key
 from lfm_np.sgd_plan import Plan, make_plan
 from lfm_np.sweeps import Callback, check_loop, run_sweeps, sigint_noted
@@ -117,12 +118,12 @@ def sgd(
     with sigint_noted() as interrupted, torch_threads(threads), torch.inference_mode():
         with Pool(threads, interrupted) as pool:
             first = Start(plan, start, pool)
-        state = _State(plan, loss, first, where, size, interrupted)
+        state = _State(plan, losses.frozen(loss, plan.protocol), first, where, size, interrupted)
         params = {name: value for name, value in plan.params.items() if name != "blocks"}
         params |= {"seed": run.seed} | loop.params | {"skipped_rows": int(first.skipped.sum())}
         params |= {"batch_size": state.batch_size, "device": str(where.device)}
         del first
-        run.resume(state, plan.X, params, start)
+        run.resume(state, plan.X, params | {"code of loss": code_of(loss, plan.protocol, "torch_value")}, start)
 
         result = partial(state.result, params=params, threads=threads)
         history, status = run_sweeps(loop, state.sweep, result, interrupted, run)
