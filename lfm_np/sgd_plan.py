@@ -115,6 +115,7 @@ def make_plan(
         "regularization": parts,
         "biases": biases,
         "dtype": X.dtype.name,
+        "zeros": _zeros(loss),
         "blocks": grid.tasks,
     }
     masses = None if sampler is None else sampling.cumulative(sampling.masses(sampler, counts), X.shape[1])
@@ -178,12 +179,16 @@ def takes_any_value(loss: Any) -> bool:
     return _value_is_target(protocol.read(loss)) and not isinstance(loss, losses.Poisson)
 
 
+def _zeros(loss: Any) -> str:
+    return "keep" if takes_any_value(loss) else "drop"
+
+
 def _check_matrix(X: Any, loss: Any, dtype: np.dtype, num_threads: int) -> sp.csr_array:
     ratings = takes_any_value(loss)
     return validation.check_matrix(
         "X",
         X,
-        zeros="keep" if ratings else "drop",
+        zeros=_zeros(loss),
         duplicates="refuse" if ratings else "sum",
         negative=ratings,
         dtype=dtype,
