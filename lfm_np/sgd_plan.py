@@ -152,7 +152,8 @@ def _named(thing: Any) -> str:
     """``BPR(weighted=False)``, also for a class whose repr is an address."""
     if hasattr(thing, "_fields"):
         return repr(thing)
-    return f"{type(thing).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(thing).items())})"
+    own = protocol.attributes(thing)
+    return f"{type(thing).__name__}({', '.join(f'{name}={value!r}' for name, value in own.items())})"
 
 
 def _check_regularization(value: Any) -> dict[str, float]:
