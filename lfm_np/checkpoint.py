@@ -30,7 +30,7 @@ _KEYS = frozenset({"asked", "entropy", "history", "version"})
 _SUMS = "_squares", "_penalty"
 FORMAT = persistence.Format("lfm_np.checkpoint", "1", "checkpoint", _KEYS, lambda shapes, dtypes: None)
 FREE = frozenset(  # in a result's params: what may differ from call to call, or follows from the rest
-    {"iterations", "epochs", "tolerance", "seed", "user_rows", "item_rows", "blocks", "skipped_rows"}
+    {"iterations", "epochs", "tolerance", "seed", "user_rows", "item_rows", "blocks", "skipped_rows", "zeros"}
 )
 
 

@@ -140,6 +140,9 @@ class Factors:
     def _zero_is_a_value(self) -> bool:
         """Whether the model was fitted to ratings, where a stored zero is a rating."""
         params = self.params or {}
+        if "zeros" in params:
+            return str(params["zeros"]) == "keep"
+        # of `als`, and of `sgd` before 'zeros' was recorded
         return params.get("weighting") == "ratings" or str(params.get("loss", "")).startswith("Squared(")
 
     # ---- files ------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _GIB = 1 << 30
 _ROW_BYTES = {"als": 48, "sgd": 24}  # the plan: lengths, costs, order, λ; offsets, counts, what is left to draw
-_INDEX, _RECORD = 4, 16  # bytes a cell: the transpose's index; a record of three int32 and a negative
+_INDEX, _RECORD = 4, 12  # bytes a cell: the transpose's index, or a negative; a record of three int32
 _SMALL = 1 << 20  # Python's objects, stacks of threads, what malloc keeps
 DUAL_SHARE = 0.75  # torch: rows with up to this share of k cells take the n × n system
 CELL_BYTES = 128  # torch: of a padded cell beside its rows of Y: its position, column, weights, and their float64 loss
@@ -47,6 +47,7 @@ def estimate_memory(
     dtype: Any = np.float32,
     biases: bool = False,
     sampled: bool = True,
+    uses_values: bool = False,
     num_threads: int | None = None,
     backend: str = "numpy",
     memory_budget: int = TORCH_BUDGET,
@@ -65,7 +66,10 @@ def estimate_memory(
     dtype : float32 or float64
     biases : bool
     sampled : bool
-        False for `sgd` with ``sampler=None``, which draws no negatives; only "torch" takes less for it.
+        False for `sgd` with ``sampler=None``, which draws no negatives.
+    uses_values : bool
+        True for `sgd` with a loss that reads the stored values: a weighted one, or one whose target is the value.
+        "torch" takes as much for any.
     num_threads : int, optional
         None takes the cores this process may use.
     backend : {"numpy", "torch"}
@@ -87,8 +91,8 @@ def estimate_memory(
     Notes
     -----
     With ld = k padded to a multiple of 16: `als` holds U and V twice, 2(m + n)·ld numbers, the transpose of X, and
-    scratch of O(ld²) a thread; `sgd` holds U and V twice, 16 bytes a stored cell and its value, and while the result is
-    made U and V once more, without the padding.
+    scratch of O(ld²) a thread; `sgd` holds U and V twice, 12 bytes a stored cell, 4 for its negative and its value if
+    the loss reads it, and while the result is made U and V once more, without the padding.
 
     Examples
     --------
@@ -102,6 +106,7 @@ def estimate_memory(
     check.check_choice("solver", solver, ("als", "sgd"))
     size, biases = check.check_dtype("dtype", dtype).itemsize, check.check_bool("biases", biases)
     threads, rows, sampled = check.check_num_threads(num_threads), m + n, check.check_bool("sampled", sampled)
+    uses_values = check.check_bool("uses_values", uses_values)
     check.check_choice("backend", backend, ("numpy", "torch"))
     if backend == "torch":
         budget = check.check_int("memory_budget", memory_budget, 1)
@@ -116,8 +121,8 @@ def estimate_memory(
         needed = 2 * ld * size * rows + nnz * (_INDEX + size) + max(systems, gram)
     else:
         rotating = min(max(m, n), ROWS) * k * 8  # to the canonical basis, in float64
-        training = 2 * ld * size * rows + nnz * (_RECORD + size)
-        needed = max(training, (2 * ld + k) * size * rows + nnz * _RECORD + rotating)
+        cells = nnz * (_RECORD + _INDEX * sampled + size * uses_values)
+        needed = 2 * ld * size * rows + cells + k * size * rows + rotating
     return needed + _ROW_BYTES[solver] * rows
 
 

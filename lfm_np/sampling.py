@@ -50,7 +50,9 @@ class Popularity(NamedTuple):
 class Hard(NamedTuple):
     """The best-scored of ``candidates`` uniform draws: dynamic negative sampling.
 
-    Costs one score a candidate. Many candidates find stored-but-missing positives as well as hard negatives.
+    Costs one score a candidate. Many candidates find stored-but-missing positives as well as hard negatives. Which item
+    is best changes with the scores, so its probability is not known: SampledSoftmax corrects by that of one uniform
+    draw.
 
     Parameters
     ----------

@@ -103,7 +103,8 @@ def sgd(
     -------
     Factors
         In the canonical basis; of unit length for cosine losses. ``history``: iteration, sampled_loss (mean over the
-        stored cells of the loss just before each step, float64), seconds. ``params``: the arguments, ``blocks``,
+        stored cells of the loss just before each step, float64), seconds. ``params``: the arguments, ``zeros`` ("keep":
+        a stored zero is a value, also for ``seen=`` and `evaluate`; "drop": it counts as absent), ``blocks``,
         ``skipped_rows`` (rows that left nothing to draw), and ``seed``, the ``random_state`` that repeats the fit (None
         for an object).
 

@@ -107,7 +107,7 @@ class Start:
         lengths, k = np.diff(self.indptr), self.plan.rule.factors
         active = (lengths > 0) & (self.free > 0)
         brought = np.zeros(len(self.model.items), bool)
-        brought[self.indices[np.repeat(active, lengths)]] = True
+        sgd_draws.mark_items(self.indptr, self.indices, active, brought)
         bound = (3.0 / k) ** 0.5 * (1.0 if self.plan.rule.cosine else 0.1)
         for W, mask, cell in ((self.model.users, active, USERS), (self.model.items, brought, ITEMS)):
             stream, rows = key(self.seed, 0, cell), COPY_BLOCK // W.shape[1] + 1

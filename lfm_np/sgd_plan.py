@@ -39,8 +39,7 @@ class Plan(NamedTuple):
 
     @property
     def uses_values(self) -> bool:
-        """Whether the loss reads the stored values."""
-        return self.protocol.weighted or _value_is_target(self.protocol)
+        return _uses_values(self.protocol)
 
     def log_q(self, free: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What logQ correction takes off a negative's score: of an item, less that of the row; empty without it.
@@ -60,6 +59,11 @@ class Plan(NamedTuple):
 
 def _value_is_target(read: protocol.Protocol) -> bool:
     return read.kind == "pointwise" and read.targets is None
+
+
+def _uses_values(read: protocol.Protocol) -> bool:
+    """Whether the loss reads the stored values."""
+    return read.weighted or _value_is_target(read)
 
 
 def make_plan(
@@ -91,7 +95,8 @@ def make_plan(
     parts = _check_regularization(regularization)
     _check_together(loss, read, sampler, negatives, biases)
     X = _check_matrix(X, loss, validation.check_dtype("dtype", dtype), num_threads)
-    refuse_what_cannot_fit("sgd", X, factors=k, biases=bool(biases), sampled=sampler is not None, **memory)
+    kept = {"sampled": sampler is not None, "uses_values": _uses_values(read)}
+    refuse_what_cannot_fit("sgd", X, factors=k, biases=bool(biases), **kept, **memory)
     counts = np.bincount(X.indices, minlength=X.shape[1])
     seed = int(validation.check_random_state(random_state).integers(2**62))
     pointer = protocol.compiled(loss)
@@ -110,6 +115,7 @@ def make_plan(
         "regularization": parts,
         "biases": biases,
         "dtype": X.dtype.name,
+        "zeros": _zeros(loss),
         "blocks": grid.tasks,
     }
     masses = None if sampler is None else sampling.cumulative(sampling.masses(sampler, counts), X.shape[1])
@@ -146,7 +152,8 @@ def _named(thing: Any) -> str:
     """``BPR(weighted=False)``, also for a class whose repr is an address."""
     if hasattr(thing, "_fields"):
         return repr(thing)
-    return f"{type(thing).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(thing).items())})"
+    own = protocol.attributes(thing)
+    return f"{type(thing).__name__}({', '.join(f'{name}={value!r}' for name, value in own.items())})"
 
 
 def _check_regularization(value: Any) -> dict[str, float]:
@@ -173,12 +180,16 @@ def takes_any_value(loss: Any) -> bool:
     return _value_is_target(protocol.read(loss)) and not isinstance(loss, losses.Poisson)
 
 
+def _zeros(loss: Any) -> str:
+    return "keep" if takes_any_value(loss) else "drop"
+
+
 def _check_matrix(X: Any, loss: Any, dtype: np.dtype, num_threads: int) -> sp.csr_array:
     ratings = takes_any_value(loss)
     return validation.check_matrix(
         "X",
         X,
-        zeros="keep" if ratings else "drop",
+        zeros=_zeros(loss),
         duplicates="refuse" if ratings else "sum",
         negative=ratings,
         dtype=dtype,
@@ -193,21 +204,29 @@ def _best_constant(pointer: Any, read: protocol.Protocol, data: np.ndarray, nega
     """
     if read.kind != "pointwise" or len(data) == 0 or (read.targets is not None and negatives == 0):
         return 0.0
-    values, counts = np.unique(data.astype(np.float64), return_counts=True)
-    weights = counts * (values if read.weighted else 1.0)
-    targets = values if read.targets is None else np.full(len(values), read.targets[0])
-    if negatives:
-        targets = np.append(targets, read.targets[1] if read.targets else 0.0)
-        weights = np.append(weights, float(negatives * len(data)))
+    targets, weights = _distinct(data)
+    if read.weighted:
+        weights *= targets
+    if read.targets is not None:
+        targets = np.full(len(targets), read.targets[0])
+    cells = targets, weights, read.targets[1] if read.targets else 0.0, float(negatives * len(data))
     low, high, place = -1.0, 1.0, sgd_loss.address(pointer)
-    while sgd_loss.total_slope(place, low, targets, weights) > 0 and low > -(2.0**60):
+    while sgd_loss.total_slope(place, low, *cells) > 0 and low > -(2.0**60):
         low *= 2
-    while sgd_loss.total_slope(place, high, targets, weights) < 0 and high < 2.0**60:
+    while sgd_loss.total_slope(place, high, *cells) < 0 and high < 2.0**60:
         high *= 2
     for _ in range(120):  # halvings until two neighbouring floats
         middle = 0.5 * (low + high)
-        if sgd_loss.total_slope(place, middle, targets, weights) < 0:
+        if sgd_loss.total_slope(place, middle, *cells) < 0:
             low = middle
         else:
             high = middle
     return float(high)
+
+
+def _distinct(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct values and, in float64, their counts: one sorted copy, where np.unique takes five arrays."""
+    values = np.sort(data)
+    lengths = np.empty(1 + np.count_nonzero(values[1:] != values[:-1]))
+    sgd_loss.run_lengths(values, lengths)
+    return values[: len(lengths)], lengths

@@ -50,10 +50,13 @@ def late_cells(timestamps: np.ndarray, fraction: float, at: Any = None) -> np.nd
         times = np.unique(timestamps)
         first = bisect.bisect_left(times, moment, key=_exact)
         return timestamps >= times[first] if first < len(times) else np.zeros(len(timestamps), np.bool_)
-    wanted = int(np.floor(fraction * len(timestamps)))
+    n = len(timestamps)
+    wanted = min(int(fraction * n) + 1, n)  # the product may be rounded to either side of a whole number
+    while wanted > 0 and wanted / n > fraction:
+        wanted -= 1
     if wanted == 0:
-        return np.zeros(len(timestamps), np.bool_)
-    cut = len(timestamps) - wanted - 1
+        return np.zeros(n, np.bool_)
+    cut = n - wanted - 1
     return timestamps > np.partition(timestamps, cut)[cut]
 
 

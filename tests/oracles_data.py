@@ -46,7 +46,7 @@ def late(times, fraction):
     best = [False] * len(times)
     for cut in set(times):
         flags = [time >= cut for time in times]
-        if sum(best) < sum(flags) <= fraction * len(times):
+        if sum(best) < sum(flags) and sum(flags) / len(times) <= fraction:
             best = flags
     return best
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from strategies import DUPLICATES, records
 
 import lfm_np
-from lfm_np import Interactions, build_dict, to_csr
+from lfm_np import Interactions, build_dict, splits, to_csr
 
 pytestmark = pytest.mark.small
 
@@ -329,7 +329,15 @@ def test_last_out_equals_the_loop(seed, n):
     assert set(as_dict(data.split("last", n=n)[1].matrix)) == expected
 
 
-@pytest.mark.parametrize("fraction", [0.01, 0.1, 0.2, 0.5, 0.97])
+@pytest.mark.parametrize("n", [1, 3, 7, 49, 100, 1000])
+def test_a_whole_share_of_distinct_times_is_taken_in_full(n):
+    """0.29 · 100 is 28.999999999999996 in floating point."""
+    times = np.random.default_rng(n).permutation(n)
+    taken = [np.count_nonzero(splits.late_cells(times, count / n)) for count in range(1, n)]
+    assert taken == list(range(1, n))
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.1, 0.2, 0.29, 0.5, 0.97])
 @pytest.mark.parametrize("seed", range(5))
 def test_global_time_equals_the_loop(seed, fraction):
     data = sample(seed)

@@ -3,6 +3,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -194,6 +195,44 @@ def test_plain_class_and_instance_attributes():
     losses.check(Shifted(3))
     value, slope = sgd_loss.call_point(protocol.compiled(Shifted(3)), 1.0, 0.5)
     assert (value, slope) == (6.25, -5.0)
+
+
+class Slotted:
+    __slots__ = "power"  # one name may stand alone
+    targets = None
+
+    def __init__(self, power):
+        self.power = power
+
+    def value(self, score, target):
+        return abs(score - target) ** self.power
+
+    def gradient(self, score, target):
+        return self.power * abs(score - target) ** (self.power - 1.0) * (1.0 if score > target else -1.0)
+
+
+@dataclass(slots=True)
+class Wide(Slotted):
+    power: float = 3.0
+    scale: float = 0.5
+
+    def value(self, score, target):
+        return self.scale * abs(score - target) ** self.power
+
+    def gradient(self, score, target):
+        return self.scale * self.power * (score - target) * abs(score - target) ** (self.power - 2.0)
+
+
+@pytest.mark.small
+@pytest.mark.parametrize(
+    ("loss", "named"), [(Slotted(2.0), "Slotted(power=2.0)"), (Wide(), "Wide(power=3.0, scale=0.5)")]
+)
+def test_attributes_in_slots_are_parameters(loss, named):
+    losses.check(loss)
+    X = lfm_np.to_csr(lfm_np.datasets.make_interactions(30, 20, 5, random_state=0), shape=(30, 20))
+    assert lfm_np.sgd(X, loss, factors=2, epochs=1, random_state=0, sampler=None).params["loss"] == named
+    with pytest.raises(TypeError, match=r"Slotted\.power must be a number"):
+        protocol.read(Slotted("two"))
 
 
 SCRIPT = """

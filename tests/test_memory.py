@@ -54,6 +54,15 @@ MORE_FITS = [  # to two of them
     {"dtype": "float64"},
     {"loss": losses.Squared(), "biases": True, "sampler": None, "dtype": "float64"},
 ]
+VALUED_FITS = [  # to one of many cells a row
+    {"loss": losses.BPR(weighted=True)},
+    {"loss": losses.BPR(), "dtype": "float64"},
+    {"loss": losses.Logistic(weighted=True), "biases": True, "schedule": "adagrad"},
+    {"loss": losses.Squared(), "biases": True},
+    *({"loss": losses.Squared(), "biases": True, "sampler": None, "dtype": t} for t in ("float32", "float64")),
+    {"loss": losses.Logistic(), "sampler": None},
+]
+DENSE = (3_000, 2_000, 500_000, 16)
 LARGE_K = (4_000, 1_000, 100_000, 320)  # to `als` only: what counts is in k²
 
 
@@ -62,19 +71,28 @@ def asked_by(options):
     own = {name: options[name] for name in ("dtype", "biases") if name in options}
     if "loss" not in options:
         return "als", "iterations", own
-    return "sgd", "epochs", own | {"sampled": options.get("sampler", ...) is not None}
+    loss = options["loss"]
+    values = getattr(loss, "weighted", False) or isinstance(loss, losses.Squared)
+    return "sgd", "epochs", own | {"sampled": options.get("sampler", ...) is not None, "uses_values": values}
 
 
 @pytest.mark.skipif(JIT_DISABLED, reason="of compiled code")
 @pytest.mark.parametrize(
     ("options", "shape"),
-    [*itertools.product(FITS, SHAPES), *itertools.product(MORE_FITS, SHAPES[1:3]), ({}, LARGE_K)],
+    [
+        *itertools.product(FITS, SHAPES),
+        *itertools.product(MORE_FITS, SHAPES[1:3]),
+        *itertools.product(VALUED_FITS, [DENSE]),
+        ({}, LARGE_K),
+    ],
     ids=lambda some: "-".join(map(str, some.values())) or "als" if isinstance(some, dict) else str(some),
 )
 def test_the_estimate_is_within_15_percent_of_the_peak(shape, options):
     *sizes, k = shape
     solver, sweeps, own = asked_by(options)
     X = matrix(*sizes).astype(own.get("dtype", "float32"))
+    if shape == DENSE:  # values that all differ: the most that the constant of the biases takes
+        X.data[:] = 1 + np.arange(X.nnz)[::-1] / X.nnz
 
     def fit(X):
         getattr(lfm_np, solver)(X, factors=k, num_threads=2, random_state=0, **{sweeps: 1} | options)
@@ -168,6 +186,7 @@ def test_arguments_are_checked():
         {"solver": "cg"},
         {"dtype": "int8"},
         {"biases": 1},
+        {"uses_values": 1},
         {"num_threads": 0},
         {"backend": "cuda"},
     ):

@@ -1,5 +1,7 @@
 """scores, recommend and similar_* against brute force: the same items in the same order with the same bits."""
 
+from typing import NamedTuple
+
 import numpy as np
 import oracles_ranking as oracles
 import pytest
@@ -15,7 +17,7 @@ from lfm_np.kernels import codes, seeds, topk
 from lfm_np.kernels.jit import jit
 from lfm_np.kernels.scores import PANEL
 from lfm_np.kernels.simd import has_dot_bytes
-from lfm_np.losses import Squared
+from lfm_np.losses import Poisson, Squared
 
 
 def brute_force(factors, users, N, forbidden):
@@ -306,13 +308,26 @@ def test_seen_may_be_unsorted_repeated_or_interactions():
     assert factors.recommend([0, 1], N=1, seen=data).ids.tolist() == [[1], [0]]
 
 
+class Ratings(NamedTuple):
+    """A pointwise loss of one's own whose target is the stored value."""
+
+    def value(self, score, target):
+        return (score - target) ** 2
+
+    def gradient(self, score, target):
+        return 2.0 * (score - target)
+
+
 @pytest.mark.small
 def test_a_stored_zero_counts_as_absent_unless_the_model_is_of_ratings():
     zero = sp.csr_array((np.array([0.0, 1.0]), np.array([0, 1]), np.array([0, 2])), shape=(1, 3))
     U, V = np.ones((1, 1)), np.array([[3.0], [2.0], [1.0]])
     assert Factors(U, V).recommend(0, N=2, seen=zero).ids.tolist() == [0, 2]
-    for params in ({"weighting": "ratings"}, sgd(sp.csr_array(np.eye(2)), Squared(), sampler=None, epochs=1).params):
+    fits = [sgd(sp.csr_array(np.eye(2)), loss, sampler=None, epochs=1).params for loss in (Squared(), Ratings())]
+    for params in ({"weighting": "ratings"}, {"loss": "Squared()"}, *fits):  # of a file before "zeros", too
         assert Factors(U, V, params=params).recommend(0, N=2, seen=zero).ids.tolist() == [2, -1]
+    counts = sgd(sp.csr_array(np.eye(2)), Poisson(), sampler=None, epochs=1).params
+    assert Factors(U, V, params=counts).recommend(0, N=2, seen=zero).ids.tolist() == [0, 2]
 
 
 @pytest.mark.small

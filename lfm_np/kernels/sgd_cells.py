@@ -198,7 +198,7 @@ def _choose(key, position, csr, catalogue, model, rule, point, u, base, inverse_
     """Fill ids[1:] and scores[1:] from the block of ids[1]; returns the weight of the record, 0 to pass it over.
 
     Each negative is the best-scored of its candidates. WARP keeps the first one with a positive loss, weighed by
-    log(1 + ⌊(n − 1)/trials⌋).
+    log(1 + max(1, ⌊(n − 1)/trials⌋)).
     """
     (indptr, indices), catalogue, model = borrowed(csr), borrowed(catalogue), borrowed(model)
     first, ld = ids[1], np.int64(model.users.shape[1])

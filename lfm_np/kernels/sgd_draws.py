@@ -174,6 +174,15 @@ def fill_uniform(key, first, last, k, bound, mask, W):
 
 
 @jit
+def mark_items(indptr, indices, active, items):
+    """Set items[i] of every stored cell (u, i) whose active[u] is set."""
+    for u in range(active.shape[0]):
+        if active[u]:
+            for cell in range(indptr[u], indptr[u + 1]):
+                items[indices[cell]] = True
+
+
+@jit
 def all_finite(flat):
     """Whether all of ``flat`` is finite: anything else times 0 is NaN."""
     poison = flat.dtype.type(0)

@@ -115,9 +115,23 @@ def call_ranked(function: Any, scores: np.ndarray, slopes: np.ndarray) -> float:
 
 
 @jit
-def total_slope(place, score, targets, weights):
-    """Σ weight·gradient of a pointwise loss at one score."""
+def total_slope(place, score, targets, weights, negative_target, negative_weight):
+    """Σ weight·gradient of a pointwise loss at one score, over stored values and one target of all negatives."""
     total = 0.0
     for t in range(targets.shape[0]):
-        total += weights[t] * at_point(place, score, targets[t])[1]
+        total += weights[t] * at_point(place, score, np.float64(targets[t]))[1]
+    if negative_weight > 0.0:
+        total += negative_weight * at_point(place, score, negative_target)[1]
     return total
+
+
+@jit
+def run_lengths(values, lengths):
+    """Move the distinct ones of sorted ``values`` to their front; ``lengths``: how often each occurs."""
+    at = -1
+    for v in range(values.shape[0]):
+        if at < 0 or values[v] != values[at]:
+            at += 1
+            values[at] = values[v]
+            lengths[at] = 0.0
+        lengths[at] += 1.0

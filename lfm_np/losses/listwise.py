@@ -15,6 +15,8 @@ class SampledSoftmax:
 
     Convex in the scores. With the correction by log q the sum over the drawn items estimates, without bias, the sum
     over all items that the row has not stored; uncorrected it is a loss of its own (InfoNCE), gentler where M is small.
+    With the sampler `Hard` of more than one candidate the estimate is biased: how likely the best-scored one is to be
+    drawn is not known, and q_j is that of one uniform draw.
 
     Parameters
     ----------

@@ -94,14 +94,23 @@ def _parameters(loss: Any) -> dict[str, float]:
     """The numbers that the methods may read from ``self``: class attributes, fields and instance attributes."""
     names = [name for name in dir(loss) if not name.startswith("_")]
     values = {name: getattr(loss, name) for name in names}
-    own = {*getattr(loss, "_fields", ()), *getattr(loss, "__dict__", {})}
-    for name in own:
+    for name in {*getattr(loss, "_fields", ()), *attributes(loss)}:
         if not isinstance(values.get(name), (numbers.Real, np.bool_)):
             raise TypeError(f"{type(loss).__name__}.{name} must be a number, got {shown(getattr(loss, name))}")
         low, is_open = getattr(loss, "_bounds", {}).get(name, (-np.inf, False))
         if not isinstance(values[name], (bool, np.bool_)):
             check_float(f"{type(loss).__name__}.{name}", values[name], low, open_low=is_open)
     return {name: float(value) for name, value in values.items() if isinstance(value, (numbers.Real, np.bool_))}
+
+
+def attributes(thing: Any) -> dict[str, Any]:
+    """What the instance itself has: in slots, those of base classes first, and in ``__dict__``."""
+    slots = []
+    for base in reversed(type(thing).__mro__):
+        names = base.__dict__.get("__slots__", ())
+        slots += [names] if isinstance(names, str) else list(names)
+    held = {name: getattr(thing, name) for name in slots if not name.startswith("__") and hasattr(thing, name)}
+    return held | getattr(thing, "__dict__", {})
 
 
 def compiled(loss: Any) -> Any:
