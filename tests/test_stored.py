@@ -448,6 +448,19 @@ def test_indices_that_change_during_a_fit_never_reach_a_kernel(good, tmp_path):
 
 
 @pytest.mark.small
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(("place", "offset"), [(0, 1), (5, 10**7), (5, -1), (-1, 0), (-1, 10**7)])
+def test_offsets_that_change_during_a_fit_never_reach_a_kernel(order, place, offset, good, tmp_path):
+    path = shutil.copytree(good, tmp_path / "x") / f"{order}.indptr.npy"
+    stored = StoredMatrix(path.parent)
+    np.load(path, mmap_mode="r+")[place] = offset
+    setattr(stored, order, getattr(stored, order).noted())  # as if nobody had written it: a mapping leaves the times
+    for fit in ({}, {"regularization_exponent": 1.0}, {"weighting": "ratings"}):
+        with pytest.raises(ValueError, match=rf"{order}.indptr.npy has changed since the matrix was opened"):
+            lfm_np.als(stored, factors=2, **fit)
+
+
+@pytest.mark.small
 def test_values_and_arguments_that_do_not_fit_are_refused(good, tmp_path):
     with pytest.raises(ValueError, match=r"dtype must be float32, that of the stored matrix X, got float64"):
         lfm_np.als(StoredMatrix(good), dtype="float64")

@@ -49,7 +49,7 @@ class NumberFile(NamedTuple):
         room, done = part.view(np.uint8).data, 0
         with open(self.path, "rb", buffering=0) as file:
             if self.seen is not None and self.seen != _size_and_time(os.fstat(file.fileno())):
-                raise ValueError(f"{self.path} has changed since the matrix was opened; open the folder again")
+                raise changed(self.path)
             file.seek(OFFSET + lo * self.dtype.itemsize)
             while done < len(room):
                 got = file.readinto(room[done:])
@@ -61,6 +61,11 @@ class NumberFile(NamedTuple):
     def pieces(self) -> Iterator[np.ndarray]:
         for lo in range(0, self.length, PIECE):
             yield self.read(lo, min(lo + PIECE, self.length))
+
+
+def changed(path: Path) -> ValueError:
+    """The error for a file that is not what it was when the matrix was opened."""
+    return ValueError(f"{path} has changed since the matrix was opened; open the folder again")
 
 
 def _size_and_time(info: os.stat_result) -> tuple[int, int]:
@@ -128,9 +133,20 @@ class StoredCsr(NamedTuple):
         """Itself, of files that from now on must stay as they are."""
         return self._replace(indptr=self.indptr.noted(), indices=self.indices.noted(), data=self.data.noted())
 
+    def offsets(self) -> np.ndarray:
+        """indptr, looked at again: rows that began anywhere else would be read over others, and kernels go astray."""
+        indptr = self.indptr.read(0, self.indptr.length)
+        if not self._ascends(indptr):
+            raise changed(self.indptr.path)
+        return indptr
+
+    def _ascends(self, indptr: np.ndarray) -> bool:
+        """From 0 to all cells."""
+        return bool(indptr[0] == 0 and indptr[-1] == self.indices.length and (indptr[:-1] <= indptr[1:]).all())
+
     def lengths(self) -> np.ndarray:
         """Cells of every row."""
-        return np.diff(self.indptr.read(0, self.indptr.length))
+        return np.diff(self.offsets())
 
     def buffers(self, cells: int) -> tuple[np.ndarray, np.ndarray]:
         """Room for so many cells."""
@@ -157,7 +173,7 @@ class StoredCsr(NamedTuple):
         digest.begin(np.int64, (2,))
         digest.add(np.array([self.indptr.length - 1, self.width]))
         indptr = self.indptr.read(0, self.indptr.length)
-        if indptr[0] != 0 or indptr[-1] != self.indices.length or (np.diff(indptr) < 0).any():
+        if not self._ascends(indptr):
             raise ValueError(f"{self.indptr.path.name} does not ascend from 0 to {self.indices.length}")
         digest.begin(np.int64, indptr.shape)
         digest.add(indptr)
