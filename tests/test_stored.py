@@ -442,9 +442,31 @@ def test_indices_that_change_during_a_fit_never_reach_a_kernel(good, tmp_path):
     with pytest.raises(ValueError, match=r"columns.indices.npy has changed since the matrix was opened"):
         lfm_np.als(stored, factors=2)
     info = os.stat(good / "columns.indices.npy")
-    os.utime(folder / "columns.indices.npy", ns=(info.st_atime_ns, info.st_mtime_ns))  # as if nobody had written it
+    os.utime(folder / "columns.indices.npy", ns=(info.st_atime_ns, info.st_mtime_ns))
+    with pytest.raises(ValueError, match=r"columns.indices.npy has changed since the matrix was opened"):
+        lfm_np.als(stored, factors=2)
+    stored.columns = stored.columns.noted()  # as if nobody had written it
     with pytest.raises(ValueError, match=r"columns.indices.npy has changed: it has indices beyond 39"):
         lfm_np.als(stored, factors=2)
+
+
+@pytest.mark.small
+def test_a_folder_of_the_same_sizes_and_times_is_another_and_a_moved_one_the_same(tmp_path):
+    X, now = make(40, 30), tmp_path / "now"
+    for name, matrix_ in (("one", X), ("other", 7 * X)):
+        StoredMatrix.from_matrix(matrix_, tmp_path / name)
+        for path in (tmp_path / name).iterdir():  # as archives and images of systems have them
+            os.utime(path, (1, 1))
+    now.symlink_to("one")
+    stored = StoredMatrix(now)
+    os.rename(tmp_path / "one", tmp_path / "moved")
+    (tmp_path / "one").symlink_to("moved")
+    asked = {"factors": 2, "iterations": 1, "random_state": 0}
+    assert_same(lfm_np.als(stored, **asked), lfm_np.als(X, **asked))
+    now.unlink()
+    now.symlink_to("other")
+    with pytest.raises(ValueError, match=r"now/\w+\.\w+\.npy has changed since the matrix was opened"):
+        lfm_np.als(stored, **asked)
 
 
 @pytest.mark.small

@@ -26,12 +26,12 @@ class NumberFile(NamedTuple):
     path: Path
     dtype: np.dtype
     length: int
-    seen: tuple[int, int] | None = None
-    """Size and time of the last change when it was examined; None where that does not matter."""
+    seen: tuple[int, ...] | None = None
+    """Its state when it was examined; None where that does not matter."""
 
     def noted(self) -> NumberFile:
         """Itself, which from now on must stay as it is."""
-        return self._replace(seen=_size_and_time(os.stat(self.path)) if self.path.is_file() else None)
+        return self._replace(seen=_state(os.stat(self.path)) if self.path.is_file() else None)
 
     def check(self) -> None:
         """ValueError unless the file has this dtype and length."""
@@ -48,7 +48,7 @@ class NumberFile(NamedTuple):
         part = np.empty(hi - lo, self.dtype) if buffer is None else buffer[: hi - lo]
         room, done = part.view(np.uint8).data, 0
         with open(self.path, "rb", buffering=0) as file:
-            if self.seen is not None and self.seen != _size_and_time(os.fstat(file.fileno())):
+            if self.seen is not None and self.seen != _state(os.fstat(file.fileno())):
                 raise changed(self.path)
             file.seek(OFFSET + lo * self.dtype.itemsize)
             while done < len(room):
@@ -68,8 +68,9 @@ def changed(path: Path) -> ValueError:
     return ValueError(f"{path} has changed since the matrix was opened; open the folder again")
 
 
-def _size_and_time(info: os.stat_result) -> tuple[int, int]:
-    return info.st_size, info.st_mtime_ns
+def _state(info: os.stat_result) -> tuple[int, ...]:
+    """Which file it is, and what differs after any change: archives and copies set the time of the last write."""
+    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
 
 
 class Writer:
