@@ -1,5 +1,6 @@
 """Matrices on disk: the same factors as in memory, bit for bit, in a given amount of memory, or a refusal by name."""
 
+import errno
 import json
 import os
 import shutil
@@ -94,6 +95,27 @@ def test_factors_on_disk_have_the_same_bits_and_leave_no_file(tmp_path, small_pa
     assert isinstance(factors.user_factors.base.base, np.memmap)
     assert not list(disk.iterdir())
     assert_same(factors, lfm_np.als(X, **asked))
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """A disk without a block to give."""
+
+    def refuse(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
+
+
+@pytest.mark.small
+def test_factors_on_a_full_disk_are_an_error_before_they_are_mapped(tmp_path, full):
+    stored = StoredMatrix.from_matrix(make(40, 30), tmp_path / "x")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with pytest.raises(OSError, match="No space left on device") as error:
+        lfm_np.als(StoredMatrix(stored.folder, factors_in=disk), factors=3)
+    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(disk))
+    assert not list(disk.iterdir())
 
 
 def test_a_checkpoint_serves_the_matrix_in_memory_and_on_disk(tmp_path, small_parts):

@@ -6,7 +6,6 @@ file that vanishes is an error and no signal.
 
 from __future__ import annotations
 
-import io
 import os
 import threading
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lfm_np.fingerprint import PIECE, Digest
+from lfm_np.npy_files import npy_header
 
 OFFSET = 128  # bytes before the numbers of a one-dimensional array, whatever its length
 
@@ -40,7 +40,7 @@ class NumberFile(NamedTuple):
         if size != wanted:
             raise ValueError(f"{self.path.name} has {'no' if size is None else size} bytes, not {wanted}")
         with open(self.path, "rb") as file:
-            if file.read(OFFSET) != _header(self.dtype, self.length):
+            if file.read(OFFSET) != npy_header(self.dtype, (self.length,)):
                 raise ValueError(f"{self.path.name} is not an array of {self.length} {self.dtype} numbers")
 
     def read(self, lo: int, hi: int, buffer: np.ndarray | None = None) -> np.ndarray:
@@ -98,7 +98,7 @@ class Writer:
         """The file, to read from; its numbers are there but perhaps not yet on the disk."""
         with self._lock:
             self._file.seek(0)
-            self._file.write(_header(self._dtype, self._end))
+            self._file.write(npy_header(self._dtype, (self._end,)))
             self._file.flush()
         return NumberFile(self._path, self._dtype, self._end)
 
@@ -107,13 +107,6 @@ class Writer:
             if error == (None, None, None):
                 self.finished()
                 os.fsync(self._file.fileno())
-
-
-def _header(dtype: np.dtype, length: int) -> bytes:
-    out = io.BytesIO()
-    described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (length,)}
-    np.lib.format.write_array_header_1_0(out, described)
-    return out.getvalue()
 
 
 class StoredCsr(NamedTuple):
