@@ -14,6 +14,7 @@ from distributed_runs import Eager, parquet_module, same_bits
 from optional import require
 
 import lfm_np
+from lfm_np import atomic
 
 pytestmark = pytest.mark.usefixtures("limit")
 
@@ -111,6 +112,21 @@ def test_users_for_a_full_disk_are_an_error_before_they_are_mapped(eager, tmp_pa
     assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(path))
     assert os.listdir(tmp_path) == ["users.npy"]
     assert (np.load(path) == kept.user_factors).all()
+
+
+def test_users_are_those_of_the_run_whatever_takes_their_place(eager, tmp_path, monkeypatch):
+    path, X = tmp_path / "users.npy", lfm_np.to_csr(np.argwhere(np.eye(9, 5) == 1))
+    asked = {"factors": 2, "iterations": 1, "random_state": 0, "shards": 2}
+
+    def faster(folder):
+        np.save(tmp_path / "other.npy", np.zeros((9, 2), np.float32))
+        os.replace(tmp_path / "other.npy", path)
+
+    monkeypatch.setattr(atomic, "_sync_folder", faster)  # right after the file has its name
+    kept = eager(X, users_to=path, **asked)
+    same_bits(kept, eager(X, **asked))
+    assert kept.user_factors.base.base.filename == str(path)
+    assert not np.load(path).any()
 
 
 DRIVER = """

@@ -324,7 +324,10 @@ class Sweeps:
                 for part, first in zip(self._users(self._before), firsts)
             ]
             parts = cluster.gather(cluster.groups(tasks, heed=False)[0])
-        users = np.load(path, mmap_mode="r") if path else np.concatenate([part[0] for part in parts])
+            # mapped before it has its name, under which another run's may be by then
+            users: Any = np.load(place, mmap_mode="r") if place else np.concatenate([part[0] for part in parts])
+        if path:
+            users.filename = path  # joblib opens a mapped array by it in its processes
         return users, np.concatenate([part[1] for part in parts])
 
 
