@@ -97,6 +97,21 @@ def test_factors_on_disk_have_the_same_bits_and_leave_no_file(tmp_path, small_pa
     assert_same(factors, lfm_np.als(X, **asked))
 
 
+@pytest.mark.small
+def test_a_matrix_stays_where_it_was_when_the_process_goes_elsewhere(tmp_path, monkeypatch, small_parts):
+    X, asked = make(40, 30), {"factors": 3, "iterations": 2, "random_state": 0}
+    for name in ("disk", "disk/deep", "other"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    os.symlink("disk/deep", "link")
+    made = StoredMatrix.from_matrix(X, "link/../x")
+    opened = StoredMatrix("disk/x", factors_in="disk")
+    gone = lfm_np.als(opened, callback=lambda record, factors: os.chdir(tmp_path / "other"), **asked)
+    for factors in (gone, lfm_np.als(made, **asked), lfm_np.als(opened, **asked)):
+        assert_same(factors, lfm_np.als(X, **asked))
+    assert (made.folder, opened.folder) == (tmp_path / "link" / ".." / "x", tmp_path / "disk" / "x")
+
+
 @pytest.fixture
 def full(monkeypatch):
     """A disk without a block to give."""
