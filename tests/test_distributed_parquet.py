@@ -1,5 +1,6 @@
 """distributed.from_parquet: files of users as they are, files split by user, and what the driver sees."""
 
+import errno
 import importlib
 import itertools
 import os
@@ -13,6 +14,7 @@ from distributed_runs import Eager, parquet_module, same_bits
 from optional import require
 
 import lfm_np
+from lfm_np import atomic
 
 pytestmark = pytest.mark.usefixtures("limit")
 
@@ -95,6 +97,36 @@ def test_splits_files_by_user_first(client, tmp_path):
         lfm_np.distributed.from_parquet(folder, staging=tmp_path / "split", **asked)
     with pytest.raises(ValueError, match=r"shards must be None or 4, those of source, got 5"):
         lfm_np.distributed.als(data, client=client, shards=5)
+
+
+def test_users_for_a_full_disk_are_an_error_before_they_are_mapped(eager, tmp_path, monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path, X = tmp_path / "users.npy", lfm_np.to_csr(np.argwhere(np.eye(9, 5) == 1))
+    asked = {"factors": 2, "iterations": 1, "random_state": 0, "shards": 2, "users_to": path}
+    kept = eager(X, **asked)
+    monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
+    with pytest.raises(OSError, match="No space left on device; nothing was written") as error:
+        eager(X, **asked)
+    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(path))
+    assert os.listdir(tmp_path) == ["users.npy"]
+    assert (np.load(path) == kept.user_factors).all()
+
+
+def test_users_are_those_of_the_run_whatever_takes_their_place(eager, tmp_path, monkeypatch):
+    path, X = tmp_path / "users.npy", lfm_np.to_csr(np.argwhere(np.eye(9, 5) == 1))
+    asked = {"factors": 2, "iterations": 1, "random_state": 0, "shards": 2}
+
+    def faster(folder):
+        np.save(tmp_path / "other.npy", np.zeros((9, 2), np.float32))
+        os.replace(tmp_path / "other.npy", path)
+
+    monkeypatch.setattr(atomic, "_sync_folder", faster)  # right after the file has its name
+    kept = eager(X, users_to=path, **asked)
+    same_bits(kept, eager(X, **asked))
+    assert kept.user_factors.base.base.filename == str(path)
+    assert not np.load(path).any()
 
 
 DRIVER = """

@@ -1,5 +1,6 @@
 """Matrices on disk: the same factors as in memory, bit for bit, in a given amount of memory, or a refusal by name."""
 
+import errno
 import json
 import os
 import shutil
@@ -94,6 +95,42 @@ def test_factors_on_disk_have_the_same_bits_and_leave_no_file(tmp_path, small_pa
     assert isinstance(factors.user_factors.base.base, np.memmap)
     assert not list(disk.iterdir())
     assert_same(factors, lfm_np.als(X, **asked))
+
+
+@pytest.mark.small
+def test_a_matrix_stays_where_it_was_when_the_process_goes_elsewhere(tmp_path, monkeypatch, small_parts):
+    X, asked = make(40, 30), {"factors": 3, "iterations": 2, "random_state": 0}
+    for name in ("disk", "disk/deep", "other"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    os.symlink("disk/deep", "link")
+    made = StoredMatrix.from_matrix(X, "link/../x")
+    opened = StoredMatrix("disk/x", factors_in="disk")
+    gone = lfm_np.als(opened, callback=lambda record, factors: os.chdir(tmp_path / "other"), **asked)
+    for factors in (gone, lfm_np.als(made, **asked), lfm_np.als(opened, **asked)):
+        assert_same(factors, lfm_np.als(X, **asked))
+    assert (made.folder, opened.folder) == (tmp_path / "link" / ".." / "x", tmp_path / "disk" / "x")
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """A disk without a block to give."""
+
+    def refuse(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
+
+
+@pytest.mark.small
+def test_factors_on_a_full_disk_are_an_error_before_they_are_mapped(tmp_path, full):
+    stored = StoredMatrix.from_matrix(make(40, 30), tmp_path / "x")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with pytest.raises(OSError, match="No space left on device") as error:
+        lfm_np.als(StoredMatrix(stored.folder, factors_in=disk), factors=3)
+    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(disk))
+    assert not list(disk.iterdir())
 
 
 def test_a_checkpoint_serves_the_matrix_in_memory_and_on_disk(tmp_path, small_parts):
@@ -442,9 +479,44 @@ def test_indices_that_change_during_a_fit_never_reach_a_kernel(good, tmp_path):
     with pytest.raises(ValueError, match=r"columns.indices.npy has changed since the matrix was opened"):
         lfm_np.als(stored, factors=2)
     info = os.stat(good / "columns.indices.npy")
-    os.utime(folder / "columns.indices.npy", ns=(info.st_atime_ns, info.st_mtime_ns))  # as if nobody had written it
+    os.utime(folder / "columns.indices.npy", ns=(info.st_atime_ns, info.st_mtime_ns))
+    with pytest.raises(ValueError, match=r"columns.indices.npy has changed since the matrix was opened"):
+        lfm_np.als(stored, factors=2)
+    stored.columns = stored.columns.noted()  # as if nobody had written it
     with pytest.raises(ValueError, match=r"columns.indices.npy has changed: it has indices beyond 39"):
         lfm_np.als(stored, factors=2)
+
+
+@pytest.mark.small
+def test_a_folder_of_the_same_sizes_and_times_is_another_and_a_moved_one_the_same(tmp_path):
+    X, now = make(40, 30), tmp_path / "now"
+    for name, matrix_ in (("one", X), ("other", 7 * X)):
+        StoredMatrix.from_matrix(matrix_, tmp_path / name)
+        for path in (tmp_path / name).iterdir():  # as archives and images of systems have them
+            os.utime(path, (1, 1))
+    now.symlink_to("one")
+    stored = StoredMatrix(now)
+    os.rename(tmp_path / "one", tmp_path / "moved")
+    (tmp_path / "one").symlink_to("moved")
+    asked = {"factors": 2, "iterations": 1, "random_state": 0}
+    assert_same(lfm_np.als(stored, **asked), lfm_np.als(X, **asked))
+    now.unlink()
+    now.symlink_to("other")
+    with pytest.raises(ValueError, match=r"now/\w+\.\w+\.npy has changed since the matrix was opened"):
+        lfm_np.als(stored, **asked)
+
+
+@pytest.mark.small
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(("place", "offset"), [(0, 1), (5, 10**7), (5, -1), (-1, 0), (-1, 10**7)])
+def test_offsets_that_change_during_a_fit_never_reach_a_kernel(order, place, offset, good, tmp_path):
+    path = shutil.copytree(good, tmp_path / "x") / f"{order}.indptr.npy"
+    stored = StoredMatrix(path.parent)
+    np.load(path, mmap_mode="r+")[place] = offset
+    setattr(stored, order, getattr(stored, order).noted())  # as if nobody had written it: a mapping leaves the times
+    for fit in ({}, {"regularization_exponent": 1.0}, {"weighting": "ratings"}):
+        with pytest.raises(ValueError, match=rf"{order}.indptr.npy has changed since the matrix was opened"):
+            lfm_np.als(stored, factors=2, **fit)
 
 
 @pytest.mark.small

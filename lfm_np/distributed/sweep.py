@@ -15,6 +15,7 @@ from lfm_np.distributed import blocks, equations
 from lfm_np.distributed.cluster import RESTARTS, Cluster, Lost, NoWorkers, fewer
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
+from lfm_np.npy_files import allocate, npy_header
 from lfm_np.problem import Problem
 from lfm_np.row_plan import primal_cost
 
@@ -314,14 +315,19 @@ class Sweeps:
         firsts = itertools.accumulate(self._rows, initial=0)
         with replacing(path) if path else nullcontext() as file:
             place = file.name if file else None
-            if place:
-                np.lib.format.open_memmap(place, "w+", basis.dtype, (sum(self._rows), k))
+            if file:
+                header = npy_header(basis.dtype, (rows := sum(self._rows), k))
+                file.write(header)
+                allocate(file, len(header) + rows * k * basis.itemsize, file.name)
             tasks = [
                 cluster.task("rows", blocks.rotated_rows, part, shared, biases, place, first)
                 for part, first in zip(self._users(self._before), firsts)
             ]
             parts = cluster.gather(cluster.groups(tasks, heed=False)[0])
-        users = np.load(path, mmap_mode="r") if path else np.concatenate([part[0] for part in parts])
+            # mapped before it has its name, under which another run's may be by then
+            users: Any = np.load(place, mmap_mode="r") if place else np.concatenate([part[0] for part in parts])
+        if path:
+            users.filename = path  # joblib opens a mapped array by it in its processes
         return users, np.concatenate([part[1] for part in parts])
 
 

@@ -6,7 +6,6 @@ file that vanishes is an error and no signal.
 
 from __future__ import annotations
 
-import io
 import os
 import threading
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lfm_np.fingerprint import PIECE, Digest
+from lfm_np.npy_files import npy_header
 
 OFFSET = 128  # bytes before the numbers of a one-dimensional array, whatever its length
 
@@ -26,12 +26,12 @@ class NumberFile(NamedTuple):
     path: Path
     dtype: np.dtype
     length: int
-    seen: tuple[int, int] | None = None
-    """Size and time of the last change when it was examined; None where that does not matter."""
+    seen: tuple[int, ...] | None = None
+    """Its state when it was examined; None where that does not matter."""
 
     def noted(self) -> NumberFile:
         """Itself, which from now on must stay as it is."""
-        return self._replace(seen=_size_and_time(os.stat(self.path)) if self.path.is_file() else None)
+        return self._replace(seen=_state(os.stat(self.path)) if self.path.is_file() else None)
 
     def check(self) -> None:
         """ValueError unless the file has this dtype and length."""
@@ -40,7 +40,7 @@ class NumberFile(NamedTuple):
         if size != wanted:
             raise ValueError(f"{self.path.name} has {'no' if size is None else size} bytes, not {wanted}")
         with open(self.path, "rb") as file:
-            if file.read(OFFSET) != _header(self.dtype, self.length):
+            if file.read(OFFSET) != npy_header(self.dtype, (self.length,)):
                 raise ValueError(f"{self.path.name} is not an array of {self.length} {self.dtype} numbers")
 
     def read(self, lo: int, hi: int, buffer: np.ndarray | None = None) -> np.ndarray:
@@ -48,8 +48,8 @@ class NumberFile(NamedTuple):
         part = np.empty(hi - lo, self.dtype) if buffer is None else buffer[: hi - lo]
         room, done = part.view(np.uint8).data, 0
         with open(self.path, "rb", buffering=0) as file:
-            if self.seen is not None and self.seen != _size_and_time(os.fstat(file.fileno())):
-                raise ValueError(f"{self.path} has changed since the matrix was opened; open the folder again")
+            if self.seen is not None and self.seen != _state(os.fstat(file.fileno())):
+                raise changed(self.path)
             file.seek(OFFSET + lo * self.dtype.itemsize)
             while done < len(room):
                 got = file.readinto(room[done:])
@@ -63,8 +63,14 @@ class NumberFile(NamedTuple):
             yield self.read(lo, min(lo + PIECE, self.length))
 
 
-def _size_and_time(info: os.stat_result) -> tuple[int, int]:
-    return info.st_size, info.st_mtime_ns
+def changed(path: Path) -> ValueError:
+    """The error for a file that is not what it was when the matrix was opened."""
+    return ValueError(f"{path} has changed since the matrix was opened; open the folder again")
+
+
+def _state(info: os.stat_result) -> tuple[int, ...]:
+    """Which file it is, and what differs after any change: archives and copies set the time of the last write."""
+    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
 
 
 class Writer:
@@ -92,7 +98,7 @@ class Writer:
         """The file, to read from; its numbers are there but perhaps not yet on the disk."""
         with self._lock:
             self._file.seek(0)
-            self._file.write(_header(self._dtype, self._end))
+            self._file.write(npy_header(self._dtype, (self._end,)))
             self._file.flush()
         return NumberFile(self._path, self._dtype, self._end)
 
@@ -101,13 +107,6 @@ class Writer:
             if error == (None, None, None):
                 self.finished()
                 os.fsync(self._file.fileno())
-
-
-def _header(dtype: np.dtype, length: int) -> bytes:
-    out = io.BytesIO()
-    described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (length,)}
-    np.lib.format.write_array_header_1_0(out, described)
-    return out.getvalue()
 
 
 class StoredCsr(NamedTuple):
@@ -128,9 +127,20 @@ class StoredCsr(NamedTuple):
         """Itself, of files that from now on must stay as they are."""
         return self._replace(indptr=self.indptr.noted(), indices=self.indices.noted(), data=self.data.noted())
 
+    def offsets(self) -> np.ndarray:
+        """indptr, looked at again: rows that began anywhere else would be read over others, and kernels go astray."""
+        indptr = self.indptr.read(0, self.indptr.length)
+        if not self._ascends(indptr):
+            raise changed(self.indptr.path)
+        return indptr
+
+    def _ascends(self, indptr: np.ndarray) -> bool:
+        """From 0 to all cells."""
+        return bool(indptr[0] == 0 and indptr[-1] == self.indices.length and (indptr[:-1] <= indptr[1:]).all())
+
     def lengths(self) -> np.ndarray:
         """Cells of every row."""
-        return np.diff(self.indptr.read(0, self.indptr.length))
+        return np.diff(self.offsets())
 
     def buffers(self, cells: int) -> tuple[np.ndarray, np.ndarray]:
         """Room for so many cells."""
@@ -157,7 +167,7 @@ class StoredCsr(NamedTuple):
         digest.begin(np.int64, (2,))
         digest.add(np.array([self.indptr.length - 1, self.width]))
         indptr = self.indptr.read(0, self.indptr.length)
-        if indptr[0] != 0 or indptr[-1] != self.indices.length or (np.diff(indptr) < 0).any():
+        if not self._ascends(indptr):
             raise ValueError(f"{self.indptr.path.name} does not ascend from 0 to {self.indices.length}")
         digest.begin(np.int64, indptr.shape)
         digest.add(indptr)

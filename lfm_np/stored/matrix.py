@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -16,6 +17,7 @@ from lfm_np.fingerprint import PIECE
 from lfm_np.kernels.als_rows import aligned
 from lfm_np.kernels.jit import Pool
 from lfm_np.memory import available_memory
+from lfm_np.npy_files import allocate
 from lfm_np.reading import Columns, plan_columns
 from lfm_np.stored.buckets import Budget, transpose
 from lfm_np.stored.files import OFFSET, StoredCsr, Writer, file_of
@@ -40,7 +42,8 @@ class StoredMatrix:
         Bytes that a fit may take, with its factors; half of what is available by default.
     factors_in : str or path, optional
         A folder on whose disk the factor matrices are, mapped and without a name: they need no memory of their own
-        then, and are gone with the result. None keeps them in memory.
+        then, and are gone with the result. A disk that is too full is an OSError before the first sweep. None keeps
+        them in memory.
 
     Attributes
     ----------
@@ -74,9 +77,9 @@ class StoredMatrix:
     """
 
     def __init__(self, folder: Any, *, memory: int | None = None, factors_in: Any = None) -> None:
-        self.folder = Path(check.check_path("folder", folder))
+        self.folder = _absolute("folder", folder)
         self.memory = _check_memory(memory)
-        self._factors_in = None if factors_in is None else check.check_path("factors_in", factors_in)
+        self._factors_in = None if factors_in is None else str(_absolute("factors_in", factors_in))
         if self._factors_in is not None and not os.path.isdir(self._factors_in):
             raise ValueError(f"factors_in must be a folder that exists, got {self._factors_in}")
         try:
@@ -256,12 +259,18 @@ class StoredMatrix:
         if self._factors_in is None or 0 in shape:
             return aligned(shape, dtype)
         with tempfile.TemporaryFile(dir=self._factors_in) as file:
-            mapped = np.memmap(file, dtype, "w+", shape=shape)
+            allocate(file, math.prod(shape) * np.dtype(dtype).itemsize, self._factors_in)
+            mapped = np.memmap(file, dtype, "r+", shape=shape)
         return mapped.view(np.ndarray)
 
     @property
     def maps_factors(self) -> bool:
         return self._factors_in is not None
+
+
+def _absolute(name: str, folder: Any) -> Path:
+    """The same folder wherever the process goes later; ``..`` stays, which behind a link is no parent's name."""
+    return Path(check.check_path(name, folder)).absolute()
 
 
 def _check_memory(memory: int | None, least: int = _LEAST) -> int:

@@ -16,7 +16,7 @@ from lfm_np.cells import cells_of, matrix_of
 from lfm_np.kernels.jit import Pool
 from lfm_np.reading import BATCH, Plan, numbers, open_files, without_nulls
 from lfm_np.stored.buckets import Buckets, Budget, cell_bytes, counted
-from lfm_np.stored.files import NumberFile, Writer, file_of
+from lfm_np.stored.files import NumberFile, Writer, changed, file_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -136,7 +136,7 @@ def read_ids(folder: Path, name: str, digests: dict[str, str]) -> np.ndarray | N
     except FileNotFoundError:
         content = b""
     if hashlib.sha256(content).hexdigest() != digests[name]:
-        raise ValueError(f"{path} has changed since the matrix was opened; open the folder again")
+        raise changed(path)
     return to_numpy(pq.read_table(pa.BufferReader(content))["id"].combine_chunks())
 
 

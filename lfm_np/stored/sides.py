@@ -28,7 +28,7 @@ def stored_sides(problem: Problem, solver: str, num_threads: int) -> tuple[Store
         The factors, or the longest row or column, do not fit the memory that X says.
     """
     X: StoredMatrix = problem.X
-    offsets = [csr.indptr.read(0, csr.indptr.length) for csr in (X.rows, X.columns)]
+    offsets = [csr.offsets() for csr in (X.rows, X.columns)]
     longest = max(int(np.diff(indptr).max(initial=0)) for indptr in offsets)
     options: dict[str, Any] = {"factors": problem.factors, "biases": problem.biases, "num_threads": num_threads}
     cells = cells_at_once(X, longest=longest, **options)
