@@ -275,6 +275,35 @@ def test_it_is_immutable_and_survives_pickling():
     np.testing.assert_array_equal(copy.rows_of(data.users), np.arange(12))
 
 
+def test_ids_and_times_are_its_own():
+    users, items, times = np.array([30, 10, 20]), np.array([2, 1, 3]), np.array([5, 6, 7])
+    data = Interactions(sp.csr_array(np.eye(3)), users, items, times)
+    for array in (users, items, times):
+        array[:] = [7, 8, 9]
+    assert (data.users.tolist(), data.items.tolist()) == ([30, 10, 20], [2, 1, 3])
+    assert data.timestamps.tolist() == [5, 6, 7]
+    assert data.rows_of(data.users).tolist() == data.columns_of(data.items).tolist() == [0, 1, 2]
+
+
+def test_a_read_only_view_of_what_can_be_written_is_copied_too():
+    times = np.array([5, 6, 7])
+    view = times.view()
+    view.flags.writeable = False
+    data = Interactions(sp.csr_array(np.eye(3)), [1, 2, 3], [1, 2, 3], view)
+    times[:] = 0
+    assert data.timestamps.tolist() == [5, 6, 7]
+
+
+def test_read_only_times_are_not_copied_nor_are_those_of_the_whole():
+    times = np.array([5, 6, 7])
+    times.flags.writeable = False
+    data = Interactions(sp.csr_array(np.eye(3)), [1, 2, 3], [1, 2, 3], times)
+    assert np.shares_memory(data.timestamps, times)
+    assert np.shares_memory(data.binarize().timestamps, times)
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        data.timestamps.flags.writeable = True
+
+
 # ---- splits ---------------------------------------------------------------------------------------------------------
 
 SPLITS = [

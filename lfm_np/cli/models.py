@@ -106,7 +106,7 @@ def extend(known: Interactions, more: Interactions, duplicates: str) -> tuple[In
     records = np.append(old.row, rows), np.append(old.col, columns)
     cells = cells_of(*records, len(known.items), np.append(old.data, new.data[there]), times, duplicates)
     users = np.append(known.users, ids[strangers])
-    whole = Interactions(matrix_of(cells, (len(users), len(known.items))), users, known.items, cells.timestamps)
+    whole = Interactions._own(matrix_of(cells, (len(users), len(known.items))), users, known.items, cells.timestamps)
     return whole, np.unique(rows), int(len(there) - there.sum())
 
 

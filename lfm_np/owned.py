@@ -1,0 +1,34 @@
+"""Arrays that an object keeps and nobody else can write to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lfm_np.validation import frozen
+
+
+def owned(array: np.ndarray) -> np.ndarray:
+    """A read-only view of ``array``, or of a copy if others could write to it."""
+    if _writeable(array):
+        array = array.copy()
+    return frozen(array)
+
+
+def lock(*arrays: np.ndarray | None) -> None:
+    """Make read-only in place what nobody else has, so that `owned` need not copy it."""
+    for array in arrays:
+        base: Any = array
+        while isinstance(base, np.ndarray):
+            base.flags.writeable = False
+            base = base.base
+
+
+def _writeable(array: Any) -> bool:
+    """Whether the array or one that it is a view of can be written."""
+    while isinstance(array, np.ndarray):
+        if array.flags.writeable:
+            return True
+        array = array.base
+    return False
