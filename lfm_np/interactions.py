@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,7 +24,9 @@ class Interactions:
     Parameters
     ----------
     matrix : scipy.sparse matrix or array, shape (m, n)
-        Becomes a canonical float32 ``csr_array``. A value may be NaN: it happened, but its value is unknown.
+        Becomes a canonical float32 ``csr_array``. A value may be NaN: it happened, but its value is unknown. Its arrays
+        are copied, unless they are read-only already (as those of a file that is mapped for reading). The object's
+        own cannot be written; ``data.matrix.copy()`` can.
     users, items : array, shape (m,) and (n,)
         The id of every row and of every column, all distinct. They are copied.
     timestamps : array, shape (nnz,), optional
@@ -75,7 +76,10 @@ class Interactions:
                     "with timestamps, matrix must be canonical CSR already, else its cells would change places"
                 )
             object.__setattr__(self, "timestamps", owned(timestamps))
-        object.__setattr__(self, "matrix", matrix)
+        given = getattr(self.matrix, "matrix", self.matrix)
+        names = "data", "indices", "indptr"
+        data, indices, indptr = (owned(getattr(matrix, name), getattr(given, name, None)) for name in names)
+        object.__setattr__(self, "matrix", check.share_csr(data, indices, indptr, matrix.shape))
         self._user_index, self._item_index  # noqa: B018  (refuses repeated ids)
 
     @classmethod
@@ -119,8 +123,8 @@ class Interactions:
     def _own(
         cls, matrix: sp.csr_array, users: Any, items: Any, timestamps: Any = None, frame_backend: str | None = None
     ) -> Interactions:
-        """Of times that nobody else has: without a copy."""
-        lock(timestamps)
+        """Of a matrix and times that nobody else has: without a copy."""
+        lock(matrix.data, matrix.indices, matrix.indptr, timestamps)
         return cls(matrix, users, items, timestamps, frame_backend)
 
     from_frame = classmethod(reading.from_frame)
@@ -236,7 +240,7 @@ class Interactions:
         matrix = sp.csr_array(
             (np.ones(chosen.matrix.nnz, np.float32), chosen.matrix.indices, chosen.matrix.indptr), shape=self.shape
         )
-        return dataclasses.replace(chosen, matrix=matrix)
+        return self._own(matrix, self.users, self.items, chosen.timestamps, self.frame_backend)
 
     def split(
         self,

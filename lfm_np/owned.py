@@ -9,9 +9,16 @@ import numpy as np
 from lfm_np.validation import frozen
 
 
-def owned(array: np.ndarray) -> np.ndarray:
-    """A read-only view of ``array``, or of a copy if others could write to it."""
-    if _writeable(array):
+def owned(array: np.ndarray, given: Any = None) -> np.ndarray:
+    """A read-only view of ``array``, or of a copy if others could write to it.
+
+    Parameters
+    ----------
+    array : ndarray, shape (N,)
+    given : optional
+        What the caller gave, if ``array`` may have been made from it: it is not copied where they share no memory.
+    """
+    if _writeable(array) and not (isinstance(given, np.ndarray) and not np.may_share_memory(array, given)):
         array = array.copy()
     return frozen(array)
 

@@ -294,6 +294,41 @@ def test_a_read_only_view_of_what_can_be_written_is_copied_too():
     assert data.timestamps.tolist() == [5, 6, 7]
 
 
+def test_the_matrix_is_its_own():
+    X = sp.csr_array(([0.0, 1, 2, 0, 3], [0, 1, 0, 1, 2], [0, 2, 3, 5]), shape=(3, 3), dtype=np.float32)
+    data = Interactions(X, [1, 2, 3], [1, 2, 3], [10, 20, 30, 40, 50])
+    X.data[1] = 9
+    X.eliminate_zeros()
+    assert data.matrix.data.tolist() == [0, 1, 2, 0, 3]
+    assert data.select(data.matrix.data > 0).timestamps.tolist() == [20, 30, 50]
+
+
+@pytest.mark.parametrize("make", [lambda data: data, lambda data: data.binarize(), lambda data: data.split()[0]])
+def test_the_matrix_cannot_be_written_but_its_copy_can(make):
+    data = make(sample())
+    with pytest.raises(ValueError, match="read-only"):
+        data.matrix.data[0] = 9
+    with pytest.raises(ValueError, match="read-only"):
+        data.matrix.eliminate_zeros()
+    for part in (data.matrix.data, data.matrix.indices, data.matrix.indptr):
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            part.flags.writeable = True
+    copy = data.matrix.copy()
+    copy.data[0] = 0
+    copy.eliminate_zeros()
+    assert copy.nnz == data.matrix.nnz - 1
+
+
+def test_parts_share_what_they_have_in_common():
+    data = sample()
+    assert np.shares_memory(data.binarize().matrix.indices, data.matrix.indices)
+    assert np.shares_memory(Interactions(data, data.users, data.items).matrix.data, data.matrix.data)
+
+
+def test_the_matrix_of_records_stays_writable():
+    to_csr([(0, 1)]).data[0] = 5
+
+
 def test_read_only_times_are_not_copied_nor_are_those_of_the_whole():
     times = np.array([5, 6, 7])
     times.flags.writeable = False
