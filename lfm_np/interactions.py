@@ -127,6 +127,10 @@ class Interactions:
         lock(matrix.data, matrix.indices, matrix.indptr, timestamps)
         return cls(matrix, users, items, timestamps, frame_backend)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Through the constructor: NumPy's own pickle would give writable arrays back.
+        return _rebuild, (type(self), self.matrix, self.users, self.items, self.timestamps, self.frame_backend)
+
     from_frame = classmethod(reading.from_frame)
     from_parquet = classmethod(reading.from_parquet)
     from_csv = classmethod(reading.from_csv)
@@ -371,3 +375,7 @@ def _with_missing(ids: np.ndarray, where: np.ndarray, missing: Any) -> np.ndarra
         found.ravel()[:] = list(ids.ravel())  # as NumPy's scalars: of nanoseconds ``astype`` makes numbers
     found[where] = filler[0]
     return found
+
+
+def _rebuild(cls: type[Interactions], *parts: Any) -> Interactions:
+    return cls._own(*parts)

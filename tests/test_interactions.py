@@ -1,5 +1,7 @@
 """build_dict, to_csr, Interactions and their splits against plain loops."""
 
+import copy
+import dataclasses
 import datetime
 import pickle
 
@@ -29,6 +31,10 @@ def sample(seed=0, times=True):
     users = np.array([f"user {k:02}" for k in range(12)])[cells // 9]
     timestamps = rng.integers(0, 25, 60) if times else None
     return Interactions.from_arrays(users, cells % 9 * 10 - 40, rng.integers(1, 6, 60), timestamps)
+
+
+def arrays(data):
+    return [data.users, data.items, data.timestamps, data.matrix.data, data.matrix.indices, data.matrix.indptr]
 
 
 # ---- build_dict -----------------------------------------------------------------------------------------------------
@@ -270,9 +276,9 @@ def test_it_is_immutable_and_survives_pickling():
         data.users = data.items
     with pytest.raises(ValueError, match="read-only"):
         data.users[0] = "x"
-    copy = pickle.loads(pickle.dumps(data))
-    assert repr(copy) == repr(data) == "Interactions(12 users × 9 items, 60 cells, with timestamps)"
-    np.testing.assert_array_equal(copy.rows_of(data.users), np.arange(12))
+    twin = pickle.loads(pickle.dumps(data))
+    assert repr(twin) == repr(data) == "Interactions(12 users × 9 items, 60 cells, with timestamps)"
+    np.testing.assert_array_equal(twin.rows_of(data.users), np.arange(12))
 
 
 def test_ids_and_times_are_its_own():
@@ -313,16 +319,28 @@ def test_the_matrix_cannot_be_written_but_its_copy_can(make):
     for part in (data.matrix.data, data.matrix.indices, data.matrix.indptr):
         with pytest.raises(ValueError, match="WRITEABLE"):
             part.flags.writeable = True
-    copy = data.matrix.copy()
-    copy.data[0] = 0
-    copy.eliminate_zeros()
-    assert copy.nnz == data.matrix.nnz - 1
+    writable = data.matrix.copy()
+    writable.data[0] = 0
+    writable.eliminate_zeros()
+    assert writable.nnz == data.matrix.nnz - 1
 
 
 def test_parts_share_what_they_have_in_common():
     data = sample()
     assert np.shares_memory(data.binarize().matrix.indices, data.matrix.indices)
     assert np.shares_memory(Interactions(data, data.users, data.items).matrix.data, data.matrix.data)
+
+
+@pytest.mark.parametrize("clone", [copy.copy, copy.deepcopy, lambda data: pickle.loads(pickle.dumps(data))])
+def test_copies_are_read_only_too(clone):
+    data = dataclasses.replace(sample(), frame_backend="polars")
+    twin = clone(data)
+    for mine, its in zip(arrays(data), arrays(twin)):
+        assert not its.flags.writeable
+        assert mine.dtype == its.dtype
+        np.testing.assert_array_equal(mine, its)
+    assert (twin.shape, twin.frame_backend) == (data.shape, "polars")
+    np.testing.assert_array_equal(twin.rows_of(data.users), np.arange(12))
 
 
 def test_the_matrix_of_records_stays_writable():
