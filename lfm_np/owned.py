@@ -18,8 +18,10 @@ def owned(array: np.ndarray, given: Any = None) -> np.ndarray:
     given : optional
         What the caller gave, if ``array`` may have been made from it: it is not copied where they share no memory.
     """
-    if _writeable(array) and not (isinstance(given, np.ndarray) and not np.may_share_memory(array, given)):
-        array = array.copy()
+    if _writeable(array):
+        if not isinstance(given, np.ndarray) or np.may_share_memory(array, given):
+            array = array.copy()
+        lock(array)
     return frozen(array)
 
 

@@ -325,8 +325,8 @@ def test_the_matrix_cannot_be_written_but_its_copy_can(make):
     assert writable.nnz == data.matrix.nnz - 1
 
 
-def test_parts_share_what_they_have_in_common():
-    data = sample()
+@pytest.mark.parametrize("data", [sample(), Interactions(sp.csr_array(np.eye(3)), [1, 2, 3], [1, 2, 3])])
+def test_parts_share_what_they_have_in_common(data):
     assert np.shares_memory(data.binarize().matrix.indices, data.matrix.indices)
     assert np.shares_memory(Interactions(data, data.users, data.items).matrix.data, data.matrix.data)
 
