@@ -178,7 +178,7 @@ def measure(factors: lfm_np.Factors, X: sp.csr_array, users: np.ndarray, options
 
 def load(name: str) -> sp.csr_array:
     X = lfm_np.datasets.movielens("1m").matrix if name == "ml-1m" else sp.load_npz(name)
-    X = sp.csr_array(X, dtype=np.float32)
+    X = sp.csr_array(X, dtype=np.float32, copy=True)
     X.data[:] = 1
     X.sort_indices()
     X.indptr = X.indptr.astype(np.int64)

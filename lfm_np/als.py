@@ -70,8 +70,9 @@ def als(
     ----------
     X : sparse matrix or array, shape (m, n), Interactions or StoredMatrix
         Any scipy format, or a matrix on disk. Canonical CSR of the working dtype is used where it lies; anything else
-        is copied, and X is never changed. Duplicates are summed and stored zeros count as absent; with
-        ``weighting="ratings"`` a zero is a value and duplicates are refused.
+        is copied, and X is never changed; nor may a callback or another thread change it during the fit. Duplicates
+        are summed and stored zeros count as absent; with ``weighting="ratings"`` a zero is a value and duplicates are
+        refused.
     factors : int
         k, the number of latent dimensions.
     regularization : float

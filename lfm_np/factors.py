@@ -18,6 +18,7 @@ from lfm_np.item_index import build_index
 from lfm_np.kept import kept
 from lfm_np.kernels.scores import Model
 from lfm_np.kernels.topk import Index
+from lfm_np.owned import owned
 
 
 class Status(enum.StrEnum):
@@ -44,7 +45,7 @@ class Factors:
     item_factors : ndarray, shape (n, k), same dtype
         V
     user_bias : ndarray, shape (m,), optional
-        b_u; None where the model has none.
+        b_u; None where the model has none. Copied, as ``item_bias`` is, unless it is read-only already.
     item_bias : ndarray, shape (n,), optional
         b_i.
     global_bias : float, optional
@@ -63,7 +64,8 @@ class Factors:
 
     Notes
     -----
-    The object and its arrays are read-only. It can be pickled and deep-copied; to keep it, prefer ``save``.
+    The object and its arrays are read-only; ``params`` is a plain dict, from which fold-in takes what it is not told:
+    do not write to it. It can be pickled and deep-copied; to keep it, prefer ``save``.
 
     Examples
     --------
@@ -90,8 +92,8 @@ class Factors:
         checked = {
             "user_factors": U,
             "item_factors": V,
-            "user_bias": check.check_bias("user_bias", self.user_bias, len(U), U.dtype),
-            "item_bias": check.check_bias("item_bias", self.item_bias, len(V), U.dtype),
+            "user_bias": _own("user_bias", self.user_bias, U),
+            "item_bias": _own("item_bias", self.item_bias, V),
             "global_bias": None if mean is None else check.check_float("global_bias", mean, -most, most),
             "history": [dict(record) for record in check.check_records("history", self.history)],
             "status": Status(check.check_choice("status", str(self.status), list(map(str, Status)))),
@@ -213,6 +215,11 @@ class Factors:
     def __repr__(self) -> str:
         (m, k), n = self.user_factors.shape, len(self.item_factors)
         return f"{type(self).__name__}({m} users, {n} items, {k} factors, {self.user_factors.dtype}, {self.status})"
+
+
+def _own(name: str, bias: Any, factors: np.ndarray) -> np.ndarray | None:
+    vector = check.check_bias(name, bias, len(factors), factors.dtype)
+    return None if vector is None else owned(vector)
 
 
 def _copied(params: dict[str, Any]) -> dict[str, Any]:

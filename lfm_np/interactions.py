@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from lfm_np import reading, splits
 from lfm_np import validation as check
 from lfm_np.cells import cells_of, encode, matrix_of
 from lfm_np.kept import kept
+from lfm_np.owned import lock, owned
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -24,12 +24,14 @@ class Interactions:
     Parameters
     ----------
     matrix : scipy.sparse matrix or array, shape (m, n)
-        Becomes a canonical float32 ``csr_array``. A value may be NaN: it happened, but its value is unknown.
+        Becomes a canonical float32 ``csr_array``. A value may be NaN: it happened, but its value is unknown. Its arrays
+        are copied, unless they are read-only already (as those of a file that is mapped for reading). The object's
+        own cannot be written; ``data.matrix.copy()`` can.
     users, items : array, shape (m,) and (n,)
-        The id of every row and of every column, all distinct.
+        The id of every row and of every column, all distinct. They are copied.
     timestamps : array, shape (nnz,), optional
         The time of every cell, in the order of ``matrix.data``, which must be that of canonical CSR: integers, floats
-        (NaN: unknown) or datetime64 (NaT: unknown).
+        (NaN: unknown) or datetime64 (NaT: unknown). Copied, unless it is read-only already.
     frame_backend : str, optional
         The library of the data frame that this came from, as narwhals names it: "pandas", "polars", "pyarrow" …
         `recommend_frame` answers with a frame of that library.
@@ -66,15 +68,18 @@ class Interactions:
             ids = check.check_record_ids(name, getattr(self, name))
             if len(ids) != size:
                 raise ValueError(f"{name} must have one id for each of the {size} rows or columns, got {len(ids)}")
-            object.__setattr__(self, name, _read_only(ids))
+            object.__setattr__(self, name, owned(ids))
         if self.timestamps is not None:
             timestamps = check.check_timestamps(self.timestamps, matrix.nnz)
             if not np.shares_memory(matrix.indices, getattr(self.matrix, "indices", matrix.data)) and matrix.nnz:
                 raise ValueError(
                     "with timestamps, matrix must be canonical CSR already, else its cells would change places"
                 )
-            object.__setattr__(self, "timestamps", _read_only(timestamps))
-        object.__setattr__(self, "matrix", matrix)
+            object.__setattr__(self, "timestamps", owned(timestamps))
+        given = getattr(self.matrix, "matrix", self.matrix)
+        names = "data", "indices", "indptr"
+        data, indices, indptr = (owned(getattr(matrix, name), getattr(given, name, None)) for name in names)
+        object.__setattr__(self, "matrix", check.share_csr(data, indices, indptr, matrix.shape))
         self._user_index, self._item_index  # noqa: B018  (refuses repeated ids)
 
     @classmethod
@@ -112,7 +117,19 @@ class Interactions:
         if timestamps is not None:
             timestamps = check.check_timestamps(timestamps, len(rows))
         cells = cells_of(rows, columns, len(item_ids), values, timestamps, duplicates)
-        return cls(matrix_of(cells, (len(user_ids), len(item_ids))), user_ids, item_ids, cells.timestamps)
+        return cls._own(matrix_of(cells, (len(user_ids), len(item_ids))), user_ids, item_ids, cells.timestamps)
+
+    @classmethod
+    def _own(
+        cls, matrix: sp.csr_array, users: Any, items: Any, timestamps: Any = None, frame_backend: str | None = None
+    ) -> Interactions:
+        """Of a matrix and times that nobody else has: without a copy."""
+        lock(matrix.data, matrix.indices, matrix.indptr, timestamps)
+        return cls(matrix, users, items, timestamps, frame_backend)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Through the constructor: NumPy's own pickle would give writable arrays back.
+        return _rebuild, (type(self), self.matrix, self.users, self.items, self.timestamps, self.frame_backend)
 
     from_frame = classmethod(reading.from_frame)
     from_parquet = classmethod(reading.from_parquet)
@@ -189,7 +206,7 @@ class Interactions:
         np.cumsum(cells, out=before[1:])
         parts = (self.matrix.data[cells], self.matrix.indices[cells], before[self.matrix.indptr])
         times = None if self.timestamps is None else self.timestamps[cells]
-        return dataclasses.replace(self, matrix=sp.csr_array(parts, shape=self.shape), timestamps=times)
+        return self._own(sp.csr_array(parts, shape=self.shape), self.users, self.items, times, self.frame_backend)
 
     def core(self, min_user_interactions: int = 1, min_item_interactions: int = 1) -> Interactions:
         """The largest part in which every user and every item has so many cells: the k-core.
@@ -217,7 +234,7 @@ class Interactions:
         place = (np.cumsum(items) - 1).astype(part.matrix.indices.dtype)
         parts = part.matrix.data, place[part.matrix.indices], part.matrix.indptr[np.append(True, users)]
         matrix = sp.csr_array(parts, shape=(users.sum(), items.sum()))
-        return dataclasses.replace(part, matrix=matrix, users=self.users[users], items=self.items[items])
+        return self._own(matrix, self.users[users], self.items[items], part.timestamps, self.frame_backend)
 
     def binarize(self, threshold: float | None = None) -> Interactions:
         """Interactions of value 1: of every cell, or of those whose value is known and at least ``threshold``."""
@@ -227,7 +244,7 @@ class Interactions:
         matrix = sp.csr_array(
             (np.ones(chosen.matrix.nnz, np.float32), chosen.matrix.indices, chosen.matrix.indptr), shape=self.shape
         )
-        return dataclasses.replace(chosen, matrix=matrix)
+        return self._own(matrix, self.users, self.items, chosen.timestamps, self.frame_backend)
 
     def split(
         self,
@@ -360,7 +377,5 @@ def _with_missing(ids: np.ndarray, where: np.ndarray, missing: Any) -> np.ndarra
     return found
 
 
-def _read_only(array: np.ndarray) -> np.ndarray:
-    view = array.view()
-    view.flags.writeable = False
-    return view
+def _rebuild(cls: type[Interactions], *parts: Any) -> Interactions:
+    return cls._own(*parts)

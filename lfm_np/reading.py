@@ -334,7 +334,7 @@ def assemble(
     cells = cells_of(rows, columns, len(item_ids), value, timestamps, plan.duplicates)
     del rows, columns, value, timestamps
     matrix = matrix_of(cells, (len(user_ids), len(item_ids)))
-    return cls(matrix, user_ids, item_ids, cells.timestamps, backend).core(*plan.least)
+    return cls._own(matrix, user_ids, item_ids, cells.timestamps, backend).core(*plan.least)
 
 
 def without_nulls(plan: Plan, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -54,7 +54,8 @@ def sgd(
     X : sparse matrix, shape (m, n)
         scipy.sparse matrix or array, or Interactions. Duplicates are summed and stored zeros count as absent. For
         Squared, and for a pointwise loss of your own whose target is the stored value, a zero is a value, any finite
-        value is allowed, and duplicates are refused.
+        value is allowed, and duplicates are refused. X is never changed; nor may a callback or another thread change it
+        during the fit.
     loss
         One of `lfm_np.losses`, or your own class: see there.
     sampler : Uniform, Popularity, Hard or None

@@ -365,6 +365,24 @@ def test_a_model_from_elsewhere_takes_its_data_along(cli_folder, tmp_path, capsy
     assert rows(capsys)[0]["user"] == "u000"
 
 
+def test_data_with_other_ids_or_in_another_order_is_refused(tmp_path, capsys):
+    model = tmp_path / "m.safetensors"
+    for name, text in {"a": "ann,1\nbob,2\n", "b": "eve,1\nbob,2\n", "c": "ann,1\nbob,3\n"}.items():
+        (tmp_path / f"{name}.csv").write_text("user,item\n" + text)
+    assert run("fit", tmp_path / "a.csv", *SMALL, "-o", model) == 0
+    assert run("recommend", model, "--data", tmp_path / "a.csv", "-n", "1") == 0
+    data = lfm_np.Interactions.from_csv(tmp_path / "a.csv")
+    np.savez(tmp_path / "d.npz", user=data.users.astype(str), item=np.array([1, 2]))
+    assert run("recommend", model, "--data", tmp_path / "d.npz", "-n", "1") == 0
+    with np.load(tmp_path / "m.interactions.npz") as file:
+        arrays = dict(file)
+    np.savez(tmp_path / "e.npz", **arrays | {"users": arrays["users"][::-1]})
+    for name, side in {"b.csv": "users", "c.csv": "items", "e.npz": "users"}.items():
+        capsys.readouterr()
+        assert run("recommend", model, "--data", tmp_path / name) == 2
+        assert f"{name} has other {side} than" in capsys.readouterr().err
+
+
 def test_a_table_on_a_terminal(cli_folder, capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert run("similar", cli_folder / "m.safetensors", "--item", "105", "-n", "2") == 0

@@ -53,6 +53,8 @@ def test_reads_files_of_users_as_they_are(eager, tmp_path, monkeypatch):
     whole = lfm_np.Interactions.from_arrays(users.astype(str), items.astype(str), values)
     assert data.users().tolist() == whole.users.tolist()
     assert data.items.tolist() == whole.items.tolist()
+    with pytest.raises(ValueError, match="read-only"):
+        data.items[0] = "x"
     assert len(data.rows) == 3
     there = eager(data, init=start(whole.matrix, 4), **ASKED)
     here = lfm_np.als(whole, init=start(whole.matrix, 4), **ASKED)

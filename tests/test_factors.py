@@ -45,6 +45,17 @@ def test_the_callers_arrays_stay_writable_and_are_shared():
     assert np.shares_memory(U, factors.user_factors)
 
 
+def test_biases_are_its_own():
+    users, items = np.ones(4, np.float32), np.ones(3, np.float32)
+    factors = Factors(np.ones((4, 2), np.float32), np.ones((3, 2), np.float32), user_bias=users, item_bias=items)
+    before = factors.scores([0], [0])
+    users[:] = items[:] = 9
+    assert factors.user_bias.tolist() == [1] * 4
+    assert factors.item_bias.tolist() == [1] * 3
+    assert factors.scores([0], [0]) == before
+    assert np.shares_memory(dataclasses.replace(factors, params={}).user_bias, factors.user_bias)
+
+
 def test_non_contiguous_arrays_are_copied():
     U = np.asfortranarray(np.arange(6.0).reshape(3, 2))
     factors = Factors(U, np.ones((2, 2)))

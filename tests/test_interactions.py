@@ -1,5 +1,7 @@
 """build_dict, to_csr, Interactions and their splits against plain loops."""
 
+import copy
+import dataclasses
 import datetime
 import pickle
 
@@ -29,6 +31,10 @@ def sample(seed=0, times=True):
     users = np.array([f"user {k:02}" for k in range(12)])[cells // 9]
     timestamps = rng.integers(0, 25, 60) if times else None
     return Interactions.from_arrays(users, cells % 9 * 10 - 40, rng.integers(1, 6, 60), timestamps)
+
+
+def arrays(data):
+    return [data.users, data.items, data.timestamps, data.matrix.data, data.matrix.indices, data.matrix.indptr]
 
 
 # ---- build_dict -----------------------------------------------------------------------------------------------------
@@ -270,9 +276,85 @@ def test_it_is_immutable_and_survives_pickling():
         data.users = data.items
     with pytest.raises(ValueError, match="read-only"):
         data.users[0] = "x"
-    copy = pickle.loads(pickle.dumps(data))
-    assert repr(copy) == repr(data) == "Interactions(12 users × 9 items, 60 cells, with timestamps)"
-    np.testing.assert_array_equal(copy.rows_of(data.users), np.arange(12))
+    twin = pickle.loads(pickle.dumps(data))
+    assert repr(twin) == repr(data) == "Interactions(12 users × 9 items, 60 cells, with timestamps)"
+    np.testing.assert_array_equal(twin.rows_of(data.users), np.arange(12))
+
+
+def test_ids_and_times_are_its_own():
+    users, items, times = np.array([30, 10, 20]), np.array([2, 1, 3]), np.array([5, 6, 7])
+    data = Interactions(sp.csr_array(np.eye(3)), users, items, times)
+    for array in (users, items, times):
+        array[:] = [7, 8, 9]
+    assert (data.users.tolist(), data.items.tolist()) == ([30, 10, 20], [2, 1, 3])
+    assert data.timestamps.tolist() == [5, 6, 7]
+    assert data.rows_of(data.users).tolist() == data.columns_of(data.items).tolist() == [0, 1, 2]
+
+
+def test_a_read_only_view_of_what_can_be_written_is_copied_too():
+    times = np.array([5, 6, 7])
+    view = times.view()
+    view.flags.writeable = False
+    data = Interactions(sp.csr_array(np.eye(3)), [1, 2, 3], [1, 2, 3], view)
+    times[:] = 0
+    assert data.timestamps.tolist() == [5, 6, 7]
+
+
+def test_the_matrix_is_its_own():
+    X = sp.csr_array(([0.0, 1, 2, 0, 3], [0, 1, 0, 1, 2], [0, 2, 3, 5]), shape=(3, 3), dtype=np.float32)
+    data = Interactions(X, [1, 2, 3], [1, 2, 3], [10, 20, 30, 40, 50])
+    X.data[1] = 9
+    X.eliminate_zeros()
+    assert data.matrix.data.tolist() == [0, 1, 2, 0, 3]
+    assert data.select(data.matrix.data > 0).timestamps.tolist() == [20, 30, 50]
+
+
+@pytest.mark.parametrize("make", [lambda data: data, lambda data: data.binarize(), lambda data: data.split()[0]])
+def test_the_matrix_cannot_be_written_but_its_copy_can(make):
+    data = make(sample())
+    with pytest.raises(ValueError, match="read-only"):
+        data.matrix.data[0] = 9
+    with pytest.raises(ValueError, match="read-only"):
+        data.matrix.eliminate_zeros()
+    for part in (data.matrix.data, data.matrix.indices, data.matrix.indptr):
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            part.flags.writeable = True
+    writable = data.matrix.copy()
+    writable.data[0] = 0
+    writable.eliminate_zeros()
+    assert writable.nnz == data.matrix.nnz - 1
+
+
+@pytest.mark.parametrize("data", [sample(), Interactions(sp.csr_array(np.eye(3)), [1, 2, 3], [1, 2, 3])])
+def test_parts_share_what_they_have_in_common(data):
+    assert np.shares_memory(data.binarize().matrix.indices, data.matrix.indices)
+    assert np.shares_memory(Interactions(data, data.users, data.items).matrix.data, data.matrix.data)
+
+
+@pytest.mark.parametrize("clone", [copy.copy, copy.deepcopy, lambda data: pickle.loads(pickle.dumps(data))])
+def test_copies_are_read_only_too(clone):
+    data = dataclasses.replace(sample(), frame_backend="polars")
+    twin = clone(data)
+    for mine, its in zip(arrays(data), arrays(twin)):
+        assert not its.flags.writeable
+        assert mine.dtype == its.dtype
+        np.testing.assert_array_equal(mine, its)
+    assert (twin.shape, twin.frame_backend) == (data.shape, "polars")
+    np.testing.assert_array_equal(twin.rows_of(data.users), np.arange(12))
+
+
+def test_the_matrix_of_records_stays_writable():
+    to_csr([(0, 1)]).data[0] = 5
+
+
+def test_read_only_times_are_not_copied_nor_are_those_of_the_whole():
+    times = np.array([5, 6, 7])
+    times.flags.writeable = False
+    data = Interactions(sp.csr_array(np.eye(3)), [1, 2, 3], [1, 2, 3], times)
+    assert np.shares_memory(data.timestamps, times)
+    assert np.shares_memory(data.binarize().timestamps, times)
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        data.timestamps.flags.writeable = True
 
 
 # ---- splits ---------------------------------------------------------------------------------------------------------

@@ -25,7 +25,9 @@ def beside(path: Path) -> Path:
 
 
 def save(path: Path, factors: Factors, data: Interactions, columns: Columns) -> Factors:
-    """Write the interactions and then the model, which names them by checksum: what does not belong together is seen.
+    """Write the interactions and then the model, which names them, and their ids, by checksum.
+
+    What does not belong together is seen.
 
     The file of interactions is a sparse matrix as scipy.sparse.save_npz writes it, with arrays ``users``, ``items`` and
     perhaps ``timestamps``.
@@ -44,7 +46,7 @@ def save(path: Path, factors: Factors, data: Interactions, columns: Columns) -> 
         np.savez_compressed(file, **arrays)
     ids = {"user": data.users, "item": data.items}
     columns = columns._replace(text=[side for side in ids if ids[side].dtype.kind == "U"])
-    note = {"columns": columns._asdict(), "sha256": _digest(beside(path))}
+    note = {"columns": columns._asdict(), "sha256": _digest(beside(path)), "ids": _digests_of_ids(data)}
     factors = dataclasses.replace(factors, params=(factors.params or {}) | {KEY: note})
     factors.save(path)
     return factors
@@ -56,7 +58,8 @@ def load(path: Path, source: str | None = None) -> tuple[Factors, Interactions]:
     Raises
     ------
     OSError, ValueError
-        A file is missing or damaged, or the two do not belong together.
+        A file is missing or damaged, or the two do not belong together: the file beside the model is not the one that
+        was written with it, or ``source`` has other users or items, or (where `save` wrote the model) in another order.
     """
     factors = Factors.load(path)
     if source is not None:
@@ -70,6 +73,11 @@ def load(path: Path, source: str | None = None) -> tuple[Factors, Interactions]:
         raise ValueError(f"{path} has no {beside(path).name} beside it: give --data with what it was fitted to")
     if data.shape != factors.shape:
         raise ValueError(f"the data are {data.shape[0]} × {data.shape[1]}, the model is for {factors.shape}")
+    if source is not None:
+        noted = ((factors.params or {}).get(KEY) or {}).get("ids") or {}  # of a model from elsewhere nothing is known
+        found = _digests_of_ids(data) if noted else {}
+        if other := [side for side in noted if noted[side] != found.get(side)]:
+            raise ValueError(f"{source} has other {' and '.join(other)} than {path} was fitted to, or in another order")
     return factors, data
 
 
@@ -106,7 +114,7 @@ def extend(known: Interactions, more: Interactions, duplicates: str) -> tuple[In
     records = np.append(old.row, rows), np.append(old.col, columns)
     cells = cells_of(*records, len(known.items), np.append(old.data, new.data[there]), times, duplicates)
     users = np.append(known.users, ids[strangers])
-    whole = Interactions(matrix_of(cells, (len(users), len(known.items))), users, known.items, cells.timestamps)
+    whole = Interactions._own(matrix_of(cells, (len(users), len(known.items))), users, known.items, cells.timestamps)
     return whole, np.unique(rows), int(len(there) - there.sum())
 
 
@@ -121,6 +129,13 @@ def parse_ids(name: str, texts: list[str], known: np.ndarray) -> np.ndarray:
 def _digest(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digests_of_ids(data: Interactions) -> dict[str, str]:
+    """Of their text, which is the same from every kind of file."""
+    sides = {"users": data.users, "items": data.items}
+    texts = {side: "\0".join(map(str, ids.tolist())) for side, ids in sides.items()}
+    return {side: hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() for side, text in texts.items()}
 
 
 def facts(factors: Factors) -> dict[str, Any]:

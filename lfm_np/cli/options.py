@@ -15,7 +15,11 @@ Source = Annotated[str, typer.Argument(metavar="DATA", help=f"Interactions: {KIN
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file that `fit` wrote.", show_default=False)]
 Fitted = Annotated[
     str | None,
-    typer.Option("--data", metavar="DATA", help="What the model was fitted to, where it is not beside the model."),
+    typer.Option(
+        "--data",
+        metavar="DATA",
+        help="What the model was fitted to (the same users and items), where it is not beside it.",
+    ),
 ]
 Output = Annotated[
     Path | None,

@@ -101,7 +101,7 @@ def _npz(source: str, columns: Columns) -> Interactions:
     if matrix is not None:
         m, n = matrix.shape
         ids = arrays.get("users", np.arange(m)), arrays.get("items", np.arange(n))
-        return Interactions(matrix, *ids, timestamps=arrays.get("timestamps"))
+        return Interactions._own(matrix, *ids, timestamps=arrays.get("timestamps"))
 
     def column(name: str | None) -> Any:
         if name is not None and name not in arrays:

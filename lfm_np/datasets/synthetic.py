@@ -158,7 +158,7 @@ def planted(
     rows, found = _distinct_columns(counts, tastes, rng.dirichlet([0.5] * 3, size=m), columns, rng)
     indptr = np.append(0, np.cumsum(counts))
     matrix = sp.csr_array((np.ones(len(rows), np.float32), found.astype(np.int32), indptr), shape=(m, n))
-    return Interactions(matrix, np.arange(m), np.arange(n))
+    return Interactions._own(matrix, np.arange(m), np.arange(n))
 
 
 # ---- what rows and columns are like ---------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from lfm_np.distributed.cluster import Cluster, check_client, fewer
 from lfm_np.errors import missing_extra
 from lfm_np.id_columns import IdEncoder, to_arrow
 from lfm_np.interactions import Interactions
+from lfm_np.owned import owned
 from lfm_np.problem import Problem, same_problem
 from lfm_np.reading import Plan, assemble, named, open_files, plan_columns
 from lfm_np.sweeps import sigint_noted
@@ -41,7 +42,7 @@ class ShardedInteractions:
     Attributes
     ----------
     items : ndarray, shape (n,)
-        The id of every column, ascending.
+        The id of every column, ascending; read-only.
     rows : tuple of int
         Users of each shard.
     """
@@ -55,6 +56,9 @@ class ShardedInteractions:
     """Columns of the files, in types that hold what all have."""
     digests: dict[str, int]
     """Of the records of each file (or folder), so that one that is no longer what it was is noticed."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "items", owned(self.items))
 
     @property
     def shape(self) -> tuple[int, int]:
