@@ -1,6 +1,7 @@
 """Matrices on disk: the same factors as in memory, bit for bit, in a given amount of memory, or a refusal by name."""
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -172,9 +173,9 @@ def test_a_singular_row_is_named_by_its_number_in_the_whole(tmp_path, small_part
 def test_a_sweep_reads_the_cells_of_either_order_once_from_the_first_to_the_last(asked, tmp_path, small_parts):
     X, reads, sweeps = make(), [], []
     stored = StoredMatrix.from_matrix(X, tmp_path / "x")
-    readinto = files.io.FileIO.readinto
+    readinto = io.FileIO.readinto
 
-    class Spy(files.io.FileIO):
+    class Spy(io.FileIO):
         def readinto(self, room):
             start, got = self.tell(), readinto(self, room)
             reads.append((Path(self.name).name, start, start + got))
