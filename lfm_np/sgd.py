@@ -118,8 +118,8 @@ def sgd(
 
     Notes
     -----
-    Time: O(nnz·(1 + M·candidates)·k) an epoch. Memory beyond X: 16 bytes a stored cell, 4 or 8 more where the loss
-    reads the values, and the factors twice.
+    Time: O(nnz·(1 + M·candidates)·k) an epoch. Memory beyond X: 12 bytes a stored cell, 4 for its negative, 4 or 8
+    where the loss reads the values, and the factors twice.
 
     Users are cut into G blocks and items into 2G, and cells of the grid that share neither rows nor items are trained
     side by side [1]_. Unlike there, negatives come from all items: the first negative of a cell is drawn before the
