@@ -107,6 +107,6 @@ def _halves(data: lfm_np.Interactions) -> Data:
 
 
 def _binary(X: sp.spmatrix) -> sp.csr_array:
-    X = sp.csr_array(X)
+    X = sp.csr_array(X, copy=True)  # peers want to write
     X.sort_indices()
     return sp.csr_array((np.ones(X.nnz, np.float32), X.indices.astype(np.int32), X.indptr), shape=X.shape)

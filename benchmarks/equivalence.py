@@ -42,7 +42,7 @@ class Row(NamedTuple):
 
 def interactions(values: tuple[float, ...] = COUNTS) -> sp.csr_array:
     """500 × 200, 12,000 cells of the given values."""
-    X = lfm_np.datasets.planted(500, 200, 12_000, rank=8, random_state=0).matrix
+    X = lfm_np.datasets.planted(500, 200, 12_000, rank=8, random_state=0).matrix.copy()  # peers want to write
     drawn = np.random.default_rng(0).choice(np.array(values, np.float32), X.nnz)
     return sp.csr_array((drawn, X.indices, X.indptr), shape=X.shape)
 
