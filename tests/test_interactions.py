@@ -344,7 +344,21 @@ def test_copies_are_read_only_too(clone):
 
 
 def test_the_matrix_of_records_stays_writable():
-    to_csr([(0, 1)]).data[0] = 5
+    X = to_csr([(0, 1)])
+    X.data[0] = 5
+    assert X[0, 1] == 5
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_what_the_caller_gave_stays_his_and_writable(dtype):
+    """In the order and types of the result already, so that nothing would have to be copied to be kept."""
+    rows, columns = np.array([0, 0, 1, 2], dtype), np.array([0, 1, 0, 2], dtype)
+    values, times = np.arange(1, 5, dtype=np.float32), np.array([5, 6, 7, 8])
+    data = Interactions.from_arrays(rows, columns, values=values, timestamps=times)
+    kept = (data.users, data.items, data.timestamps, data.matrix.data, data.matrix.indices, data.matrix.indptr)
+    for given in (rows, columns, values, times):
+        assert given.flags.writeable
+        assert not any(np.shares_memory(given, own) for own in kept)
 
 
 def test_read_only_times_are_not_copied_nor_are_those_of_the_whole():
