@@ -356,9 +356,9 @@ def test_what_the_caller_gave_stays_his_and_writable(dtype):
     values, times = np.arange(1, 5, dtype=np.float32), np.array([5, 6, 7, 8])
     data = Interactions.from_arrays(rows, columns, values=values, timestamps=times)
     kept = (data.users, data.items, data.timestamps, data.matrix.data, data.matrix.indices, data.matrix.indptr)
-    for given in (rows, columns, values, times):
-        assert given.flags.writeable
-        assert not any(np.shares_memory(given, own) for own in kept)
+    for theirs in (rows, columns, values, times):
+        assert theirs.flags.writeable
+        assert not any(np.shares_memory(theirs, own) for own in kept)
 
 
 def test_read_only_times_are_not_copied_nor_are_those_of_the_whole():
