@@ -166,6 +166,30 @@ def test_a_user_without_negatives_has_no_auc():
 
 
 @pytest.mark.small
+@pytest.mark.parametrize("names", [LISTS, WHOLE])
+@pytest.mark.parametrize("format", ["coo", "csr"])
+def test_a_cell_that_is_stored_twice_counts_once(names, format):
+    factors, train, test = random_task()
+    twice = [twice_stored(X, format) for X in (train, test)]
+    expected = evaluate(factors, train, test, names)
+    assert [evaluate(factors, *pair, names) for pair in ((twice[0], test), (train, twice[1]), twice)] == [expected] * 3
+    assert np.array_equal(most_popular(twice[0]).item_bias, most_popular(train).item_bias)
+
+
+def twice_stored(X, format):
+    """Every cell twice, one of them zero in every other row."""
+    coo = sp.coo_array(X)
+    again = np.where(coo.row % 2, 0.0, coo.data)
+    parts = (*(np.append(part, part) for part in coo.coords),)
+    twice = sp.coo_array((np.append(coo.data, again), parts), shape=X.shape)
+    if format == "coo":
+        return twice
+    order = np.lexsort((twice.col, twice.row))
+    indptr = np.concatenate(([0], np.cumsum(np.bincount(twice.row, minlength=X.shape[0]))))
+    return sp.csr_array((twice.data[order], twice.col[order], indptr), shape=X.shape)
+
+
+@pytest.mark.small
 def test_most_popular_counts_stored_cells():
     popular = most_popular(sp.csr_array(([1.0, 5.0, 0.0, 1.0], ([0, 1, 1, 1], [2, 2, 0, 1])), shape=(2, 4)))
     assert popular.item_bias.tolist() == [0, 1, 2, 0]

@@ -341,6 +341,9 @@ def train_cell(keys, lo, hi, records, values, csr, model, rule, catalogue, scrat
                 scores[m] -= log_q[ids[m]] - log_free[u]
         x = np.float64(values[r]) if values.shape[0] > 0 else 1.0
         loss += _loss(rule, point, ranked, x, weight, scores, slopes)
+        if log_q.shape[0] > 0 and rule.cosine:  # whose gradient has the cosines themselves
+            for m in range(1, count):
+                scores[m] += log_q[ids[m]] - log_free[u]
         shrink = _to_factors(rule, scratch, uncounted.items, inverse_u, ld)
         _step(rule, uncounted, scratch, u, shrink, ld)
     return loss
