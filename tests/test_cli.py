@@ -280,6 +280,29 @@ def test_ratings(cli_folder, tmp_path):
     np.testing.assert_array_equal(lfm_np.Factors.load(tmp_path / "s.safetensors").item_bias, expected.item_bias)
 
 
+def test_nulls_of_arrays_are_those_of_tables(tmp_path, capsys):
+    source, model = tmp_path / "d.npz", tmp_path / "m.safetensors"
+    user, item = np.repeat(np.arange(6), 2), np.arange(12) % 5
+    value = np.where(np.arange(12) == 3, np.nan, 1.0 + np.arange(12))
+    np.savez(
+        source, user=user, item=item, value=value, time=np.where(item == 4, np.datetime64("NaT"), item.astype("M8[D]"))
+    )
+    fit = "fit", source, "--value", "value", "--timestamp", "time", "--factors", "2", "-o", model
+    for more in ((), ("--threshold", "2")):
+        assert run(*fit, *more) == 2
+        assert "of 12 records some have nulls: 1 in 'value', 2 in 'time'" in capsys.readouterr().err
+    assert run(*fit, "--nulls", "keep") == 2
+    assert run(*fit, "--nulls", "drop") == 0
+    assert np.load(tmp_path / "m.interactions.npz")["data"].tolist() == value[(item != 4) & (value == value)].tolist()
+
+
+def test_squared_has_negatives_where_they_are_asked_for(cli_folder, tmp_path):
+    fit = "fit", cli_folder / "events.csv", *COLUMNS, "--method", "sgd", "--loss", "Squared", "--iterations", "1"
+    for more, M in (((), 0), (("--negatives", "3"), 3)):
+        assert run(*fit, "--factors", "2", *more, "-o", tmp_path / "m.safetensors") == 0
+        assert lfm_np.Factors.load(tmp_path / "m.safetensors").params["negatives"] == M
+
+
 @pytest.mark.parametrize("kind", ["matrix", "arrays", "parquet", "cli_folder", "url"])
 def test_every_kind_of_source_is_the_same(cli_folder, tmp_path, kind):
     data = data_of(cli_folder)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from optional import require
 from strategies_ranking import factor_models
 
-from lfm_np import Factors, evaluate
+from lfm_np import Factors, Interactions, evaluate
 from lfm_np.evaluation import most_popular
 
 LISTS = ("recall@3", "capped_recall@3", "precision@3", "hit_rate@1", "ndcg@5", "map@2", "mrr@4", "recall@1000")
@@ -187,6 +187,20 @@ def twice_stored(X, format):
     order = np.lexsort((twice.col, twice.row))
     indptr = np.concatenate(([0], np.cumsum(np.bincount(twice.row, minlength=X.shape[0]))))
     return sp.csr_array((twice.data[order], twice.col[order], indptr), shape=X.shape)
+
+
+@pytest.mark.small
+def test_interactions_of_other_ids_are_refused():
+    train = Interactions.from_arrays(["ann", "ann", "bob"], [1, 2, 2])
+    test = Interactions.from_arrays(np.array(["ann", "bob"], object), [2, 1])
+    factors = Factors(np.eye(2), np.eye(2))
+    assert evaluate(factors, train, test)["users"] == 1
+    for side in ("users", "items"):
+        ids = {"users": test.users, "items": test.items}
+        other = Interactions(test.matrix, **ids | {side: ids[side][::-1]})
+        with pytest.raises(ValueError, match=f"test has other {side} than train, or in another order"):
+            evaluate(factors, train, other)
+        assert evaluate(factors, train.matrix, other)["users"] == 1
 
 
 @pytest.mark.small

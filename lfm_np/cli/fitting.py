@@ -91,7 +91,7 @@ def fit(
     regularization_exponent: Annotated[float | None, _of_model("als: 1 scales λ with a row's size.")] = None,
     solver: Annotated[str | None, _of_model("als: auto, exact, or for many factors cg or subspace.")] = None,
     loss: Annotated[str | None, _of_model("sgd: BPR, WARP, Logistic, SampledSoftmax, Squared, …")] = None,
-    negatives: Annotated[int | None, _of_model("sgd: drawn negatives of an interaction.")] = None,
+    negatives: Annotated[int | None, _of_model("sgd: drawn negatives of an interaction; 1, none for Squared.")] = None,
     learning_rate: Annotated[float | None, _of_model("sgd: length of a step.")] = None,
     biases: Annotated[bool | None, _of_model("Fit biases too.")] = None,
     seed: Seed = 0,
@@ -174,8 +174,8 @@ def _solver(method: str, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         if given["loss"] not in names:
             raise ValueError(f"--loss must be one of {', '.join(names)}, got {given['loss']}")
         given["loss"] = getattr(losses, given["loss"])()
-        if isinstance(given["loss"], losses.Squared):
-            given.setdefault("sampler", None)
+        if isinstance(given["loss"], losses.Squared) and "negatives" not in given:
+            given["sampler"] = None
     return solve, given
 
 
