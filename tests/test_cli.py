@@ -296,6 +296,18 @@ def test_nulls_of_arrays_are_those_of_tables(tmp_path, capsys):
     assert np.load(tmp_path / "m.interactions.npz")["data"].tolist() == value[(item != 4) & (value == value)].tolist()
 
 
+def test_ids_that_are_true_or_false(tmp_path, capsys):
+    source, model = tmp_path / "d.npz", tmp_path / "m.safetensors"
+    np.savez(source, user=np.array([False, True, True]), item=np.array([1, 1, 2]))
+    assert run("fit", source, "--factors", "1", "-o", model) == 0
+    capsys.readouterr()
+    for text, item in (("False", 2), ("true", None)):
+        assert run("recommend", model, "--user", text, "-n", "1") == 0
+        assert [(row["user"], row["item"]) for row in rows(capsys)] == [("False", str(item))] * (item is not None)
+    assert run("recommend", model, "--user", "no") == 2
+    assert "--user must be bool like those of the model, got ['no']" in capsys.readouterr().err
+
+
 def test_squared_has_negatives_where_they_are_asked_for(cli_folder, tmp_path):
     fit = "fit", cli_folder / "events.csv", *COLUMNS, "--method", "sgd", "--loss", "Squared", "--iterations", "1"
     for more, M in (((), 0), (("--negatives", "3"), 3)):

@@ -62,6 +62,15 @@ def test_reads_files_of_users_as_they_are(eager, tmp_path, monkeypatch):
     assert there.history[-1]["objective"] == pytest.approx(here.history[-1]["objective"], rel=1e-12)
 
 
+def test_a_row_that_cannot_be_is_named_with_its_shard(eager, tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet_module(), "check_client", lambda client: client)
+    monkeypatch.setattr(parquet_module(), "Cluster", Eager)
+    files = [{"user": [1, 2], "item": [1, 2], "x": [1.0, 1.0]}, {"user": [3, 4], "item": [1, 2], "x": [1.0, -1.0]}]
+    data = lfm_np.distributed.from_parquet(write_parquet(tmp_path / "in", files), value="x", shards=2)
+    with pytest.raises(ValueError, match=r"in row 1; .*1\.parquet, which begins at row 2"):
+        eager(data, **ASKED)
+
+
 def test_staging_is_that_of_one_of_two_that_find_it_empty_at_once(tmp_path, monkeypatch):
     module = parquet_module()
     monkeypatch.setattr(os, "listdir", lambda path: [])

@@ -339,7 +339,10 @@ def _shard(
         place = np.searchsorted(items, data.items).astype(data.matrix.indices.dtype)  # ascending, so rows stay sorted
         matrix = data.matrix
         pieces.append(share_csr(matrix.data, place[matrix.indices], matrix.indptr, (matrix.shape[0], len(items))))
-    X = same_problem(problem, sp.vstack(pieces, format="csr")).X
+    try:
+        X = same_problem(problem, sp.vstack(pieces, format="csr")).X
+    except ValueError as error:
+        raise ValueError(f"{error} (of the shard of {', '.join(files)}, which begins at row {first})") from None
     return blocks.make_shard(problem, X, first, shards)
 
 
