@@ -65,9 +65,20 @@ class HeldOut(NamedTuple):
     random_state: Any = 0
 
     def __call__(self, estimator: Any, X: Any, y: Any = None) -> float:
-        """The score of a fitted `ALS` or `SGD`, or of a pipeline that ends in one, on the rows of X."""
+        """The score of a fitted `ALS` or `SGD`, or of a pipeline that ends in one, on the rows of X.
+
+        Without other steps stored zeros and duplicates are those of `als`.
+        """
         steps = [step for _, step in estimator.steps] if isinstance(estimator, Pipeline) else [estimator]
-        X = check_matrix("X", sp.csr_array(check_array(_safe(X), accept_sparse="csr")), zeros="keep", negative=True)
+        alone = all(step == "passthrough" for step in steps[:-1])  # what other steps make of a zero is theirs
+        ratings = steps[-1]._takes_any_value()
+        X = check_matrix(
+            "X",
+            sp.csr_array(check_array(_safe(X), accept_sparse="csr")),
+            zeros="drop" if alone and not ratings else "keep",
+            duplicates="refuse" if alone and ratings else "sum",
+            negative=True,
+        )
         data = Interactions(X, np.arange(X.shape[0]), np.arange(X.shape[1]))
         known, test = data.split(test_fraction=self.test_fraction, random_state=self.random_state)
         rows = known.matrix

@@ -163,6 +163,22 @@ def test_held_out_is_the_metric_of_what_was_hidden():
     assert lfm_np.sklearn.HeldOut()(model, new) == model.score(new)
 
 
+def test_held_out_zeros_and_duplicates_are_those_of_fit():
+    rng = np.random.default_rng(0)
+    dense = (rng.random((40, 25)) < 0.2) * rng.integers(1, 6, (40, 25))
+    X, absent = sp.coo_array(dense.astype(float)), np.argwhere(dense == 0)[:80]
+    coords = tuple(np.append(ids, more) for ids, more in zip(X.coords, absent.T))
+    zeros = sp.csr_array((np.append(X.data, np.zeros(80)), coords), shape=X.shape)
+    model = lfm_np.sklearn.ALS(factors=3, random_state=0).fit(X)
+    assert model.score(zeros) == model.score(X)
+    twice = sp.coo_array((np.tile(X.data, 2), tuple(np.tile(ids, 2) for ids in X.coords)), shape=X.shape)
+    assert model.score(twice) == model.score(X * 2)
+    ratings = lfm_np.sklearn.ALS(factors=3, weighting="ratings", random_state=0).fit(zeros)
+    assert ratings.score(zeros) != ratings.score(X)
+    with pytest.raises(ValueError, match="stores a cell more than once"):
+        ratings.score(twice)
+
+
 def test_held_out_ratings():
     X = rated()
     model = lfm_np.sklearn.ALS(**RATED, weighting="ratings", biases=True).fit(X)
