@@ -110,6 +110,20 @@ def test_splits_files_by_user_first(client, tmp_path):
         lfm_np.distributed.als(data, client=client, shards=5)
 
 
+@pytest.mark.parametrize("kind", ["uuid", "halffloat"])
+def test_splits_by_users_of_every_kind(tmp_path, monkeypatch, kind):
+    pa = require("pyarrow")
+    monkeypatch.setattr(parquet_module(), "check_client", lambda client: client)
+    monkeypatch.setattr(parquet_module(), "Cluster", Eager)
+    numbers = np.arange(40) % 11
+    users = pa.array([int(n).to_bytes(16) for n in numbers], pa.uuid()) if kind == "uuid" else numbers.astype("f2") / 2
+    folder = write_parquet(tmp_path / "in", [{"user": users, "item": np.arange(40) % 3}] * 2)
+    whole = lfm_np.Interactions.from_parquet(folder)
+    data = lfm_np.distributed.from_parquet(folder, staging=tmp_path / "split", shards=3)
+    assert sorted(data.users().tolist()) == whole.users.tolist()
+    assert data.shape == whole.shape
+
+
 def test_users_for_a_full_disk_are_an_error_before_they_are_mapped(eager, tmp_path, monkeypatch):
     def refuse(*args):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
