@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack, cast
 import numpy as np
 
 from lfm_np import validation as check
-from lfm_np.half_sweep import Fixed, prepare_fixed, solve_rows
+from lfm_np.half_sweep import Fixed, minimised_by_eigenvalues, prepare_fixed, singular, solve_rows
 from lfm_np.kernels.als_rows import aligned
 from lfm_np.kernels.jit import Pool
 from lfm_np.problem import Problem, check_problem, narrow
@@ -163,6 +163,11 @@ def explain(factors: Factors, user: int, item: int, X: Any) -> Explanation:
         The score is that of the user folded in from the item factors (`fold_in_users`), which a converged fit
         agrees with.
 
+    Raises
+    ------
+    SolverError
+        λ = 0 and the normal equations of the user are singular.
+
     References
     ----------
     Yifan Hu, Y. Koren, C. Volinsky. Collaborative filtering for implicit feedback datasets. ICDM 2008, section 5.
@@ -171,7 +176,7 @@ def explain(factors: Factors, user: int, item: int, X: Any) -> Explanation:
     own = check.check_row("X", X, row, factors.shape)
     other = _other_side(factors, "users")
     problem = check_rows(own, other, half_step(factors, {}), transposed=False)
-    return contributions(problem, other, column)
+    return contributions(problem, other, row, column)
 
 
 def _new_rows(
@@ -275,8 +280,8 @@ def shifts(other: Other, dtype: np.dtype) -> np.ndarray:
     return other.bias + dtype.type(other.mean)
 
 
-def contributions(problem: Problem, other: Other, item: int) -> Explanation:
-    """Split the score of ``item`` for the single row of ``problem`` over the row's cells.
+def contributions(problem: Problem, other: Other, row: int, item: int) -> Explanation:
+    """Split the score of ``item`` for the single row of ``problem``, that of user ``row``, over the row's cells.
 
     x = A⁻¹ Σ_a t_a y_a is linear in the cells once their weights are given, and so is the score y_i·x (Hu, Koren,
     Volinsky 2008, section 5).
@@ -292,6 +297,18 @@ def contributions(problem: Problem, other: Other, item: int) -> Explanation:
         t, baseline = t - other.bias[X.indices], baseline + float(other.bias[item])
     lam = problem.row_regularization(np.diff(X.indptr), X.shape[1])[0]
     A = a0 * (Y.T @ Y) + (own.T * (d0 + d1 * x)) @ own + float(lam) * np.eye(Y.shape[1])
-    shares = t * (own @ quietly(np.linalg.solve, A, Y[item])) if len(x) else np.empty(0)
+    shares = t * (own @ _solved(A, Y[item], float(lam), row)) if len(x) else np.empty(0)
     order = np.argsort(-shares, kind="stable")
     return Explanation(X.indices[order].astype(np.int64), shares[order], baseline, baseline + float(shares.sum()))
+
+
+def _solved(A: np.ndarray, b: np.ndarray, lam: float, row: int) -> np.ndarray:
+    """A⁻¹b, from the eigenvalues where these reach the rounding of A, as where rows are solved."""
+    if np.isfinite(A).all():
+        values = quietly(np.linalg.eigvalsh, A)
+        if values[0] > len(A) * np.finfo(np.float64).eps * values[-1]:
+            return quietly(np.linalg.solve, A, b)
+    x = np.empty(len(A))
+    if not quietly(minimised_by_eigenvalues, A, b, lam, x):
+        raise singular("row", row, 1)
+    return x
