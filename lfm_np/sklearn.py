@@ -86,9 +86,11 @@ class HeldOut(NamedTuple):
             rows = rows if step == "passthrough" else step.transform(rows)
         model = steps[-1].fold_in_users(rows)
         if self.metric != RMSE:
-            return evaluate(model, known, test, (self.metric,))[self.metric]
+            return evaluate(model, known, test, (self.metric,), num_threads=steps[-1].num_threads)[self.metric]
         hidden = test.matrix.tocoo()
-        errors = model.scores(hidden.row, hidden.col).astype(np.float64) - hidden.data
+        errors = (
+            model.scores(hidden.row, hidden.col, num_threads=steps[-1].num_threads).astype(np.float64) - hidden.data
+        )
         return -float(np.sqrt(np.mean(errors**2)))
 
 

@@ -308,6 +308,18 @@ def test_ids_that_are_true_or_false(tmp_path, capsys):
     assert "--user must be bool like those of the model, got ['no']" in capsys.readouterr().err
 
 
+def test_fit_judges_with_its_threads(cli_folder, tmp_path, monkeypatch):
+    from lfm_np.cli import quality
+
+    asked, evaluate = [], quality.evaluate
+    monkeypatch.setattr(
+        quality, "evaluate", lambda *args, num_threads: asked.append(num_threads) or evaluate(*args, num_threads=1)
+    )
+    files = "--hold-out", tmp_path / "test.csv", "-o", tmp_path / "m.safetensors"
+    assert run("fit", cli_folder / "events.csv", *COLUMNS, "--factors", "2", "--threads", "1", *files) == 0
+    assert asked == [1, 1]
+
+
 def test_squared_has_negatives_where_they_are_asked_for(cli_folder, tmp_path):
     fit = "fit", cli_folder / "events.csv", *COLUMNS, "--method", "sgd", "--loss", "Squared", "--iterations", "1"
     for more, M in (((), 0), (("--negatives", "3"), 3)):

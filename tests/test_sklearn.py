@@ -179,6 +179,18 @@ def test_held_out_zeros_and_duplicates_are_those_of_fit():
         ratings.score(twice)
 
 
+def test_held_out_takes_the_threads_of_the_model(monkeypatch):
+    asked = []
+
+    def evaluate(*args, num_threads=None):
+        asked.append(num_threads)
+        return lfm_np.evaluate(*args, num_threads=num_threads)
+
+    monkeypatch.setattr(lfm_np.sklearn, "evaluate", evaluate)
+    lfm_np.sklearn.ALS(**ALS, num_threads=1).fit(planted()).score(planted())
+    assert asked == [1]
+
+
 def test_held_out_ratings():
     X = rated()
     model = lfm_np.sklearn.ALS(**RATED, weighting="ratings", biases=True).fit(X)
