@@ -179,6 +179,18 @@ def test_held_out_zeros_and_duplicates_are_those_of_fit():
         ratings.score(twice)
 
 
+def test_interactions_of_other_items_are_refused():
+    X = planted()
+    data = lfm_np.Interactions(X, np.arange(120), np.arange(25))
+    model = lfm_np.sklearn.ALS(**ALS).fit(data)
+    other = lfm_np.Interactions(X, data.users, data.items[::-1])
+    for call in (model.transform, model.fold_in_users, model.score, lambda X: lfm_np.sklearn.HeldOut()(model, X)):
+        call(data), call(X)
+        with pytest.raises(ValueError, match="X has other items than those that the model was fitted to"):
+            call(other)
+    lfm_np.sklearn.ALS(**ALS).fit(X).transform(other)
+
+
 def test_held_out_takes_the_threads_of_the_model(monkeypatch):
     asked = []
 
