@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack, cast
 import numpy as np
 
 from lfm_np import validation as check
-from lfm_np.half_sweep import Fixed, prepare_fixed, solve_rows
+from lfm_np.half_sweep import Fixed, minimised_by_eigenvalues, prepare_fixed, singular, solve_rows
 from lfm_np.kernels.als_rows import aligned
 from lfm_np.kernels.jit import Pool
 from lfm_np.problem import Problem, check_problem, narrow
@@ -163,6 +163,13 @@ def explain(factors: Factors, user: int, item: int, X: Any) -> Explanation:
         The score is that of the user folded in from the item factors (`fold_in_users`), which a converged fit
         agrees with.
 
+    Raises
+    ------
+    TypeError, ValueError
+        As `fold_in_users`.
+    SolverError
+        λ = 0 and the user's normal equations are singular.
+
     References
     ----------
     Yifan Hu, Y. Koren, C. Volinsky. Collaborative filtering for implicit feedback datasets. ICDM 2008, section 5.
@@ -171,7 +178,7 @@ def explain(factors: Factors, user: int, item: int, X: Any) -> Explanation:
     own = check.check_row("X", X, row, factors.shape)
     other = _other_side(factors, "users")
     problem = check_rows(own, other, half_step(factors, {}), transposed=False)
-    return contributions(problem, other, column)
+    return contributions(problem, other, row, column)
 
 
 def _new_rows(
@@ -275,8 +282,8 @@ def shifts(other: Other, dtype: np.dtype) -> np.ndarray:
     return other.bias + dtype.type(other.mean)
 
 
-def contributions(problem: Problem, other: Other, item: int) -> Explanation:
-    """Split the score of ``item`` for the single row of ``problem`` over the row's cells.
+def contributions(problem: Problem, other: Other, user: int, item: int) -> Explanation:
+    """Split the score of ``item`` for the single row of ``problem``, ``user``'s, over the row's cells.
 
     x = A⁻¹ Σ_a t_a y_a is linear in the cells once their weights are given, and so is the score y_i·x (Hu, Koren,
     Volinsky 2008, section 5).
@@ -290,8 +297,22 @@ def contributions(problem: Problem, other: Other, item: int) -> Explanation:
     t, baseline = t0 + t1 * x - other.mean, other.mean
     if other.bias is not None:
         t, baseline = t - other.bias[X.indices], baseline + float(other.bias[item])
-    lam = problem.row_regularization(np.diff(X.indptr), X.shape[1])[0]
-    A = a0 * (Y.T @ Y) + (own.T * (d0 + d1 * x)) @ own + float(lam) * np.eye(Y.shape[1])
-    shares = t * (own @ quietly(np.linalg.solve, A, Y[item])) if len(x) else np.empty(0)
+    lam = float(problem.row_regularization(np.diff(X.indptr), X.shape[1])[0])
+    A = a0 * (Y.T @ Y) + (own.T * (d0 + d1 * x)) @ own + lam * np.eye(Y.shape[1])
+    shares = np.empty(0)
+    if len(x):
+        z = _solved(A, Y[item], lam)
+        if z is None:
+            raise singular("row", user, 1)
+        shares = t * (own @ z)
     order = np.argsort(-shares, kind="stable")
     return Explanation(X.indices[order].astype(np.int64), shares[order], baseline, baseline + float(shares.sum()))
+
+
+def _solved(A: np.ndarray, y: np.ndarray, lam: float) -> np.ndarray | None:
+    """A⁻¹y; None where A is singular. An ill-conditioned A is raised to λ, as that of a row is."""
+    values = quietly(np.linalg.eigvalsh, A) if np.isfinite(A).all() else np.zeros(1)
+    if values[0] > len(y) * np.finfo(np.float64).eps * values[-1]:
+        return quietly(np.linalg.solve, A, y)
+    z = np.empty(len(y))
+    return z if quietly(minimised_by_eigenvalues, A, y, lam, z) else None
