@@ -212,6 +212,18 @@ def _first_half(X, V):
     return out[:, : V.shape[1]]
 
 
+@pytest.mark.parametrize("solver", ["exact", "cg", "subspace"])
+def test_the_plan_of_long_rows_does_not_depend_on_the_type_of_their_lengths(solver):
+    """Cells times factors are beyond 2³¹: such rows were cut into thousands of segments, each with a system."""
+    lengths, weights = np.array([34_000_000, 5, 0, 20_000_000]), row_plan.Weights(0.0, 1.0, 0.0, 1.0, 1.0)
+    wide, narrow = (
+        row_plan.choose_scheme(lengths.astype(dtype), np.zeros(4, bool), weights, 128, 10**8, solver)
+        for dtype in (np.int64, np.int32)
+    )
+    assert narrow == wide
+    assert wide.target > 1e6
+
+
 # ---- determinism ----------------------------------------------------------------------------------------------------
 
 
