@@ -182,7 +182,7 @@ def test_a_singular_row_is_refused_as_it_is_by_folding_in(k):
     for V in (np.ones((3, k)), rng.standard_normal((3, k)) @ np.diag(np.arange(k) < 1)):
         factors = lfm_np.Factors(np.zeros((2, k)), V, params=params)
         for call in (lambda f=factors: f.fold_in_users(X), lambda f=factors: f.explain(1, 2, X)):
-            with pytest.raises(lfm_np.SolverError, match="normal equations of row 1 .* singular"):
+            with pytest.raises(lfm_np.SolverError, match=r"normal equations of row 1 .* singular"):
                 call()
     few = lfm_np.Factors(np.zeros((2, 4)), rng.standard_normal((3, 4)), params=params)  # two cells, four factors
     with pytest.raises(lfm_np.SolverError, match="normal equations of row 1 "):
