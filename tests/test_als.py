@@ -59,6 +59,14 @@ def test_equals_dense_normal_equations_small(weighting):
     assert factors.history[-1]["objective"] == pytest.approx(history[-1][1], rel=1e-12)
 
 
+def test_no_regularization_is_none_by_any_power_of_the_cells():
+    X = sp.csr_array(np.arange(1.0, 13.0).reshape(4, 3) % 5)
+    plain, power = (
+        fit(X, factors=2, regularization=0.0, regularization_exponent=nu, random_state=0) for nu in (0.0, 900.0)
+    )
+    np.testing.assert_array_equal(power.item_factors, plain.item_factors)
+
+
 @pytest.mark.parametrize("exponent", [0.0, 1.0])
 def test_biases_equal_dense_normal_equations(exponent):
     X = matrix(values=(1.0, 2.0, 5.0))

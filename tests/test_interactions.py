@@ -287,6 +287,8 @@ def test_unknown_values_are_kept_and_solvers_can_tell():
     assert data.select(~np.isnan(data.matrix.data)).matrix.nnz == 2
     assert data.binarize().matrix.data.tolist() == [1, 1, 1]
     assert data.binarize(4).matrix.nnz == 1
+    assert data.binarize(1e300).matrix.nnz == 0
+    assert data.binarize(-1e300).matrix.nnz == 2
 
 
 def test_it_is_immutable_and_survives_pickling():
