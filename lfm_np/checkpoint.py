@@ -203,6 +203,9 @@ def _refuse_fewer(path: Any, sweeps: int, params: dict[str, Any]) -> None:
 def _check_parts(path: Any, parts: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
     """The file's arrays are of the names, shapes and dtypes that the solver has, and finite."""
     found, needed = ({name: (a.shape, a.dtype) for name, a in some.items()} for some in (parts, wanted))
+    for name in needed.keys() & found.keys():
+        if name.endswith("_squares"):  # float32 in files of before
+            found[name] = found[name][0], needed[name][1]
     if found != needed:
         raise persistence.invalid(path, FORMAT, ValueError(f"its tensors are {found}, not {needed}"))
     for name, part in parts.items():

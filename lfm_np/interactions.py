@@ -13,6 +13,7 @@ from lfm_np import validation as check
 from lfm_np.cells import cells_of, encode, matrix_of
 from lfm_np.kept import kept
 from lfm_np.owned import lock, owned
+from lfm_np.quiet import quietly
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -240,11 +241,15 @@ class Interactions:
         """Interactions of value 1: of every cell, or of those whose value is known and at least ``threshold``."""
         chosen = self
         if threshold is not None:
-            chosen = self.select(self.matrix.data >= check.check_float("threshold", threshold))
+            chosen = self._at_least(threshold)
         matrix = sp.csr_array(
             (np.ones(chosen.matrix.nnz, np.float32), chosen.matrix.indices, chosen.matrix.indptr), shape=self.shape
         )
         return self._own(matrix, self.users, self.items, chosen.timestamps, self.frame_backend)
+
+    def _at_least(self, threshold: float) -> Interactions:
+        """The cells whose value is known and at least ``threshold``, which may be beyond float32."""
+        return self.select(quietly(np.greater_equal, self.matrix.data, check.check_float("threshold", threshold)))
 
     def split(
         self,

@@ -8,7 +8,7 @@ from lfm_np.kernels.codes import LARGEST_K, MIDDLE, TERMS, encode
 from lfm_np.kernels.scores import PANEL, Model
 from lfm_np.kernels.simd import has_dot_bytes
 from lfm_np.kernels.topk import CELL, SPARSE, Index, row_norms, sketch
-from lfm_np.quiet import eigh
+from lfm_np.quiet import eigh, quietly
 from lfm_np.validation import read_only
 
 ROWS = 8192  # rows that are float64 at a time
@@ -20,8 +20,12 @@ DIRECTIONS = (6, 14, 30)  # lengths of a sketch that are tried; two more fill wh
 def build_index(model: Model, candidates: np.ndarray, d: int | None = None, coded: bool | None = None) -> Index:
     """Order the candidate items by how high they can score, and encode them or sketch them in ``d`` directions.
 
-    None: as it pays.
+    None: as it pays. Norms of float64 factors may leave its range: their bounds let everything pass.
     """
+    return quietly(_build_index, model, candidates, d, coded)
+
+
+def _build_index(model: Model, candidates: np.ndarray, d: int | None, coded: bool | None) -> Index:
     if coded is None:
         coded = d is None and worthwhile_codes(model, candidates)
     d = 0 if coded else worthwhile_directions(model, candidates) if d is None else d

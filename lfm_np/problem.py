@@ -67,6 +67,8 @@ class Problem:
     def row_regularization(self, lengths: np.ndarray, others: int) -> np.ndarray:
         """λ_u = λ (n_u + α₀ n)^ν of rows of ``lengths`` cells, ``others`` being the length of the other side."""
         count = lengths + self.weights.a0 * others
+        if not self.regularization:
+            return np.zeros(len(lengths), self.X.dtype)  # whatever the power is, which may overflow
         lam = quietly(lambda: self.regularization * count**self.exponent)
         if lam.max(initial=0) > float(np.finfo(self.X.dtype).max):
             raise ValueError(f"regularization · (cells of a row)^regularization_exponent overflows {self.X.dtype}")

@@ -11,6 +11,7 @@ from lfm_np.kernels.forbidden import Forbidden
 from lfm_np.kernels.jit import Pool
 from lfm_np.kernels.scores import Model, pair_scores
 from lfm_np.memory import refuse_lists_that_cannot_fit
+from lfm_np.quiet import quietly
 from lfm_np.validation import read_only
 
 BLOCK = 512  # users of a block: enough to share the work on a panel of items
@@ -36,7 +37,7 @@ def make_model(
         Some score could leave the range of the dtype.
     """
     constant = np.zeros(len(U)) if user_bias is None else user_bias.astype(np.float64)
-    constant = (constant + (global_bias or 0.0)).astype(U.dtype)
+    constant = quietly(lambda: (constant + (global_bias or 0.0)).astype(U.dtype))
     bias = np.zeros(len(V), V.dtype) if item_bias is None else item_bias
     largest = [max(float(a.max(initial=0.0)), -float(a.min(initial=0.0))) for a in (U, V, constant, bias)]
     reach = U.shape[1] * largest[0] * largest[1] + largest[2] + largest[3]

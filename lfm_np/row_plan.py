@@ -54,11 +54,13 @@ class Weights(NamedTuple):
 
 def dual_cost(n: np.ndarray, ld: int) -> np.ndarray:
     """Estimated ns of a row of ``n`` cells by its n × n system."""
+    n = n.astype(np.int64, copy=False)  # n·ld may be beyond int32, which lengths of int32 offsets are
     return DUAL_ROW + n * ld * DUAL_CELL + n * (DUAL_SQUARE * n + DUAL_GRAM * n * ld + DUAL_CUBE * n * n)
 
 
 def primal_cost(n: np.ndarray, ld: int) -> np.ndarray:
     """Estimated ns of a row of ``n`` cells by its k × k system."""
+    n = n.astype(np.int64, copy=False)
     far = PRIMAL_FAR * max(0, ld - NEAR_FACTORS)
     return n * ld * (PRIMAL_CELL + PRIMAL_GRAM * ld) + ld * ld * (PRIMAL_SQUARE + PRIMAL_CUBE * ld + far)
 
@@ -71,6 +73,7 @@ def cg_cost(n: np.ndarray, ld: int) -> np.ndarray:
 
 def subspace_cost(n: np.ndarray, ld: int) -> np.ndarray:
     """Estimated ns of one pass of a row of ``n`` cells over its blocks of factors: small systems, and the scores."""
+    n = n.astype(np.int64, copy=False)
     width = subspace_width(ld)
     scores = n * (SUBSPACE_CELL + SUBSPACE_PRODUCT * width)
     return -(-ld // width) * (primal_cost(n, width) + scores) + n * ld * SUBSPACE_PRODUCT

@@ -45,11 +45,12 @@ def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 def empty_model(shape: tuple[int, int], k: int, dtype: np.dtype, biases: Any, adagrad: bool) -> sgd_cells.Model:
     """Zero factors padded to WIDTH, and the parts that the model has; absent ones are of size 0.
 
-    Adagrad's squares start at 1, so that the first steps are as long as the learning rate says.
+    Adagrad's squares start at 1, so that the first steps are as long as the learning rate says, and are float64: a
+    float32 sum of more than 2²⁴ about equal ones stays where it is.
     """
     ld = -(-k // WIDTH) * WIDTH
     (m, n), user_bias, item_bias = shape, biases is True, bool(biases)
-    ones = lambda size, wanted=True: np.ones(size if adagrad and wanted else 0, dtype)  # noqa: E731
+    ones = lambda size, wanted=True: np.ones(size if adagrad and wanted else 0)  # noqa: E731
     return sgd_cells.Model(
         _zeros((m, ld), dtype),
         _zeros((n, ld), dtype),

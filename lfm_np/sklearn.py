@@ -90,6 +90,8 @@ class HeldOut(NamedTuple):
         if self.metric != RMSE:
             return evaluate(model, known, test, (self.metric,), num_threads=steps[-1].num_threads)[self.metric]
         hidden = test.matrix.tocoo()
+        if not hidden.nnz:
+            raise ValueError(f"X must have rows with enough cells that some can be hidden, got {X.nnz} cells in all")
         errors = (
             model.scores(hidden.row, hidden.col, num_threads=steps[-1].num_threads).astype(np.float64) - hidden.data
         )

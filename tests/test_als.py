@@ -59,6 +59,14 @@ def test_equals_dense_normal_equations_small(weighting):
     assert factors.history[-1]["objective"] == pytest.approx(history[-1][1], rel=1e-12)
 
 
+def test_no_regularization_is_none_by_any_power_of_the_cells():
+    X = sp.csr_array(np.arange(1.0, 13.0).reshape(4, 3) % 5)
+    plain, power = (
+        fit(X, factors=2, regularization=0.0, regularization_exponent=nu, random_state=0) for nu in (0.0, 900.0)
+    )
+    np.testing.assert_array_equal(power.item_factors, plain.item_factors)
+
+
 @pytest.mark.parametrize("exponent", [0.0, 1.0])
 def test_biases_equal_dense_normal_equations(exponent):
     X = matrix(values=(1.0, 2.0, 5.0))
@@ -210,6 +218,18 @@ def _first_half(X, V):
         half_sweep.solve_rows(side, fixed, weights, frozen(np.empty(0)), out, pool)
     assert (out[:, V.shape[1] :] == 0).all()
     return out[:, : V.shape[1]]
+
+
+@pytest.mark.parametrize("solver", ["exact", "cg", "subspace"])
+def test_the_plan_of_long_rows_does_not_depend_on_the_type_of_their_lengths(solver):
+    """Cells times factors are beyond 2³¹: such rows were cut into thousands of segments, each with a system."""
+    lengths, weights = np.array([34_000_000, 5, 0, 20_000_000]), row_plan.Weights(0.0, 1.0, 0.0, 1.0, 1.0)
+    wide, narrow = (
+        row_plan.choose_scheme(lengths.astype(dtype), np.zeros(4, bool), weights, 128, 10**8, solver)
+        for dtype in (np.int64, np.int32)
+    )
+    assert narrow == wide
+    assert wide.target > 1e6
 
 
 # ---- determinism ----------------------------------------------------------------------------------------------------

@@ -8,9 +8,9 @@ import threading
 
 import numpy as np
 import pytest
-from checkpoint_runs import ALS, SGD, assert_same_fit, fit
+from checkpoint_runs import ALS, SGD, X, assert_same_fit, fit
 
-from lfm_np import Checkpoint, Status, checkpoint, persistence, sgd_grid
+from lfm_np import Checkpoint, Status, checkpoint, losses, persistence, sgd_grid
 
 
 @pytest.fixture
@@ -39,6 +39,20 @@ def test_a_resumed_run_equals_one_without_a_break(tmp_path, blocks, name, option
     assert again.history == resumed.history  # and the times: nothing was done again
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["c"]
+
+
+@pytest.mark.parametrize("name", ["sgd", "torch_backend.sgd"])
+def test_adagrad_adds_up_more_squares_than_float32_counts(tmp_path, name):
+    """From sums of 2²⁴ on, float32 as files of before have them, squares near 1 are still added."""
+    path, model = tmp_path / "c", {"schedule": "adagrad", "loss": losses.Squared(), "sampler": None, "biases": "item"}
+    fit(name, 1, checkpoint=path, **model)
+    parts, rest = persistence.load(path, checkpoint.FORMAT)
+    parts["item_bias_squares"] = np.full(X.shape[1], 2.0**24, np.float32)
+    persistence.save(path, checkpoint.FORMAT, parts, rest)
+    fit(name, 2, checkpoint=path, **model)
+    found = persistence.load(path, checkpoint.FORMAT)[0]["item_bias_squares"] - 2.0**24
+    slopes = sum(X[:, [j]].power(2).sum() for j in range(X.shape[1]))  # scores are near 0
+    assert found.sum() == pytest.approx(slopes, rel=0.3)
 
 
 @pytest.mark.parametrize("name", ["als", "sgd", "torch_backend.als", "torch_backend.sgd"])

@@ -173,6 +173,22 @@ def test_contributions_sum_to_the_score_of_the_folded_in_user(weighting, a0, bia
         assert explanation.score == pytest.approx(float(folded.scores(user, item)), abs=1e-9)
 
 
+@pytest.mark.parametrize("k", [2, 8])
+def test_a_singular_row_is_refused_as_it_is_by_folding_in(k):
+    """Equal items give a matrix that is singular exactly, random ones to rounding: contributions would be noise."""
+    rng = np.random.default_rng(k)
+    X = sp.csr_array(np.array([[0.0, 0, 0], [5, 3, 0]]))
+    params = {"weighting": "ratings", "alpha": 1.0, "regularization": 0.0, "regularization_exponent": 0.0}
+    for V in (np.ones((3, k)), rng.standard_normal((3, k)) @ np.diag(np.arange(k) < 1)):
+        factors = lfm_np.Factors(np.zeros((2, k)), V, params=params)
+        for call in (lambda f=factors: f.fold_in_users(X), lambda f=factors: f.explain(1, 2, X)):
+            with pytest.raises(lfm_np.SolverError, match=r"normal equations of row 1 .* singular"):
+                call()
+    few = lfm_np.Factors(np.zeros((2, 4)), rng.standard_normal((3, 4)), params=params)  # two cells, four factors
+    with pytest.raises(lfm_np.SolverError, match="normal equations of row 1 "):
+        few.explain(1, 2, X)
+
+
 def test_a_contribution_is_what_the_score_loses_with_the_target():
     """With the weights as they are, setting one target to zero takes its contribution away."""
     X = matrix()

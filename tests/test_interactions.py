@@ -175,6 +175,25 @@ def test_ids_of_any_kind_lead_to_rows_and_back(ids):
     assert data.matrix[rows[1], 0] == 1
 
 
+@pytest.mark.parametrize(
+    "ids",
+    [
+        np.array([100, -100, 45, 100], np.int8),
+        np.array([255, 0, 1], np.uint8),
+        np.arange(20_000, -20_000, -1).astype(np.int16),
+        np.array([-(2**63), 3 - 2**63, -(2**63)]),
+        np.array([2**64 - 1, 2**64 - 3, 2**64 - 1], np.uint64),
+    ],
+    ids=lambda ids: ids.dtype.name,
+)
+def test_ids_at_the_ends_of_their_type(ids):
+    """Nearly dense, so that a table numbers them, and further apart than half of what their type holds."""
+    data = Interactions.from_arrays(ids, np.arange(len(ids)))
+    np.testing.assert_array_equal(data.users, np.unique(ids), strict=True)
+    cells = data.matrix.tocoo()
+    np.testing.assert_array_equal(data.users[cells.row], ids[cells.col])
+
+
 def test_ids_need_not_ascend():
     data = Interactions(sp.csr_array(np.eye(3)), users=["z", "a", "m"], items=[7, -1, 3])
     assert data.rows_of(["a", "z"]).tolist() == [1, 0]
@@ -268,6 +287,8 @@ def test_unknown_values_are_kept_and_solvers_can_tell():
     assert data.select(~np.isnan(data.matrix.data)).matrix.nnz == 2
     assert data.binarize().matrix.data.tolist() == [1, 1, 1]
     assert data.binarize(4).matrix.nnz == 1
+    assert data.binarize(1e300).matrix.nnz == 0
+    assert data.binarize(-1e300).matrix.nnz == 2
 
 
 def test_it_is_immutable_and_survives_pickling():

@@ -371,6 +371,26 @@ def test_scores_beyond_the_dtype_are_refused():
         factors.recommend(0)
 
 
+@pytest.mark.small
+@pytest.mark.parametrize("size", [1e-300, 1e-200, 1e160, 1e300])
+@pytest.mark.parametrize("k", [8, 32])
+def test_norms_may_leave_the_range_that_scores_stay_within(size, k):
+    """Without a warning, and to the same lists."""
+    rng = np.random.default_rng(k)
+    U, V = rng.integers(-8, 9, (5, k)).astype(float), rng.integers(-8, 9, (2000, k)).astype(float)
+    one = 2.0 ** np.round(np.log2(size))
+    found, wanted = (Factors(U * by, V / by).recommend(np.arange(5)) for by in (one, 1.0))
+    np.testing.assert_array_equal(found.ids, wanted.ids)
+    np.testing.assert_array_equal(found.scores, wanted.scores)
+
+
+@pytest.mark.small
+def test_a_constant_beyond_the_dtype_is_refused():
+    ones, most = np.ones((2, 1), np.float32), np.finfo(np.float32).max
+    with pytest.raises(ValueError, match="beyond the range of float32"):
+        Factors(ones, ones, user_bias=np.full(2, most), global_bias=float(most)).recommend(0)
+
+
 # ---- similar --------------------------------------------------------------------------------------------------------
 
 

@@ -213,6 +213,15 @@ def test_held_out_ratings():
     assert model.score(X) == pytest.approx(-np.sqrt(np.mean(errors**2)), rel=1e-6)
 
 
+def test_a_score_of_nothing_hidden_is_refused():
+    X = rated()
+    model = lfm_np.sklearn.ALS(**RATED, weighting="ratings").fit(X)
+    with pytest.raises(ValueError, match="X must have rows with enough cells"):
+        model.score(sp.csr_array(np.eye(20)))
+    with pytest.raises(ValueError, match="test has no user"):
+        lfm_np.sklearn.HeldOut()(model, sp.csr_array(np.eye(20)))
+
+
 def test_searches_over_pipelines():
     from sklearn.model_selection import GridSearchCV
     from sklearn.pipeline import Pipeline

@@ -40,6 +40,15 @@ def expected(cells, zeros, duplicates, negative):
     return None if bad else sums
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_cells_that_are_stored_often_are_summed_in_float64(dtype):
+    """In float32 a sum of ones ends at 2²⁴, and one of tenths is off by a per cent after a million."""
+    for count, value in ((2**24 + 64, 1.0), (10**6, 0.1)):
+        stored = np.full(count, value, np.float32), (np.zeros((2, count), np.int32))
+        (total,) = check_matrix("X", sp.coo_array(stored, shape=(1, 1)), dtype=dtype).data
+        assert total == pytest.approx(count * float(np.float32(value)), rel=1e-7)
+
+
 @many
 @given(raw_csr())
 def test_check_matrix(X):

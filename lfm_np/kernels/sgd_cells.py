@@ -38,7 +38,7 @@ class Model(NamedTuple):
     items: np.ndarray  # (n, ld)
     user_bias: np.ndarray
     item_bias: np.ndarray
-    user_squares: np.ndarray  # Adagrad: 1 + Σ mean(g²) of every row
+    user_squares: np.ndarray  # Adagrad: 1 + Σ mean(g²) of every row, float64
     item_squares: np.ndarray
     user_bias_squares: np.ndarray
     item_bias_squares: np.ndarray
@@ -131,7 +131,7 @@ def _square(W, at, D, to, a, c, ld):
 def _rate(rate, squares, row, square):
     """Adagrad's learning rate of a row, after its square has been added."""
     squares[row] += square
-    return rate / np.sqrt(np.float64(squares[row]))
+    return rate / np.sqrt(squares[row])
 
 
 @inlined

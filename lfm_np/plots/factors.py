@@ -99,6 +99,8 @@ def item_map(
         chosen = np.argsort(-frequency, kind="stable")[: n if counts is None else SHOWN]
     else:
         chosen = check_ids("items", items, n)
+    if not len(chosen):
+        raise ValueError(f"items must be at least one, got none of {n}")
     ax = make_axes(ax, (8, 6.5))
     places = _places(factors.item_factors[chosen], view)
     _scatter(ax, places, None if counts is None else frequency[chosen])

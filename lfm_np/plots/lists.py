@@ -91,6 +91,7 @@ def coverage(
     """
     curves = named(results, labels)
     N = check_length("N", N)
+    _some_items(curves)
     ax = make_axes(ax)
     for result, label in curves:
         first = np.full(result.shape[1], N)  # the best place that an item has in any list
@@ -137,7 +138,7 @@ def popularity_bias(
     """
     curves = named(results, labels)
     N = check_length("N", N)
-    n = curves[0][0].shape[1]
+    n = _some_items(curves)
     counts = item_counts("seen", seen, curves[0][0].shape)
     order = np.argsort(-counts, kind="stable")
     ax = make_axes(ax)
@@ -150,6 +151,14 @@ def popularity_bias(
         ax.plot(share_of_items, _shares(places[order]), label=label or f"first {N} recommended")
     ax.set(xlabel="share of items, most popular first", ylabel="their share", xlim=(0, 1), ylim=(0, 1.02))
     return tidy(ax, legend=True)
+
+
+def _some_items(curves: list[tuple[Factors, str | None]]) -> int:
+    """The number of items of the first result; none may have none, of which there is no share."""
+    for result, _ in curves:
+        if not result.shape[1]:
+            raise ValueError(f"results must have an item at least, got shape {result.shape}")
+    return curves[0][0].shape[1]
 
 
 def item_counts(name: str, X: Any, shape: tuple[int, int]) -> np.ndarray:

@@ -286,7 +286,7 @@ def _model(plan: Plan, first: Start, device: Device) -> steps.Model:
     if plan.biases is True:
         parts["user_bias"] = source.user_bias
     tensors = {name: device.tensor(array) for name, array in parts.items()}
-    squares = {name: torch.ones_like(W if W.ndim == 1 else W[:, 0]) for name, W in tensors.items()}
+    squares = {name: torch.ones(len(W), dtype=device.wide, device=device.device) for name, W in tensors.items()}
     return steps.Model(
         tensors["users"],
         tensors["items"],

@@ -24,7 +24,7 @@ class Model:
     items: torch.Tensor
     user_bias: torch.Tensor | None
     item_bias: torch.Tensor | None
-    squares: dict[str, torch.Tensor]  # Adagrad: 1 + Σ mean(g²) of every row; empty without
+    squares: dict[str, torch.Tensor]  # Adagrad: 1 + Σ mean(g²) of every row, wide; empty without
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All that there are, by name."""
@@ -153,8 +153,8 @@ def _move(model: Model, part: str, rows: torch.Tensor, gradient: torch.Tensor, r
     if model.squares:
         squares = model.squares[part]
         own = gradient * gradient if gradient.ndim == 1 else (gradient * gradient).mean(1)
-        squares.index_add_(0, rows, own)
-        scale = picked(squares, rows).rsqrt()
+        squares.index_add_(0, rows, own.to(squares.dtype))
+        scale = picked(squares, rows).rsqrt().to(gradient.dtype)
         gradient = gradient * (scale if gradient.ndim == 1 else scale[:, None])
     if gradient.ndim == 1:
         W.index_add_(0, rows, gradient, alpha=-rate)

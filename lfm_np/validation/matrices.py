@@ -192,8 +192,7 @@ def _canonical(name: str, csr: sp.csr_array, zeros: str, duplicates: str) -> sp.
                 f"{name} stores a cell more than once; say how to combine them with "
                 'lfm_np.to_csr(…, duplicates="last" | "mean" | "sum" | "max")'
             )
-        if copy.data.dtype.kind in "bui":
-            copy.data = copy.data.astype(np.float64)  # a sum must not wrap around
+        copy.data = copy.data.astype(np.float64)  # a sum must not wrap around, nor stop growing at 2²⁴
         copy.sum_duplicates()
     if zeros == "drop":
         copy.eliminate_zeros()
