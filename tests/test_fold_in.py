@@ -194,6 +194,22 @@ def test_batches_equal_single_rows(r):
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_an_ill_conditioned_row_of_small_factors_is_that_of_large_ones(dtype):
+    """What stands on the padding of a system must not count as its largest eigenvalue."""
+    rng = np.random.default_rng(0)
+    V = rng.normal(size=(40, 3))
+    V[:, 1] = V[:, 0] * (1 + 1e-6 * rng.normal(size=40))
+    ratings = 3 * V[:, 0] + rng.normal(size=40)
+    found = []
+    for size in (1.0, 2.0**-26):
+        model = lfm_np.Factors(np.zeros((1, 3), dtype), (size * V).astype(dtype))
+        asked = {**RATINGS, "regularization": 1e-13 * size**2}
+        new = model.fold_in_users(sp.csr_array(ratings[None].astype(dtype)), **asked)
+        found.append(V @ (size * new.user_factors[0].astype(np.float64)))
+    np.testing.assert_allclose(*found, atol=1e-3)
+
+
 PARTS = list(itertools.product((False, True), repeat=3))[1:]  # which of μ, b_u, b_i
 RATINGS = {"weighting": "ratings", "alpha": 1.0, "regularization": 0.3, "regularization_exponent": 0.0}
 
