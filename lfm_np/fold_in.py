@@ -147,7 +147,7 @@ def update(
     return dataclasses.replace(factors, **changed)
 
 
-def explain(factors: Factors, user: int, item: int, X: Any) -> Explanation:
+def explain(factors: Factors, user: int, item: int, X: Any, **parameters: Unpack[HalfStep]) -> Explanation:
     """The share of each of a user's own interactions in one score.
 
     Parameters
@@ -155,6 +155,8 @@ def explain(factors: Factors, user: int, item: int, X: Any) -> Explanation:
     user, item : int
     X : sparse matrix, shape (m, n), or Interactions
         The whole matrix, as in ``recommend``.
+    **parameters
+        As in `fold_in_users`.
 
     Returns
     -------
@@ -170,7 +172,7 @@ def explain(factors: Factors, user: int, item: int, X: Any) -> Explanation:
     row, column = check.check_id("user", user, factors.shape[0]), check.check_id("item", item, factors.shape[1])
     own = check.check_row("X", X, row, factors.shape)
     other = _other_side(factors, "users")
-    problem = check_rows(own, other, half_step(factors, {}), transposed=False)
+    problem = check_rows(own, other, half_step(factors, parameters), transposed=False)
     return contributions(problem, other, column)
 
 

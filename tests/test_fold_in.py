@@ -101,6 +101,8 @@ def test_factors_of_sgd_need_parameters():
     parameters = {"regularization": 0.1, "alpha": 1.0, "regularization_exponent": 0.0, "weighting": "ials"}
     assert factors.fold_in_users(X, **parameters).user_factors.shape == (50, 3)
     assert factors.update(X[:2], users=[0, 50], **parameters).shape == (51, 30)
+    score = factors.fold_in_users(X, **parameters).scores(3, 5)
+    assert factors.explain(3, 5, X, **parameters).score == pytest.approx(float(score), abs=1e-9)
 
 
 def test_the_regularization_of_sgd_is_not_taken_for_that_of_als():
