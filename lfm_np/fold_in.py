@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack, cast
 import numpy as np
 
 from lfm_np import validation as check
+from lfm_np.errors import SolverError
 from lfm_np.half_sweep import Fixed, prepare_fixed, solve_rows
 from lfm_np.kernels.als_rows import aligned
 from lfm_np.kernels.jit import Pool
 from lfm_np.problem import Problem, check_problem, narrow
-from lfm_np.quiet import quietly
+from lfm_np.quiet import eigh, quietly
 from lfm_np.row_plan import plan_side
 
 if TYPE_CHECKING:
@@ -165,6 +166,13 @@ def explain(factors: Factors, user: int, item: int, X: Any, **parameters: Unpack
         The score is that of the user folded in from the item factors (`fold_in_users`), which a converged fit
         agrees with.
 
+    Raises
+    ------
+    TypeError, ValueError
+        As in `fold_in_users`.
+    SolverError
+        λ = 0 and the row's normal equations are singular.
+
     References
     ----------
     Yifan Hu, Y. Koren, C. Volinsky. Collaborative filtering for implicit feedback datasets. ICDM 2008, section 5.
@@ -281,7 +289,8 @@ def contributions(problem: Problem, other: Other, item: int) -> Explanation:
     """Split the score of ``item`` for the single row of ``problem`` over the row's cells.
 
     x = A⁻¹ Σ_a t_a y_a is linear in the cells once their weights are given, and so is the score y_i·x (Hu, Koren,
-    Volinsky 2008, section 5).
+    Volinsky 2008, section 5). With A = BᵀB and B = W S Zᵀ, whose first rows are √c_a y_a, a cell's share is
+    t_a/√c_a · W_a S⁻¹ Zᵀy_i: a small λ costs no digits, as it would in A.
     """
     (d0, d1, t0, t1, a0), X = problem.weights, problem.X
     Y = other.factors.astype(np.float64)
@@ -292,8 +301,23 @@ def contributions(problem: Problem, other: Other, item: int) -> Explanation:
     t, baseline = t0 + t1 * x - other.mean, other.mean
     if other.bias is not None:
         t, baseline = t - other.bias[X.indices], baseline + float(other.bias[item])
-    lam = problem.row_regularization(np.diff(X.indptr), X.shape[1])[0]
-    A = a0 * (Y.T @ Y) + (own.T * (d0 + d1 * x)) @ own + float(lam) * np.eye(Y.shape[1])
-    shares = t * (own @ quietly(np.linalg.solve, A, Y[item])) if len(x) else np.empty(0)
+    lam = float(problem.row_regularization(np.diff(X.indptr), X.shape[1])[0])
+    root = np.sqrt((d0 + a0) + d1 * x)
+    targets = np.divide(t, root, out=np.zeros_like(t), where=root > 0)
+    B = [own * root[:, None], np.sqrt(lam) * np.eye(Y.shape[1])]
+    if a0:
+        others = np.delete(Y, X.indices, axis=0)
+        values, basis = eigh(a0 * (others.T @ others))
+        B.append(np.sqrt(np.maximum(values, 0))[:, None] * basis.T)
+    shares = targets * quietly(_inverted, np.vstack(B), lam, len(x), Y[item]) if len(x) else np.empty(0)
     order = np.argsort(-shares, kind="stable")
     return Explanation(X.indices[order].astype(np.int64), shares[order], baseline, baseline + float(shares.sum()))
+
+
+def _inverted(B: np.ndarray, lam: float, count: int, y: np.ndarray) -> np.ndarray:
+    """The first rows of B (BᵀB)⁻¹ y. λ is in B."""
+    W, S, Zt = np.linalg.svd(B, full_matrices=False)
+    eps, greatest = float(np.finfo(np.float64).eps), S[0] ** 2
+    if lam == 0 and S[-1] ** 2 <= len(y) * eps * greatest:  # as in `minimised_by_eigenvalues`
+        raise SolverError("the normal equations of the user's row are singular; raise regularization")
+    return W[:count] @ (S * (Zt @ y) / np.maximum(S**2, eps**1.5 * greatest))  # W/S would be mostly rounding below

@@ -175,6 +175,17 @@ def test_contributions_sum_to_the_score_of_the_folded_in_user(weighting, a0, bia
         assert explanation.score == pytest.approx(float(folded.scores(user, item)), abs=1e-9)
 
 
+@pytest.mark.parametrize(("weighting", "a0"), [("ratings", 0.0), ("confidence", 1e-16)])
+def test_contributions_have_their_digits_with_a_small_lambda(weighting, a0):
+    rng = np.random.default_rng(0)
+    factors, X = lfm_np.Factors(np.zeros((1, 16)), rng.normal(size=(40, 16))), matrix(1, 40)
+    asked = {**RATINGS, "weighting": weighting, "unobserved_weight": a0, "regularization": 1e-16}
+    expected = float(factors.fold_in_users(X, **asked).scores(0, 5))
+    assert factors.explain(0, 5, X, **asked).score == pytest.approx(expected, abs=1e-7)
+    with pytest.raises(lfm_np.SolverError, match="singular; raise regularization"):
+        factors.explain(0, 5, X, **{**asked, "regularization": 0.0, "unobserved_weight": 0.0})
+
+
 def test_a_contribution_is_what_the_score_loses_with_the_target():
     """With the weights as they are, setting one target to zero takes its contribution away."""
     X = matrix()
