@@ -127,7 +127,8 @@ def search(index: Any, factors: Factors, users: Any, N: int = 10) -> Ranked:
     index : usearch.index.Index or faiss index
         Of `item_vectors`.
     factors : Factors
-    users : array of int, shape (p,)
+    users : int or array of int, shape (p,)
+        For a scalar the result is of shape (N,).
     N : int
     """
     rows, N = check.check_ids("users", users, factors.shape[0]), check.check_length("N", N)
@@ -141,7 +142,8 @@ def search(index: Any, factors: Factors, users: Any, N: int = 10) -> Ranked:
     place, _ = np.nonzero(ids >= 0)
     scores[ids >= 0] = factors.scores(rows[place], ids[ids >= 0])
     order = np.lexsort((ids, -scores), axis=1)
-    return Ranked(*check.read_only(*(np.take_along_axis(part, order, axis=1) for part in (ids, scores))))
+    ids, scores = check.read_only(*(np.take_along_axis(part, order, axis=1) for part in (ids, scores)))
+    return Ranked(ids, scores) if np.ndim(users) else Ranked(ids[0], scores[0])
 
 
 def _found(found: Any) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 
 from lfm_np import validation as check
 from lfm_np.factors import Factors, Status
+from lfm_np.interactions import check_same_ids
 from lfm_np.kernels import metrics as kernels
 from lfm_np.kernels import topk
 from lfm_np.kernels.forbidden import Forbidden
@@ -69,7 +70,7 @@ def evaluate(
     test : sparse matrix or Interactions, shape (m, n)
         What was held out. All stored cells are equally relevant, whatever their value; for ratings, keep only those
         that count as liked. In both matrices a stored zero counts as absent, except where the model was fitted to
-        ratings.
+        ratings. Interactions must have the ids of ``train``'s, in their order.
     metrics : sequence of str
         Names as above.
     negatives : array of int, shape (m, q), optional
@@ -90,7 +91,7 @@ def evaluate(
     Raises
     ------
     TypeError, ValueError
-        A matrix of the wrong shape, an unknown metric, no user with test items.
+        A matrix of the wrong shape or of other ids, an unknown metric, no user with test items.
 
     Notes
     -----
@@ -239,6 +240,7 @@ def _cells(factors: Factors, train: Any, test: Any) -> tuple[_Known, _Cells]:
         indptr = np.zeros(shape[0] + 1, np.int64)
     if test is None:
         raise TypeError("test must be a sparse matrix or Interactions, got None")
+    check_same_ids("test", test, "train", train)
     _, starts, items = check.check_seen("test", test, everyone, shape, keep_zeros=zeros)
     missing = _missing(starts, items, everyone, _Known(indptr, indices))
     before = np.concatenate([[0], np.cumsum(missing)])

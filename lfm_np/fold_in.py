@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack, cast
 import numpy as np
 
 from lfm_np import validation as check
-from lfm_np.errors import SolverError
-from lfm_np.half_sweep import Fixed, prepare_fixed, solve_rows
+from lfm_np.half_sweep import Fixed, prepare_fixed, singular, solve_rows
 from lfm_np.kernels.als_rows import aligned
 from lfm_np.kernels.jit import Pool
 from lfm_np.problem import Problem, check_problem, narrow
-from lfm_np.quiet import eigh, quietly
+from lfm_np.quiet import quietly
 from lfm_np.row_plan import plan_side
 
 if TYPE_CHECKING:
@@ -171,7 +170,7 @@ def explain(factors: Factors, user: int, item: int, X: Any, **parameters: Unpack
     TypeError, ValueError
         As in `fold_in_users`.
     SolverError
-        λ = 0 and the row's normal equations are singular.
+        λ = 0 and the normal equations of the user are singular.
 
     References
     ----------
@@ -181,7 +180,7 @@ def explain(factors: Factors, user: int, item: int, X: Any, **parameters: Unpack
     own = check.check_row("X", X, row, factors.shape)
     other = _other_side(factors, "users")
     problem = check_rows(own, other, half_step(factors, parameters), transposed=False)
-    return contributions(problem, other, column)
+    return contributions(problem, other, row, column)
 
 
 def _new_rows(
@@ -285,8 +284,8 @@ def shifts(other: Other, dtype: np.dtype) -> np.ndarray:
     return other.bias + dtype.type(other.mean)
 
 
-def contributions(problem: Problem, other: Other, item: int) -> Explanation:
-    """Split the score of ``item`` for the single row of ``problem`` over the row's cells.
+def contributions(problem: Problem, other: Other, row: int, item: int) -> Explanation:
+    """Split the score of ``item`` for the single row of ``problem``, that of user ``row``, over the row's cells.
 
     x = A⁻¹ Σ_a t_a y_a is linear in the cells once their weights are given, and so is the score y_i·x (Hu, Koren,
     Volinsky 2008, section 5). With A = BᵀB and B = W S Zᵀ, whose first rows are √c_a y_a, a cell's share is
@@ -307,17 +306,26 @@ def contributions(problem: Problem, other: Other, item: int) -> Explanation:
     B = [own * root[:, None], np.sqrt(lam) * np.eye(Y.shape[1])]
     if a0:
         others = np.delete(Y, X.indices, axis=0)
-        values, basis = eigh(a0 * (others.T @ others))
-        B.append(np.sqrt(np.maximum(values, 0))[:, None] * basis.T)
-    shares = targets * quietly(_inverted, np.vstack(B), lam, len(x), Y[item]) if len(x) else np.empty(0)
+        B.append(quietly(_root, a0 * (others.T @ others)))
+    shares = targets * quietly(_inverted, np.vstack(B), lam, len(x), Y[item], row) if len(x) else np.empty(0)
     order = np.argsort(-shares, kind="stable")
     return Explanation(X.indices[order].astype(np.int64), shares[order], baseline, baseline + float(shares.sum()))
 
 
-def _inverted(B: np.ndarray, lam: float, count: int, y: np.ndarray) -> np.ndarray:
-    """The first rows of B (BᵀB)⁻¹ y. λ is in B."""
+def _root(G: np.ndarray) -> np.ndarray:
+    """R with RᵀR = G; NaN where G overflows."""
+    if not np.isfinite(G).all():
+        return np.full_like(G, np.nan)
+    values, basis = np.linalg.eigh(G)
+    return np.sqrt(np.maximum(values, 0))[:, None] * basis.T
+
+
+def _inverted(B: np.ndarray, lam: float, count: int, y: np.ndarray, row: int) -> np.ndarray:
+    """The first rows of B (BᵀB)⁻¹ y, the system of user ``row``. λ is in B."""
+    if not np.isfinite(B).all():
+        raise singular("row", row, 1)
     W, S, Zt = np.linalg.svd(B, full_matrices=False)
     eps, greatest = float(np.finfo(np.float64).eps), S[0] ** 2
     if lam == 0 and S[-1] ** 2 <= len(y) * eps * greatest:  # as in `minimised_by_eigenvalues`
-        raise SolverError("the normal equations of the user's row are singular; raise regularization")
+        raise singular("row", row, 1)
     return W[:count] @ (S * (Zt @ y) / np.maximum(S**2, eps**1.5 * greatest))  # W/S would be mostly rounding below

@@ -303,6 +303,24 @@ class Interactions:
         return self.select(~test), self.select(test)
 
 
+def check_same_ids(name: str, X: Any, other: str, Y: Any) -> None:
+    """ValueError if both are Interactions and not of the same users and items in the same order."""
+    if not (isinstance(X, Interactions) and isinstance(Y, Interactions)):
+        return
+    for side, a, b in (("users", X.users, Y.users), ("items", X.items, Y.items)):
+        if not same_ids(a, b):
+            raise ValueError(
+                f"{name} has other {side} than {other}, or in another order; rows and columns are matched by number, "
+                "so bring both to the same ids first"
+            )
+
+
+def same_ids(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether these are the same ids in the same order, of whatever dtype."""
+    kinds = {"f" if ids.dtype.kind in "biu" else ids.dtype.kind for ids in (a, b)}
+    return a is b or ((len(kinds) == 1 or "O" in kinds) and np.array_equal(a, b))
+
+
 class _Index(NamedTuple):
     """Where every id is."""
 

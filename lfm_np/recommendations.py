@@ -13,7 +13,7 @@ from lfm_np import validation as check
 from lfm_np.atomic import replacing
 from lfm_np.errors import missing_extra
 from lfm_np.factors import Factors
-from lfm_np.interactions import Interactions
+from lfm_np.interactions import Interactions, check_same_ids
 from lfm_np.ranking import Ranked
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ def recommend_frame(
     N : int
         Length of a list.
     seen : sparse matrix or Interactions, shape (m, n), optional
-        A user never gets an item of the own row; often ``data``.
+        A user never gets an item of the own row; often ``data``. Interactions must have the ids of ``data``, in their
+        order.
     items, exclude : array of item ids, optional
         Only these are allowed; nobody gets these.
     backend : {"pandas", "polars", "pyarrow", "modin", "cudf"}, optional
@@ -64,7 +65,7 @@ def recommend_frame(
     Raises
     ------
     TypeError, ValueError
-        Factors of another shape than ``data``, an unknown id, a bad argument.
+        Factors of another shape than ``data``, ``seen`` of other ids, an unknown id, a bad argument.
 
     See Also
     --------
@@ -84,7 +85,7 @@ def recommend_frame(
         backend = data.frame_backend if getattr(data, "frame_backend", None) in BACKENDS else "pyarrow"
     check.check_choice("backend", backend, BACKENDS)
     pa = _pyarrow()
-    query = _Query.of(factors, data, users, N, items, exclude)
+    query = _Query.of(factors, data, users, N, seen, items, exclude)
     table = pa.Table.from_batches(_batches(factors, query, seen, num_threads), query.schema)
     return _native(table, backend)
 
@@ -115,7 +116,7 @@ def recommend_parquet(
     In memory are a block of 131,072 rows and, once, the ids as Arrow arrays, however many users there are.
     """
     _pyarrow()
-    query = _Query.of(factors, data, users, N, items, exclude)
+    query = _Query.of(factors, data, users, N, seen, items, exclude)
     write_parquet(path, _batches(factors, query, seen, num_threads))
 
 
@@ -166,7 +167,7 @@ class _Query(NamedTuple):
     schema: pa.Schema
 
     @classmethod
-    def of(cls, factors: Any, data: Any, users: Any, N: int, items: Any, exclude: Any) -> _Query:
+    def of(cls, factors: Any, data: Any, users: Any, N: int, seen: Any, items: Any, exclude: Any) -> _Query:
         import pyarrow as pa
 
         from lfm_np.id_columns import to_arrow
@@ -178,8 +179,12 @@ class _Query(NamedTuple):
             raise ValueError(
                 f"factors are of shape {factors.shape} and data of shape {data.shape}; they must be the same"
             )
+        check_same_ids("seen", seen, "data", data)
         rows = np.arange(len(data.users)) if users is None else data.rows_of(users)
-        user_ids, item_ids = to_arrow(data.users[rows]), to_arrow(data.items)
+        user_ids = (
+            to_arrow(data.users[rows]) if len(rows) else to_arrow(data.users[:1])[:0]
+        )  # of nothing, but of a type
+        item_ids = to_arrow(data.items)
         types = [user_ids.type, item_ids.type, pa.from_numpy_dtype(factors.user_factors.dtype), pa.int32()]
         schema = pa.schema(list(zip(("user", "item", "score", "rank"), types)))
         only = None if items is None else data.columns_of(items)

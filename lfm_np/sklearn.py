@@ -18,7 +18,7 @@ import scipy.sparse as sp
 from lfm_np import als, evaluate, losses, sampling, sgd
 from lfm_np.errors import missing_extra
 from lfm_np.factors import Factors
-from lfm_np.interactions import Interactions
+from lfm_np.interactions import Interactions, same_ids
 from lfm_np.sgd_plan import takes_any_value
 from lfm_np.sweeps import Callback
 from lfm_np.validation import check_matrix, wrap_csr
@@ -65,9 +65,22 @@ class HeldOut(NamedTuple):
     random_state: Any = 0
 
     def __call__(self, estimator: Any, X: Any, y: Any = None) -> float:
-        """The score of a fitted `ALS` or `SGD`, or of a pipeline that ends in one, on the rows of X."""
+        """The score of a fitted `ALS` or `SGD`, or of a pipeline that ends in one, on the rows of X.
+
+        Without other steps stored zeros and duplicates are those of `als`.
+        """
         steps = [step for _, step in estimator.steps] if isinstance(estimator, Pipeline) else [estimator]
-        X = check_matrix("X", sp.csr_array(check_array(_safe(X), accept_sparse="csr")), zeros="keep", negative=True)
+        alone = all(step == "passthrough" for step in steps[:-1])  # what other steps make of a zero is theirs
+        ratings = steps[-1]._takes_any_value()
+        if alone:
+            steps[-1]._check_items(X)
+        X = check_matrix(
+            "X",
+            sp.csr_array(check_array(_safe(X), accept_sparse="csr")),
+            zeros="drop" if alone and not ratings else "keep",
+            duplicates="refuse" if alone and ratings else "sum",
+            negative=True,
+        )
         data = Interactions(X, np.arange(X.shape[0]), np.arange(X.shape[1]))
         known, test = data.split(test_fraction=self.test_fraction, random_state=self.random_state)
         rows = known.matrix
@@ -75,9 +88,11 @@ class HeldOut(NamedTuple):
             rows = rows if step == "passthrough" else step.transform(rows)
         model = steps[-1].fold_in_users(rows)
         if self.metric != RMSE:
-            return evaluate(model, known, test, (self.metric,))[self.metric]
+            return evaluate(model, known, test, (self.metric,), num_threads=steps[-1].num_threads)[self.metric]
         hidden = test.matrix.tocoo()
-        errors = model.scores(hidden.row, hidden.col).astype(np.float64) - hidden.data
+        errors = (
+            model.scores(hidden.row, hidden.col, num_threads=steps[-1].num_threads).astype(np.float64) - hidden.data
+        )
         return -float(np.sqrt(np.mean(errors**2)))
 
 
@@ -118,6 +133,7 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         self
         """
         self.factors_ = self._solve(self._rows(X, fitting=True))
+        self._items = X.items if isinstance(X, Interactions) else None
         self.n_iter_ = len(self.factors_.history)
         return self
 
@@ -127,6 +143,7 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         Parameters
         ----------
         X : as for `fit`, shape (r, n)
+            Interactions of the items that the model was fitted to, in their order, if it was fitted to Interactions.
 
         Returns
         -------
@@ -160,6 +177,7 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     def fold_in_users(self, X: Any) -> Factors:
         """The users of the rows of X beside the fitted items; its ``recommend`` ranks items for them."""
         check_is_fitted(self)
+        self._check_items(X)
         return self.factors_.fold_in_users(X, num_threads=self.num_threads, **self._half_step())
 
     @property
@@ -171,7 +189,15 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     def _n_features_out(self) -> int:
         return self.item_factors_.shape[1] + (self.factors_.user_bias is not None)
 
+    def _check_items(self, X: Any) -> None:
+        """As scikit-learn compares the names of columns."""
+        fitted = getattr(self, "_items", None)
+        if isinstance(X, Interactions) and fitted is not None and not same_ids(X.items, fitted):
+            raise ValueError("X has other items than those that the model was fitted to, or in another order")
+
     def _rows(self, X: Any, *, fitting: bool) -> sp.csr_array:
+        if not fitting:
+            self._check_items(X)
         X = validate_data(self, _safe(X), accept_sparse="csr", reset=fitting)
         if not self._takes_any_value():
             check_non_negative(X, f"{type(self).__name__}, whose values are confidences; ratings may have any sign")

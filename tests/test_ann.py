@@ -60,6 +60,7 @@ def test_more_than_there_are_is_padded(library):
     factors = model(n=3)
     index = getattr(ann, f"{library}_index")(factors)
     ids, scores = ann.search(index, factors, [0, 1], N=5)
+    assert [part.tolist() for part in ann.search(index, factors, 1, N=5)] == [ids[1].tolist(), scores[1].tolist()]
     assert sorted(ids[0, :3].tolist()) == [0, 1, 2]
     assert (ids[:, 3:] == -1).all()
     assert (scores[:, 3:] == -np.inf).all()

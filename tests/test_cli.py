@@ -280,6 +280,53 @@ def test_ratings(cli_folder, tmp_path):
     np.testing.assert_array_equal(lfm_np.Factors.load(tmp_path / "s.safetensors").item_bias, expected.item_bias)
 
 
+def test_nulls_of_arrays_are_those_of_tables(tmp_path, capsys):
+    source, model = tmp_path / "d.npz", tmp_path / "m.safetensors"
+    user, item = np.repeat(np.arange(6), 2), np.arange(12) % 5
+    value = np.where(np.arange(12) == 3, np.nan, 1.0 + np.arange(12))
+    np.savez(
+        source, user=user, item=item, value=value, time=np.where(item == 4, np.datetime64("NaT"), item.astype("M8[D]"))
+    )
+    fit = "fit", source, "--value", "value", "--timestamp", "time", "--factors", "2", "-o", model
+    for more in ((), ("--threshold", "2")):
+        assert run(*fit, *more) == 2
+        assert "of 12 records some have nulls: 1 in 'value', 2 in 'time'" in capsys.readouterr().err
+    assert run(*fit, "--nulls", "keep") == 2
+    assert run(*fit, "--nulls", "drop") == 0
+    assert np.load(tmp_path / "m.interactions.npz")["data"].tolist() == value[(item != 4) & (value == value)].tolist()
+
+
+def test_ids_that_are_true_or_false(tmp_path, capsys):
+    source, model = tmp_path / "d.npz", tmp_path / "m.safetensors"
+    np.savez(source, user=np.array([False, True, True]), item=np.array([1, 1, 2]))
+    assert run("fit", source, "--factors", "1", "-o", model) == 0
+    capsys.readouterr()
+    for text, item in (("False", 2), ("true", None)):
+        assert run("recommend", model, "--user", text, "-n", "1") == 0
+        assert [(row["user"], row["item"]) for row in rows(capsys)] == [("False", str(item))] * (item is not None)
+    assert run("recommend", model, "--user", "no") == 2
+    assert "--user must be bool like those of the model, got ['no']" in capsys.readouterr().err
+
+
+def test_fit_judges_with_its_threads(cli_folder, tmp_path, monkeypatch):
+    from lfm_np.cli import quality
+
+    asked, evaluate = [], quality.evaluate
+    monkeypatch.setattr(
+        quality, "evaluate", lambda *args, num_threads: asked.append(num_threads) or evaluate(*args, num_threads=1)
+    )
+    files = "--hold-out", tmp_path / "test.csv", "-o", tmp_path / "m.safetensors"
+    assert run("fit", cli_folder / "events.csv", *COLUMNS, "--factors", "2", "--threads", "1", *files) == 0
+    assert asked == [1, 1]
+
+
+def test_squared_has_negatives_where_they_are_asked_for(cli_folder, tmp_path):
+    fit = "fit", cli_folder / "events.csv", *COLUMNS, "--method", "sgd", "--loss", "Squared", "--iterations", "1"
+    for more, M in (((), 0), (("--negatives", "3"), 3)):
+        assert run(*fit, "--factors", "2", *more, "-o", tmp_path / "m.safetensors") == 0
+        assert lfm_np.Factors.load(tmp_path / "m.safetensors").params["negatives"] == M
+
+
 @pytest.mark.parametrize("kind", ["matrix", "arrays", "parquet", "cli_folder", "url"])
 def test_every_kind_of_source_is_the_same(cli_folder, tmp_path, kind):
     data = data_of(cli_folder)

@@ -307,7 +307,7 @@ def test_an_interrupted_run_leaves_nothing_on_the_workers(client, tall, monkeypa
     monkeypatch.setattr(sweeps, "_sweep", pressed)
     monkeypatch.setattr(cluster_module().Cluster, "release", noted)
     stopped = lfm_np.distributed.als(tall, client=client, shards=2, **{**OPTIONS, "iterations": 9})
-    assert (stopped.status, len(stopped.history), len(released)) == ("interrupted", 1, 2)
+    assert (stopped.status, len(stopped.history), len(set(released))) == ("interrupted", 1, 2)
     until = time.monotonic() + 5
     while any(client.run(held).values()) and time.monotonic() < until:
         gc.collect()

@@ -54,12 +54,22 @@ def whole(client, tall):
     return lfm_np.distributed.als(tall, client=client, shards=2, **OPTIONS)
 
 
-@pytest.mark.parametrize(("name", "times"), [("users", 1), ("share", 1), ("items", 1), ("users", 2)])
+@pytest.mark.parametrize(("name", "times"), [("share", 1), ("items", 1), ("share", 2)])
 def test_survives_the_death_of_workers(client, tall, whole, kill, name, times):
-    """In the user half-sweep, in the item half-sweep on either side of the sum, and of all workers at once."""
+    """On either side of the sum of the shares, and of all workers at once."""
     killed = kill(name, count=3 if name != "items" else 1, times=times)
     same_bits(lfm_np.distributed.als(tall, client=client, shards=2, checkpoint_every=2, **OPTIONS), whole)
     assert killed() == times
+
+
+@pytest.mark.parametrize("name", ["users", "share", "items", "found"])
+def test_survives_a_death_with_several_blocks_of_items(client, tall, kill, name, monkeypatch):
+    monkeypatch.setattr("lfm_np.distributed.sweep.BLOCK_BYTES", 1 << 17)
+    asked = {"client": client, "shards": 2, "checkpoint_every": 2, **OPTIONS}
+    whole = lfm_np.distributed.als(tall, **asked)
+    killed = kill(name, count=3)
+    same_bits(lfm_np.distributed.als(tall, **asked), whole)
+    assert killed() == 1
 
 
 def test_survives_a_death_where_users_are_gathered(client, tall, kill):

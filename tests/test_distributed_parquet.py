@@ -62,6 +62,15 @@ def test_reads_files_of_users_as_they_are(eager, tmp_path, monkeypatch):
     assert there.history[-1]["objective"] == pytest.approx(here.history[-1]["objective"], rel=1e-12)
 
 
+def test_a_row_that_cannot_be_is_named_with_its_shard(eager, tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet_module(), "check_client", lambda client: client)
+    monkeypatch.setattr(parquet_module(), "Cluster", Eager)
+    files = [{"user": [1, 2], "item": [1, 2], "x": [1.0, 1.0]}, {"user": [3, 4], "item": [1, 2], "x": [1.0, -1.0]}]
+    data = lfm_np.distributed.from_parquet(write_parquet(tmp_path / "in", files), value="x", shards=2)
+    with pytest.raises(ValueError, match=r"in row 1; .*1\.parquet, which begins at row 2"):
+        eager(data, **ASKED)
+
+
 def test_staging_is_that_of_one_of_two_that_find_it_empty_at_once(tmp_path, monkeypatch):
     module = parquet_module()
     monkeypatch.setattr(os, "listdir", lambda path: [])
@@ -99,6 +108,20 @@ def test_splits_files_by_user_first(client, tmp_path):
         lfm_np.distributed.from_parquet(folder, staging=tmp_path / "split", **asked)
     with pytest.raises(ValueError, match=r"shards must be None or 4, those of source, got 5"):
         lfm_np.distributed.als(data, client=client, shards=5)
+
+
+@pytest.mark.parametrize("kind", ["uuid", "halffloat"])
+def test_splits_by_users_of_every_kind(tmp_path, monkeypatch, kind):
+    pa = require("pyarrow")
+    monkeypatch.setattr(parquet_module(), "check_client", lambda client: client)
+    monkeypatch.setattr(parquet_module(), "Cluster", Eager)
+    numbers = np.arange(40) % 11
+    users = pa.array([int(n).to_bytes(16) for n in numbers], pa.uuid()) if kind == "uuid" else numbers.astype("f2") / 2
+    folder = write_parquet(tmp_path / "in", [{"user": users, "item": np.arange(40) % 3}] * 2)
+    whole = lfm_np.Interactions.from_parquet(folder)
+    data = lfm_np.distributed.from_parquet(folder, staging=tmp_path / "split", shards=3)
+    assert sorted(data.users().tolist()) == whole.users.tolist()
+    assert data.shape == whole.shape
 
 
 def test_users_for_a_full_disk_are_an_error_before_they_are_mapped(eager, tmp_path, monkeypatch):

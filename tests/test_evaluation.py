@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from optional import require
 from strategies_ranking import factor_models
 
-from lfm_np import Factors, evaluate
+from lfm_np import Factors, Interactions, evaluate
 from lfm_np.evaluation import most_popular
 
 LISTS = ("recall@3", "capped_recall@3", "precision@3", "hit_rate@1", "ndcg@5", "map@2", "mrr@4", "recall@1000")
@@ -163,6 +163,44 @@ def test_a_user_without_negatives_has_no_auc():
     factors = Factors(np.ones((2, 1)), np.arange(3.0).reshape(3, 1))
     result = evaluate(factors, None, sp.csr_array([[1, 1, 1], [0, 0, 1]]), ("auc", "recall@3"))
     assert (result["auc"], result["recall@3"], result["users"]) == (1, 1, 2)
+
+
+@pytest.mark.small
+@pytest.mark.parametrize("names", [LISTS, WHOLE])
+@pytest.mark.parametrize("format", ["coo", "csr"])
+def test_a_cell_that_is_stored_twice_counts_once(names, format):
+    factors, train, test = random_task()
+    twice = [twice_stored(X, format) for X in (train, test)]
+    expected = evaluate(factors, train, test, names)
+    assert [evaluate(factors, *pair, names) for pair in ((twice[0], test), (train, twice[1]), twice)] == [expected] * 3
+    assert np.array_equal(most_popular(twice[0]).item_bias, most_popular(train).item_bias)
+
+
+def twice_stored(X, format):
+    """Every cell twice, one of them zero in every other row."""
+    coo = sp.coo_array(X)
+    again = np.where(coo.row % 2, 0.0, coo.data)
+    parts = (*(np.append(part, part) for part in coo.coords),)
+    twice = sp.coo_array((np.append(coo.data, again), parts), shape=X.shape)
+    if format == "coo":
+        return twice
+    order = np.lexsort((twice.col, twice.row))
+    indptr = np.concatenate(([0], np.cumsum(np.bincount(twice.row, minlength=X.shape[0]))))
+    return sp.csr_array((twice.data[order], twice.col[order], indptr), shape=X.shape)
+
+
+@pytest.mark.small
+def test_interactions_of_other_ids_are_refused():
+    train = Interactions.from_arrays(["ann", "ann", "bob"], [1, 2, 2])
+    test = Interactions.from_arrays(np.array(["ann", "bob"], object), [2, 1])
+    factors = Factors(np.eye(2), np.eye(2))
+    assert evaluate(factors, train, test)["users"] == 1
+    for side in ("users", "items"):
+        ids = {"users": test.users, "items": test.items}
+        other = Interactions(test.matrix, **ids | {side: ids[side][::-1]})
+        with pytest.raises(ValueError, match=f"test has other {side} than train, or in another order"):
+            evaluate(factors, train, other)
+        assert evaluate(factors, train.matrix, other)["users"] == 1
 
 
 @pytest.mark.small

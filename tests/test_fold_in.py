@@ -182,7 +182,7 @@ def test_contributions_have_their_digits_with_a_small_lambda(weighting, a0):
     asked = {**RATINGS, "weighting": weighting, "unobserved_weight": a0, "regularization": 1e-16}
     expected = float(factors.fold_in_users(X, **asked).scores(0, 5))
     assert factors.explain(0, 5, X, **asked).score == pytest.approx(expected, abs=1e-7)
-    with pytest.raises(lfm_np.SolverError, match="singular; raise regularization"):
+    with pytest.raises(lfm_np.SolverError, match=r"row 0 .* singular"):
         factors.explain(0, 5, X, **{**asked, "regularization": 0.0, "unobserved_weight": 0.0})
 
 
@@ -195,6 +195,19 @@ def test_a_contribution_is_what_the_score_loses_with_the_target():
         other = X.copy()
         other.data[other.indptr[5] + int(np.flatnonzero(X[[5]].indices == item)[0])] = 0.0
         assert factors.explain(5, 2, other).score == pytest.approx(explanation.score - contribution, abs=1e-9)
+
+
+def test_explain_refuses_what_fold_in_refuses():
+    """Rows of fewer cells than factors, without λ: singular systems, of which LAPACK notices some."""
+    rng = np.random.default_rng(0)
+    X = sp.csr_array(rng.random((30, 20)) < 0.15)
+    params = {"weighting": "ratings", "alpha": 1.0, "regularization": 0.0, "regularization_exponent": 0.0}
+    factors = lfm_np.Factors(rng.normal(size=(30, 5)), rng.normal(size=(20, 5)), params=params)
+    for user in range(30):
+        if 0 < len(X[[user]].indices) < 5:
+            for call in (lambda u=user: factors.explain(u, 3, X), lambda u=user: factors.fold_in_users(X[[u]])):
+                with pytest.raises(lfm_np.SolverError, match=r"the normal equations of row .* are singular"):
+                    call()
 
 
 @examples(20)

@@ -153,6 +153,27 @@ def test_writing_takes_the_memory_of_a_block(tmp_path, monkeypatch):
     assert peak(lambda: recommend_frame(factors, data, N=N)) > size
 
 
+def test_nobody_has_the_types_of_somebody():
+    pa, (factors, data) = require("pyarrow"), sample()
+    data = Interactions(data.matrix, data.users.astype(object), data.items)
+    nobody, somebody = (recommend_frame(factors, data, users) for users in ([], ["u001"]))
+    assert nobody.schema == somebody.schema
+    assert pa.concat_tables([nobody, somebody]).equals(somebody)
+
+
+def test_seen_of_other_ids_is_refused(tmp_path):
+    factors, data = sample()
+    for ids in ((data.users[::-1], data.items), (data.users, data.items[::-1])):
+        other = Interactions(data.matrix, *ids)
+        side = "users" if ids[0][0] != data.users[0] else "items"
+        with pytest.raises(ValueError, match=f"seen has other {side} than data, or in another order"):
+            recommend_frame(factors, data, seen=other)
+        with pytest.raises(ValueError, match=f"seen has other {side} than data"):
+            recommend_parquet(factors, data, tmp_path / "lists.parquet", seen=other)
+    same = Interactions(data.matrix, list(data.users), data.items)
+    assert recommend_frame(factors, data, seen=same).equals(recommend_frame(factors, data, seen=data))
+
+
 def test_what_does_not_fit_is_named():
     require("pyarrow")
     factors, data = sample()

@@ -163,6 +163,46 @@ def test_held_out_is_the_metric_of_what_was_hidden():
     assert lfm_np.sklearn.HeldOut()(model, new) == model.score(new)
 
 
+def test_held_out_zeros_and_duplicates_are_those_of_fit():
+    rng = np.random.default_rng(0)
+    dense = (rng.random((40, 25)) < 0.2) * rng.integers(1, 6, (40, 25))
+    X, absent = sp.coo_array(dense.astype(float)), np.argwhere(dense == 0)[:80]
+    coords = tuple(np.append(ids, more) for ids, more in zip(X.coords, absent.T))
+    zeros = sp.csr_array((np.append(X.data, np.zeros(80)), coords), shape=X.shape)
+    model = lfm_np.sklearn.ALS(factors=3, random_state=0).fit(X)
+    assert model.score(zeros) == model.score(X)
+    twice = sp.coo_array((np.tile(X.data, 2), tuple(np.tile(ids, 2) for ids in X.coords)), shape=X.shape)
+    assert model.score(twice) == model.score(X * 2)
+    ratings = lfm_np.sklearn.ALS(factors=3, weighting="ratings", random_state=0).fit(zeros)
+    assert ratings.score(zeros) != ratings.score(X)
+    with pytest.raises(ValueError, match="stores a cell more than once"):
+        ratings.score(twice)
+
+
+def test_interactions_of_other_items_are_refused():
+    X = planted()
+    data = lfm_np.Interactions(X, np.arange(120), np.arange(25))
+    model = lfm_np.sklearn.ALS(**ALS).fit(data)
+    other = lfm_np.Interactions(X, data.users, data.items[::-1])
+    for call in (model.transform, model.fold_in_users, model.score, lambda X: lfm_np.sklearn.HeldOut()(model, X)):
+        call(data), call(X)
+        with pytest.raises(ValueError, match="X has other items than those that the model was fitted to"):
+            call(other)
+    lfm_np.sklearn.ALS(**ALS).fit(X).transform(other)
+
+
+def test_held_out_takes_the_threads_of_the_model(monkeypatch):
+    asked = []
+
+    def evaluate(*args, num_threads=None):
+        asked.append(num_threads)
+        return lfm_np.evaluate(*args, num_threads=num_threads)
+
+    monkeypatch.setattr(lfm_np.sklearn, "evaluate", evaluate)
+    lfm_np.sklearn.ALS(**ALS, num_threads=1).fit(planted()).score(planted())
+    assert asked == [1]
+
+
 def test_held_out_ratings():
     X = rated()
     model = lfm_np.sklearn.ALS(**RATED, weighting="ratings", biases=True).fit(X)

@@ -190,6 +190,36 @@ class Shifted:
         return 0.5 * self.scale * (difference - self.shift) ** 2
 
 
+class ShiftedCosines:
+    """A list loss of cosines: of what is added to the negatives it only knows ``shift``."""
+
+    cosine = True
+
+    def __init__(self, correct_logq, shift):
+        self.correct_logq, self.shift = correct_logq, shift
+
+    def value(self, positive, negatives):
+        return np.exp(negatives + self.shift).sum() - positive
+
+    def gradient(self, positive, negatives):
+        return -1.0, np.exp(negatives + self.shift)
+
+    def torch_value(self, positive, negatives):
+        return (negatives + self.shift).exp().sum(1) - positive
+
+
+@pytest.mark.parametrize("solver", ["numba", "torch"])
+def test_the_correction_by_log_q_leaves_the_gradient_of_cosines(backend, solver):
+    """Where all rows are as long, it is one number, which the loss may add by itself."""
+    sgd = lfm_np.sgd if solver == "numba" else backend.sgd
+    rng, M = np.random.default_rng(0), 2
+    X = sp.csr_array(np.array([rng.permutation(np.arange(12) < 4) for _ in range(10)], np.float64))
+    words = {"factors": 3, "negatives": M, "epochs": 5, "learning_rate": 0.3, "random_state": 0, "dtype": np.float64}
+    fits = [sgd(X, ShiftedCosines(*how), **words) for how in ((True, 0.0), (False, -np.log(M / 8)))]
+    assert fits[0].history[-1]["sampled_loss"] == pytest.approx(fits[1].history[-1]["sampled_loss"], rel=1e-9)
+    np.testing.assert_allclose(*(fit.user_factors @ fit.item_factors.T for fit in fits), rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("of_class", [False, True])
 @pytest.mark.parametrize("solver", ["numba", "torch"])
 def test_a_loss_is_that_of_the_start_whatever_a_callback_sets(backend, monkeypatch, solver, of_class):

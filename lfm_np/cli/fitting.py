@@ -91,7 +91,7 @@ def fit(
     regularization_exponent: Annotated[float | None, _of_model("als: 1 scales λ with a row's size.")] = None,
     solver: Annotated[str | None, _of_model("als: auto, exact, or for many factors cg or subspace.")] = None,
     loss: Annotated[str | None, _of_model("sgd: BPR, WARP, Logistic, SampledSoftmax, Squared, …")] = None,
-    negatives: Annotated[int | None, _of_model("sgd: drawn negatives of an interaction.")] = None,
+    negatives: Annotated[int | None, _of_model("sgd: drawn negatives of an interaction; 1, none for Squared.")] = None,
     learning_rate: Annotated[float | None, _of_model("sgd: length of a step.")] = None,
     biases: Annotated[bool | None, _of_model("Fit biases too.")] = None,
     seed: Seed = 0,
@@ -149,7 +149,7 @@ def fit(
         progress=sys.stderr.isatty() if progress is None else progress,
         **options,
     )
-    _finish(output, result, train, test, columns)
+    _finish(output, result, train, test, columns, threads)
 
 
 def _solver(method: str, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -174,8 +174,8 @@ def _solver(method: str, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         if given["loss"] not in names:
             raise ValueError(f"--loss must be one of {', '.join(names)}, got {given['loss']}")
         given["loss"] = getattr(losses, given["loss"])()
-        if isinstance(given["loss"], losses.Squared):
-            given.setdefault("sampler", None)
+        if isinstance(given["loss"], losses.Squared) and "negatives" not in given:
+            given["sampler"] = None
     return solve, given
 
 
@@ -190,10 +190,12 @@ def _records(data: Interactions, columns: Columns) -> tables.Columns:
     return records
 
 
-def _finish(path: Path, result: Factors, train: Interactions, test: Interactions | None, columns: Columns) -> None:
+def _finish(
+    path: Path, result: Factors, train: Interactions, test: Interactions | None, columns: Columns, threads: int | None
+) -> None:
     result = models.save(path, result, train, columns)
     say(f"{path} and {models.beside(path).name}: {len(result.history)} sweeps, {result.status}")
     if test is not None:
-        tables.write([compare(result, train, test, DEFAULT)], None)
+        tables.write([compare(result, train, test, DEFAULT, threads)], None)
     if result.status is Status.INTERRUPTED:
         raise typer.Exit(INTERRUPTED)

@@ -121,6 +121,8 @@ def extend(known: Interactions, more: Interactions, duplicates: str) -> tuple[In
 def parse_ids(name: str, texts: list[str], known: np.ndarray) -> np.ndarray:
     """Ids of the kind of ``known`` from their text."""
     try:
+        if known.dtype.kind == "b":  # NumPy takes any text for True
+            return np.array([("false", "true").index(text.lower()) for text in texts], np.bool_)
         return np.array(texts).astype(str if known.dtype.kind == "U" else known.dtype)
     except (ValueError, OverflowError):
         raise ValueError(f"{name} must be {known.dtype.name} like those of the model, got {texts}") from None

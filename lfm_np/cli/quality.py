@@ -12,9 +12,12 @@ from lfm_np.validation import check_float
 DEFAULT = ("recall@10", "ndcg@10", "map@10", "mrr@10")
 
 
-def compare(factors: Factors, train: Any, test: Any, metrics: Sequence[str]) -> dict[str, list[Any]]:
+def compare(
+    factors: Factors, train: Any, test: Any, metrics: Sequence[str], num_threads: int | None = None
+) -> dict[str, list[Any]]:
     """A row for each metric: the model, its standard error, most popular, its standard error."""
-    found = [evaluate(model, train, test, metrics) for model in (factors, most_popular(train))]
+    models = factors, most_popular(train)
+    found = [evaluate(model, train, test, metrics, num_threads=num_threads) for model in models]
     table: dict[str, list[Any]] = {"metric": list(metrics)}
     for name, values in zip(("model", "popular"), found):
         table[name] = [values[metric] for metric in metrics]

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 
 from lfm_np import datasets, npz_files
 from lfm_np.interactions import Interactions
-from lfm_np.validation import check_float
+from lfm_np.validation import check_choice, check_float
 
 KINDS = ".parquet or a folder of such, .csv, .tsv, .npz, or movielens:NAME"
 TEXTS = tuple(name + packed for name in (".csv", ".tsv") for packed in ("", ".gz", ".bz2", ".zst"))
@@ -108,5 +108,23 @@ def _npz(source: str, columns: Columns) -> Interactions:
             raise ValueError(f"{source} has no array {name!r}; there is {', '.join(sorted(arrays))}")
         return None if name is None else arrays[name]
 
-    parts = [column(name) for name in columns[:4]]
+    parts = _without_nulls([(name, column(name)) for name in columns[:4]], columns.nulls)
     return Interactions.from_arrays(*parts, duplicates=columns.duplicates)
+
+
+def _without_nulls(named: list[tuple[str | None, Any]], nulls: str) -> list[Any]:
+    """The columns of an .npz, NaN and NaT dealt with as in tables."""
+    check_choice("nulls", nulls, ("error", "drop", "keep"))
+    arrays = [array for _, array in named]
+    shapes = {array.shape for array in arrays if array is not None}
+    if nulls == "keep" or len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
+        return arrays  # other shapes `from_arrays` refuses by name
+    null = [(name, array != array) for name, array in named if array is not None]
+    bad = np.logical_or.reduce([where for _, where in null])
+    if nulls == "error" and bad.any():
+        found = ", ".join(f"{count} in {name!r}" for name, where in null if (count := int(where.sum())))
+        raise ValueError(
+            f"of {len(bad)} records some have nulls: {found}. nulls='drop' leaves these records out; nulls='keep' "
+            "makes values and times unknown"
+        )
+    return [None if array is None else array[~bad] for array in arrays]

@@ -55,6 +55,7 @@ class Items(NamedTuple):
     energy: np.ndarray  # Σ c·p² of every item, from which the loss is left
     penalty: np.ndarray
     users: tuple[float, float]  # loss and penalty of all users
+    fixed: Fixed | None = None  # without rows, as `fix_items`; of a block of all items
 
 
 def settled(value: Any) -> Any:
@@ -170,9 +171,10 @@ def fix_items(problem: Problem, found: list[Items], rotate: bool) -> Fixed:
 def solve_users(
     problem: Problem, shard: Shard, items: list[Items], fixed: Fixed | None, mean: float, threads: int
 ) -> Users:
-    """Every row of a shard from all items; without ``fixed`` in a basis that may be the shard's alone."""
+    """Every row of a shard from all items; if nobody has found ``fixed``, in a basis that may be the shard's alone."""
     shard = settled(shard)
-    fixed = fix_items(problem, items, shard.users.rotate) if fixed is None else settled(fixed)
+    found = items[0].fixed if fixed is None else fixed
+    fixed = fix_items(problem, items, shard.users.rotate) if found is None else settled(found)
     U = shard.spare.array((shard.users.rows, problem.columns), problem.X.dtype)
     with Pool(threads) as pool:
         fixed, shift = together(problem, fixed, [(block.V, None) for block in items], mean, shard.spare, pool)
@@ -284,7 +286,8 @@ def patched(problem: Problem, items: Items, again: Items, places: np.ndarray) ->
     """A block with some items replaced."""
     V = aligned(items.V.shape, items.V.dtype)
     V[:] = items.V
-    whole = items._replace(V=V, unsolved=items.unsolved[:0], loss=items.loss.copy(), penalty=items.penalty.copy())
+    loss, penalty = items.loss.copy(), items.penalty.copy()
+    whole = items._replace(V=V, unsolved=items.unsolved[:0], loss=loss, penalty=penalty, fixed=None)
     for name in ("V", "loss", "penalty"):
         getattr(whole, name)[places] = getattr(again, name)
     with Pool(1) as pool:
@@ -293,4 +296,4 @@ def patched(problem: Problem, items: Items, again: Items, places: np.ndarray) ->
 
 def found_of(items: Items) -> Items:
     """Without the factors, so that only these stay where they are."""
-    return items._replace(V=np.empty((0, 0)))
+    return items._replace(V=np.empty((0, 0)), fixed=None)

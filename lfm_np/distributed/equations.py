@@ -8,9 +8,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from lfm_np.distributed.blocks import Items, Shard, Users, bias_taken, gram_of, rotate_back, settled, sums_of
+from lfm_np.distributed.blocks import (
+    Items,
+    Shard,
+    Users,
+    bias_taken,
+    fix_items,
+    gram_of,
+    rotate_back,
+    settled,
+    solve_users,
+    sums_of,
+)
 from lfm_np.distributed.spare import Spare
-from lfm_np.half_sweep import PIVOT_LOSS, cancelled, gram_in_float64, minimised_by_eigenvalues, singular
+from lfm_np.half_sweep import PIVOT_LOSS, Fixed, cancelled, gram_in_float64, minimised_by_eigenvalues, singular
 from lfm_np.kernels.als_primal import CANCELLED, primal_scratch
 from lfm_np.kernels.als_rows import OK, aligned
 from lfm_np.kernels.als_shares import row_shares, solve_shares
@@ -38,6 +49,19 @@ def share_of(problem: Problem, shard: Shard, users: Users, items: tuple[int, int
     lo, hi = items
     csr = frozen(indptr[lo : hi + 1]), indices, data
     return _share(problem, csr, users, mean, threads, shard.spare)
+
+
+def share_of_solved(
+    problem: Problem,
+    shard: Shard,
+    V: list[Items],
+    fixed: Fixed | None,
+    items: tuple[int, int],
+    mean: float,
+    threads: int,
+) -> Share:
+    """The same of users that are solved on the way."""
+    return share_of(problem, shard, solve_users(problem, shard, V, fixed, mean, threads), items, mean, threads)
 
 
 def wide_share_of(problem: Problem, shard: Shard, users: Users, items: np.ndarray, mean: float) -> Share:
@@ -109,12 +133,13 @@ def _sum(shares: list[Share], rows: slice, into: tuple[np.ndarray, ...]) -> None
             flat[piece] = total
 
 
-def solve_items(problem: Problem, shares: list[Share], lam: np.ndarray, threads: int) -> Items:
-    """The items of a block from the shares of all shards."""
+def solve_items(problem: Problem, shares: list[Share], lam: np.ndarray, threads: int, rotate: bool | None) -> Items:
+    """The items of a block from the shares of all shards; of all items, with what `fix_items` finds for ``rotate``."""
     items, status = _solve(problem, shares, lam, threads)
     with Pool(threads) as pool:
         rotate_back(items.V, shares[0].users[0].basis, pool)
-        return items._replace(gram=gram_of(problem, items.V, pool), unsolved=np.flatnonzero(status != OK))
+        items = items._replace(gram=gram_of(problem, items.V, pool), unsolved=np.flatnonzero(status != OK))
+    return items if rotate is None else items._replace(fixed=fix_items(problem, [items], rotate))
 
 
 def to_solve_again(blocks: list[Items]) -> list[np.ndarray]:

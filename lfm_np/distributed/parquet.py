@@ -339,7 +339,10 @@ def _shard(
         place = np.searchsorted(items, data.items).astype(data.matrix.indices.dtype)  # ascending, so rows stay sorted
         matrix = data.matrix
         pieces.append(share_csr(matrix.data, place[matrix.indices], matrix.indptr, (matrix.shape[0], len(items))))
-    X = same_problem(problem, sp.vstack(pieces, format="csr")).X
+    try:
+        X = same_problem(problem, sp.vstack(pieces, format="csr")).X
+    except ValueError as error:
+        raise ValueError(f"{error} (of the shard of {', '.join(files)}, which begins at row {first})") from None
     return blocks.make_shard(problem, X, first, shards)
 
 
@@ -368,6 +371,10 @@ def _split(file: str, plan: Plan, schema: pa.Schema, folder: str, number: int, c
 
 def _bucket(users: pa.Array, count: int) -> np.ndarray:
     """The shard of every user: of the same id the same, in whatever file and of whatever integer or string type."""
+    if isinstance(users.type, pa.UuidType):
+        users = users.storage
+    elif pa.types.is_float16(users.type):
+        users = users.cast(pa.float32())
     encoded = users if isinstance(users, pa.DictionaryArray) else users.dictionary_encode()
     ids = encoded.dictionary
     if pa.types.is_integer(ids.type):

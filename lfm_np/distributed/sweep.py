@@ -19,7 +19,7 @@ from lfm_np.npy_files import allocate, npy_header
 from lfm_np.problem import Problem
 from lfm_np.row_plan import primal_cost
 
-BLOCK_BYTES = 8 << 20  # of a shard's share of the normal equations of a block of items
+BLOCK_BYTES = 16 << 20  # of a shard's share of the normal equations of a block of items
 
 Source = tuple[Any, ...]  # of a task: the function and its arguments
 
@@ -28,7 +28,8 @@ class Solved(NamedTuple):
     """The items after a sweep, by blocks: futures, or tasks that bring back what was kept."""
 
     items: list[Any]
-    found: list[Any]  # the same without factors
+    found: list[Any]  # the same, without factors if these are many
+    fixed: bool = False  # whether the items are one block that knows its `Fixed`
 
 
 class Sent(NamedTuple):
@@ -160,19 +161,27 @@ class Sweeps:
 
     def _send(self, V: Solved) -> Sent:
         """Let the workers do the sweep that begins with these items."""
-        cluster = self._cluster
-        users = self._users(V)
+        cluster, asked = self._cluster, (self.mean, self._threads)
+        users, one = self._users(V), len(self._ranges) == 1 and not self._item_shards
         if self._item_shards:
-            asked = self.mean, self._threads
             items = [
                 cluster.task("items", blocks.solve_item_rows, self._problem, shard, users, *asked)
                 for shard in self._item_shards
             ]
+        elif one and not self._again:  # every round of the scheduler less is some milliseconds
+            fixed = self._fixed(V)
+            shares = [
+                cluster.task(
+                    "share", equations.share_of_solved, self._problem, shard, V.items, fixed, self._ranges[0], *asked
+                )
+                for shard in self._shards
+            ]
+            items = [self._solved(shares, self._ranges[0])]
         else:
-            items = [self._items(users, block) for block in self._ranges]
-        found = [cluster.task("found", blocks.found_of, part) for part in items]
+            items = [self._solved(self._shares(users, block), block) for block in self._ranges]
+        found = [] if one else [cluster.task("found", blocks.found_of, part) for part in items]
         kept, items, found = cluster.send(users if self._again else [], items, found)
-        return Sent(users, kept, Solved(items, found))
+        return Sent(users, kept, Solved(items, found or items, one))  # the factors of one block are few enough to take
 
     def _drop(self, *given_up: Sent) -> None:
         """Let the workers forget these sweeps and the one ahead."""
@@ -182,30 +191,38 @@ class Sweeps:
 
     def _users(self, V: Solved) -> list[Any]:
         """The tasks that solve the users of every shard."""
-        cluster, problem = self._cluster, self._problem
-        fixed = None  # where users are gathered each shard finds its own: that takes less than a task more
-        if not self._item_shards:
-            fixed = cluster.task("fix", blocks.fix_items, problem, V.items, self._rotate)
+        cluster, problem, fixed = self._cluster, self._problem, self._fixed(V)
         return [
             cluster.task("users", blocks.solve_users, problem, shard, V.items, fixed, self.mean, self._threads)
             for shard in self._shards
         ]
 
-    def _items(self, users: list[Any], block: tuple[int, int]) -> Any:
-        """The task that solves a block of items."""
-        cluster, problem, threads = self._cluster, self._problem, self._threads
-        shares = [
-            cluster.task("share", equations.share_of, problem, shard, part, block, self.mean, threads)
+    def _fixed(self, V: Solved) -> Any:
+        """The task that finds the basis of a sweep; none where every shard does, or the items came with it."""
+        if self._item_shards or V.fixed:
+            return None
+        return self._cluster.task("fix", blocks.fix_items, self._problem, V.items, self._rotate)
+
+    def _shares(self, users: list[Any], block: tuple[int, int]) -> list[Any]:
+        """The tasks that add up every shard's part of the normal equations of a block of items."""
+        cluster, asked = self._cluster, (self.mean, self._threads)
+        return [
+            cluster.task("share", equations.share_of, self._problem, shard, part, block, *asked)
             for shard, part in zip(self._shards, users)
         ]
-        return cluster.task(
-            "items", equations.solve_items, problem, self._few(shares), self._lam[slice(*block)], threads
+
+    def _solved(self, shares: list[Any], block: tuple[int, int]) -> Any:
+        """The task that solves a block of items."""
+        rotate = self._rotate if len(self._ranges) == 1 else None
+        lam = self._lam[slice(*block)]
+        return self._cluster.task(
+            "items", equations.solve_items, self._problem, self._few(shares), lam, self._threads, rotate
         )
 
     def _solved_again(self, sent: Sent) -> tuple[Solved, list[blocks.Items]]:
         """The items with those that need float64 solved in it, and what was found."""
         cluster, problem = self._cluster, self._problem
-        (items, found), values = sent.solved, cluster.gather(sent.solved.found)
+        (items, found, _), values = sent.solved, cluster.gather(sent.solved.found)
         patched = {}
         for place, (block, places) in enumerate(zip(self._ranges, equations.to_solve_again(values))):
             if not len(places):

@@ -271,20 +271,16 @@ def _loss(rule, point, ranked, x, rank_weight, scores, slopes):
 
 
 @inlined
-def _shift_negatives(scores, ids, u, log_q, log_free, sign):
-    """Take logQ correction off the scores of the negatives, or put it back."""
-    for m in range(1, scores.shape[0]):
-        scores[m] -= sign * (log_q[ids[m]] - log_free[u])
-
-
-@inlined
-def _to_factors(rule, scratch, items, inverse_u, ld):
+def _to_factors(rule, scratch, items, u, inverse_u, log_q, log_free, ld):
     """Turn slopes by score into the a and c of the items' steps; returns the c of the user's."""
     ids, slopes, along = scratch.ids, scratch.slopes, 0.0
     for m in range(ids.shape[0]):
         scratch.pulls[m], scratch.shrinks[m] = slopes[m], rule.item if m == 0 else rule.negative
         if rule.cosine:
-            inverse, turn = _inverse_norm(items, ids[m] * ld, ld), slopes[m] * scratch.scores[m]
+            inverse, cosine = _inverse_norm(items, ids[m] * ld, ld), scratch.scores[m]
+            if m > 0 and log_q.shape[0] > 0:  # which the loss has seen corrected
+                cosine += log_q[ids[m]] - log_free[u]
+            turn = slopes[m] * cosine
             along -= turn * inverse_u * inverse_u
             scratch.shrinks[m] -= turn * inverse * inverse
             scratch.pulls[m] *= inverse_u * inverse
@@ -344,12 +340,11 @@ def train_cell(keys, lo, hi, records, values, csr, model, rule, catalogue, scrat
             if weight == 0.0:
                 continue
         if log_q.shape[0] > 0:
-            _shift_negatives(scores, ids, u, log_q, log_free, 1.0)
+            for m in range(1, count):
+                scores[m] -= log_q[ids[m]] - log_free[u]
         x = np.float64(values[r]) if values.shape[0] > 0 else 1.0
         loss += _loss(rule, point, ranked, x, weight, scores, slopes)
-        if log_q.shape[0] > 0 and rule.cosine:  # the slope of a cosine depends on the cosine
-            _shift_negatives(scores, ids, u, log_q, log_free, -1.0)
-        shrink = _to_factors(rule, scratch, uncounted.items, inverse_u, ld)
+        shrink = _to_factors(rule, scratch, uncounted.items, u, inverse_u, log_q, log_free, ld)
         _step(rule, uncounted, scratch, u, shrink, ld)
     return loss
 

@@ -61,8 +61,8 @@ def als(
     """Factor a sparse matrix by alternating least squares, on a torch device.
 
     The objective, every argument but the last two, the starting factors and the result are those of `lfm_np.als`; see
-    there; the same rows take a step of "cg" or "subspace", from the same old values. `lfm_np.torch_backend.crosscheck`
-    compares the two.
+    there. X must be in memory, no StoredMatrix. The same rows take a step of "cg" or "subspace", from the same old
+    values. `lfm_np.torch_backend.crosscheck` compares the two.
 
     Parameters
     ----------

@@ -98,11 +98,10 @@ def step(model: Model, plan: Plan, loss: Any, records: Records, rate: float, wid
     users, ids = records.users, records.ids
     u, v = picked(model.users, users), picked(model.items, ids)
     scores = _score(model, plan, users, ids, u, v).to(wide)
-    seen = scores  # by the loss
+    corrected = scores
     if records.log_q is not None:
-        seen = scores.clone()
-        seen[:, 1:] -= records.log_q
-    values, slopes = losses.evaluate(loss, plan.protocol, seen, records.values.to(wide), records.rank_weight)
+        corrected = torch.cat([scores[:, :1], scores[:, 1:] - records.log_q], 1)
+    values, slopes = losses.evaluate(loss, plan.protocol, corrected, records.values.to(wide), records.rank_weight)
     pulls, item_shrink, user_shrink = _to_factors(plan, u, v, scores, slopes)
     moving = None if records.rank_weight is None else (records.rank_weight > 0).to(u.dtype)
     user_moves = _combined(pulls, v).addcmul_(user_shrink, u)

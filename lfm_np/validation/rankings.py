@@ -22,8 +22,9 @@ def check_seen(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The stored columns of some rows of ``X``: (row of each user, indptr int64, sorted indices int32), read-only.
 
-    Values do not matter, except that a stored zero counts as absent unless ``keep_zeros``. For few users of a CSR
-    matrix only their rows are looked at, so that one recommendation does not cost a pass over the matrix.
+    A cell that is stored more than once counts once. Values do not matter, except that a stored zero counts as absent
+    unless ``keep_zeros``. For few users of a CSR matrix only their rows are looked at, so that one recommendation does
+    not cost a pass over the matrix.
     """
     if X is None:
         return read_only(np.zeros(len(users), np.int64), np.zeros(2, np.int64), np.empty(0, np.int32))
@@ -35,11 +36,13 @@ def check_seen(
         return read_only(rows, X.indptr.astype(np.int64, copy=False), X.indices.astype(np.int32, copy=False))
     csr = wrap_csr(name, X)
     drop = not keep_zeros and not np.all(csr.data)
-    if drop or not share_csr(csr.data, csr.indices, csr.indptr, csr.shape).has_sorted_indices:
+    if drop or not share_csr(csr.data, csr.indices, csr.indptr, csr.shape).has_canonical_format:
         csr = owned_csr(csr)
         csr.sort_indices()
         if drop:
             csr.eliminate_zeros()
+        csr.data = np.ones(csr.nnz, np.bool_)
+        csr.sum_duplicates()
     return read_only(rows, csr.indptr.astype(np.int64, copy=False), csr.indices.astype(np.int32, copy=False))
 
 
