@@ -155,7 +155,8 @@ def als(
 
     *Cost* of a sweep: O(Σ_rows n·k·min(n, k) + min(n, k)³) multiply-adds and O((m + n) k²) for the Gram matrices.
 
-    *Memory* beyond X: its transpose, U and V twice with k padded to a multiple of 16, and scratch below 64 MiB.
+    *Memory* beyond X: its transpose, U and V twice with k padded to a multiple of 16, and scratch of O(k²) a thread;
+    `estimate_memory` says how much.
 
     References
     ----------

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack, cast
 import numpy as np
 
 from lfm_np import validation as check
-from lfm_np.half_sweep import Fixed, minimised_by_eigenvalues, prepare_fixed, singular, solve_rows
+from lfm_np.half_sweep import Fixed, prepare_fixed, singular, solve_rows
 from lfm_np.kernels.als_rows import aligned
 from lfm_np.kernels.jit import Pool
 from lfm_np.problem import Problem, check_problem, narrow
@@ -147,7 +147,7 @@ def update(
     return dataclasses.replace(factors, **changed)
 
 
-def explain(factors: Factors, user: int, item: int, X: Any) -> Explanation:
+def explain(factors: Factors, user: int, item: int, X: Any, **parameters: Unpack[HalfStep]) -> Explanation:
     """The share of each of a user's own interactions in one score.
 
     Parameters
@@ -155,6 +155,8 @@ def explain(factors: Factors, user: int, item: int, X: Any) -> Explanation:
     user, item : int
     X : sparse matrix, shape (m, n), or Interactions
         The whole matrix, as in ``recommend``.
+    **parameters
+        As in `fold_in_users`.
 
     Returns
     -------
@@ -165,6 +167,8 @@ def explain(factors: Factors, user: int, item: int, X: Any) -> Explanation:
 
     Raises
     ------
+    TypeError, ValueError
+        As in `fold_in_users`.
     SolverError
         λ = 0 and the normal equations of the user are singular.
 
@@ -175,7 +179,7 @@ def explain(factors: Factors, user: int, item: int, X: Any) -> Explanation:
     row, column = check.check_id("user", user, factors.shape[0]), check.check_id("item", item, factors.shape[1])
     own = check.check_row("X", X, row, factors.shape)
     other = _other_side(factors, "users")
-    problem = check_rows(own, other, half_step(factors, {}), transposed=False)
+    problem = check_rows(own, other, half_step(factors, parameters), transposed=False)
     return contributions(problem, other, row, column)
 
 
@@ -284,7 +288,8 @@ def contributions(problem: Problem, other: Other, row: int, item: int) -> Explan
     """Split the score of ``item`` for the single row of ``problem``, that of user ``row``, over the row's cells.
 
     x = A⁻¹ Σ_a t_a y_a is linear in the cells once their weights are given, and so is the score y_i·x (Hu, Koren,
-    Volinsky 2008, section 5).
+    Volinsky 2008, section 5). With A = BᵀB and B = W S Zᵀ, whose first rows are √c_a y_a, a cell's share is
+    t_a/√c_a · W_a S⁻¹ Zᵀy_i: a small λ costs no digits, as it would in A.
     """
     (d0, d1, t0, t1, a0), X = problem.weights, problem.X
     Y = other.factors.astype(np.float64)
@@ -295,20 +300,32 @@ def contributions(problem: Problem, other: Other, row: int, item: int) -> Explan
     t, baseline = t0 + t1 * x - other.mean, other.mean
     if other.bias is not None:
         t, baseline = t - other.bias[X.indices], baseline + float(other.bias[item])
-    lam = problem.row_regularization(np.diff(X.indptr), X.shape[1])[0]
-    A = a0 * (Y.T @ Y) + (own.T * (d0 + d1 * x)) @ own + float(lam) * np.eye(Y.shape[1])
-    shares = t * (own @ _solved(A, Y[item], float(lam), row)) if len(x) else np.empty(0)
+    lam = float(problem.row_regularization(np.diff(X.indptr), X.shape[1])[0])
+    root = np.sqrt((d0 + a0) + d1 * x)
+    targets = np.divide(t, root, out=np.zeros_like(t), where=root > 0)
+    B = [own * root[:, None], np.sqrt(lam) * np.eye(Y.shape[1])]
+    if a0:
+        others = np.delete(Y, X.indices, axis=0)
+        B.append(quietly(_root, a0 * (others.T @ others)))
+    shares = targets * quietly(_inverted, np.vstack(B), lam, len(x), Y[item], row) if len(x) else np.empty(0)
     order = np.argsort(-shares, kind="stable")
     return Explanation(X.indices[order].astype(np.int64), shares[order], baseline, baseline + float(shares.sum()))
 
 
-def _solved(A: np.ndarray, b: np.ndarray, lam: float, row: int) -> np.ndarray:
-    """A⁻¹b, from the eigenvalues where these reach the rounding of A, as where rows are solved."""
-    if np.isfinite(A).all():
-        values = quietly(np.linalg.eigvalsh, A)
-        if values[0] > len(A) * np.finfo(np.float64).eps * values[-1]:
-            return quietly(np.linalg.solve, A, b)
-    x = np.empty(len(A))
-    if not quietly(minimised_by_eigenvalues, A, b, lam, x):
+def _root(G: np.ndarray) -> np.ndarray:
+    """R with RᵀR = G; NaN where G overflows."""
+    if not np.isfinite(G).all():
+        return np.full_like(G, np.nan)
+    values, basis = np.linalg.eigh(G)
+    return np.sqrt(np.maximum(values, 0))[:, None] * basis.T
+
+
+def _inverted(B: np.ndarray, lam: float, count: int, y: np.ndarray, row: int) -> np.ndarray:
+    """The first rows of B (BᵀB)⁻¹ y, the system of user ``row``. λ is in B."""
+    if not np.isfinite(B).all():
         raise singular("row", row, 1)
-    return x
+    W, S, Zt = np.linalg.svd(B, full_matrices=False)
+    eps, greatest = float(np.finfo(np.float64).eps), S[0] ** 2
+    if lam == 0 and S[-1] ** 2 <= len(y) * eps * greatest:  # as in `minimised_by_eigenvalues`
+        raise singular("row", row, 1)
+    return W[:count] @ (S * (Zt @ y) / np.maximum(S**2, eps**1.5 * greatest))  # W/S would be mostly rounding below

@@ -234,14 +234,16 @@ def _solve_by_eigenvalues(
     the sum of all, which would cancel.
     """
     indptr, indices, data = side.csr
-    cells = slice(indptr[row], indptr[row + 1])
-    Y, lam = fixed.Y[indices[cells]], float(side.lam[row])
+    cells, k = slice(indptr[row], indptr[row + 1]), side.k  # the padding's ones would count as eigenvalues
+    Y, lam = fixed.Y[indices[cells], :k], float(side.lam[row])
     d, t = weights.d0 + weights.d1 * data[cells], weights.t0 + weights.t1 * data[cells]
     if len(shift):
         t = t - shift[indices[cells]]
     c = (weights.d0 + weights.a0) + weights.d1 * data[cells]
-    G, own, less = (fixed.G, d, weights.a0) if beside is None else (beside, c, 0)
-    A = G + (Y.T * own) @ Y + lam * np.eye(len(x))
+    G, own, less = (fixed.G[:k, :k], d, weights.a0) if beside is None else (beside[:k, :k], c, 0)
+    x[k:] = 0
+    x = x[:k]
+    A = G + (Y.T * own) @ Y + lam * np.eye(k)
     if not minimised_by_eigenvalues(A, Y.T @ t, lam, x):
         return np.nan, np.nan
     scores = Y @ x

@@ -117,9 +117,7 @@ def check_problem(
         unobserved_weight = 0.0 if ratings else 1.0
     unobserved_weight = check_float("unobserved_weight", unobserved_weight, 0.0)
     if ratings and unobserved_weight:
-        raise ValueError(
-            f'unobserved_weight must be 0 or None with weighting="ratings", got {shown(unobserved_weight)}'
-        )
+        raise ValueError(f'unobserved_weight must be 0 with weighting="ratings", got {shown(unobserved_weight)}')
     if check_bool("biases", biases) and not ratings:
         raise ValueError(f'biases=True needs weighting="ratings", got weighting={weighting!r}')
     if mean and not ratings:

@@ -72,7 +72,8 @@ def sgd(
         λ, or {"user": …, "item": …, "negative": …, "bias": …}; parts left out are 0. Applied to the rows of each step,
         so rows with many cells are held as tightly as rows with few.
     biases : False, "item" or True
-        No biases, b_i, or b_i and b_u and the constant μ. μ is the constant that fits best by itself, and stays.
+        No biases, b_i, or b_i and b_u and the constant μ. μ is the constant that fits best by itself, and stays; 0 for
+        losses that are not pointwise, and without a sampler where every stored cell has the same target.
     epochs : int
         Passes over the stored cells.
     tolerance : float

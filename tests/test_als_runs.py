@@ -219,7 +219,7 @@ BAD = [
     ({"alpha": -1}, ValueError, "alpha must be"),
     ({"alpha": 1e39, "dtype": "float32"}, ValueError, "alpha · value overflows float32"),
     ({"unobserved_weight": -0.1}, ValueError, "unobserved_weight must be"),
-    ({"unobserved_weight": 1.0, "weighting": "ratings"}, ValueError, "unobserved_weight must be 0 or None"),
+    ({"unobserved_weight": 1.0, "weighting": "ratings"}, ValueError, "unobserved_weight must be 0 with"),
     ({"regularization_exponent": -1}, ValueError, "regularization_exponent must be"),
     ({"weighting": "bm25"}, ValueError, "weighting must be one of 'hu-koren'"),
     ({"biases": True}, ValueError, "biases=True needs weighting"),

@@ -101,6 +101,8 @@ def test_factors_of_sgd_need_parameters():
     parameters = {"regularization": 0.1, "alpha": 1.0, "regularization_exponent": 0.0, "weighting": "ials"}
     assert factors.fold_in_users(X, **parameters).user_factors.shape == (50, 3)
     assert factors.update(X[:2], users=[0, 50], **parameters).shape == (51, 30)
+    score = factors.fold_in_users(X, **parameters).scores(3, 5)
+    assert factors.explain(3, 5, X, **parameters).score == pytest.approx(float(score), abs=1e-9)
 
 
 def test_the_regularization_of_sgd_is_not_taken_for_that_of_als():
@@ -189,6 +191,17 @@ def test_a_singular_row_is_refused_as_it_is_by_folding_in(k):
         few.explain(1, 2, X)
 
 
+@pytest.mark.parametrize(("weighting", "a0"), [("ratings", 0.0), ("confidence", 1e-16)])
+def test_contributions_have_their_digits_with_a_small_lambda(weighting, a0):
+    rng = np.random.default_rng(0)
+    factors, X = lfm_np.Factors(np.zeros((1, 16)), rng.normal(size=(40, 16))), matrix(1, 40)
+    asked = {**RATINGS, "weighting": weighting, "unobserved_weight": a0, "regularization": 1e-16}
+    expected = float(factors.fold_in_users(X, **asked).scores(0, 5))
+    assert factors.explain(0, 5, X, **asked).score == pytest.approx(expected, abs=1e-7)
+    with pytest.raises(lfm_np.SolverError, match=r"row 0 .* singular"):
+        factors.explain(0, 5, X, **{**asked, "regularization": 0.0, "unobserved_weight": 0.0})
+
+
 def test_a_contribution_is_what_the_score_loses_with_the_target():
     """With the weights as they are, setting one target to zero takes its contribution away."""
     X = matrix()
@@ -221,6 +234,22 @@ def test_batches_equal_single_rows(r):
     together = factors.fold_in_users(X[:r]).user_factors
     alone = np.vstack([factors.fold_in_users(X[[u]]).user_factors for u in range(r)])
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_an_ill_conditioned_row_of_small_factors_is_that_of_large_ones(dtype):
+    """What stands on the padding of a system must not count as its largest eigenvalue."""
+    rng = np.random.default_rng(0)
+    V = rng.normal(size=(40, 3))
+    V[:, 1] = V[:, 0] * (1 + 1e-6 * rng.normal(size=40))
+    ratings = 3 * V[:, 0] + rng.normal(size=40)
+    found = []
+    for size in (1.0, 2.0**-26):
+        model = lfm_np.Factors(np.zeros((1, 3), dtype), (size * V).astype(dtype))
+        asked = {**RATINGS, "regularization": 1e-13 * size**2}
+        new = model.fold_in_users(sp.csr_array(ratings[None].astype(dtype)), **asked)
+        found.append(V @ (size * new.user_factors[0].astype(np.float64)))
+    np.testing.assert_allclose(*found, atol=1e-3)
 
 
 PARTS = list(itertools.product((False, True), repeat=3))[1:]  # which of μ, b_u, b_i

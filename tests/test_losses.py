@@ -325,6 +325,17 @@ class WrongList:
         return -1.0, 2 * np.ones(len(negatives))
 
 
+class Hidden:
+    def __init__(self):
+        self._margin = 1.0
+
+    def value(self, difference):
+        return self._margin - difference
+
+    def gradient(self, difference):
+        return -1.0
+
+
 class Text:
     word = 3.0
 
@@ -358,6 +369,7 @@ class NeedsTrials(NamedTuple):
         (Mixed(), "value is pointwise but its gradient is pairwise"),
         (WrongList(), r"negatives\[0\]"),
         (Text(), "Text.name must be a number"),
+        (Hidden(), "Hidden._margin must not begin with _"),
         (NeedsTrials(), "trials has a meaning for pairwise"),
         (losses.Logistic(weighted=1), "Logistic.weighted"),
     ],

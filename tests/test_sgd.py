@@ -149,6 +149,33 @@ def test_a_softmax_with_a_temperature_corrects_by_the_probability():
         assert fit.history[0]["sampled_loss"] == pytest.approx(expected, rel=1e-6)
 
 
+class Cosines:
+    """Softmax of cosines; ``shift`` is taken off those of the negatives."""
+
+    cosine = True
+
+    def __init__(self, correct_logq, shift=0.0):
+        self.correct_logq, self.shift = correct_logq, shift
+
+    def value(self, positive, negatives):
+        return np.log(1.0 + np.exp(negatives - self.shift - positive).sum())
+
+    def gradient(self, positive, negatives):
+        shares = np.exp(negatives - self.shift - positive)
+        shares /= 1.0 + shares.sum()
+        return -shares.sum(), shares
+
+
+def test_the_slope_of_a_corrected_cosine_is_that_of_the_cosine():
+    X = sp.csr_array((np.arange(12 * 20).reshape(12, 20) % 5 == 0).astype(float))
+    shift = np.log(3 / 16)  # M·q, the same for every item and row
+    corrected, shifted = (
+        lfm_np.sgd(X, loss, negatives=3, factors=4, epochs=3, dtype=np.float64, random_state=0)
+        for loss in (Cosines(True), Cosines(False, shift))
+    )
+    np.testing.assert_allclose(corrected.item_factors, shifted.item_factors, atol=1e-10)
+
+
 def test_float32_is_near_float64():
     X = matrix(60, 40)
     single, double = (lfm_np.sgd(X, factors=4, epochs=3, random_state=0, dtype=d) for d in (np.float32, np.float64))

@@ -174,15 +174,17 @@ def solve_items_again(problem: Problem, shares: list[Share], lam: np.ndarray, it
     lam = lam.astype(np.float64)
     found, status = _solve(problem, shares, lam, 1)
     V, loss, penalty = found.V, found.loss, found.penalty
-    G = _padded_gram(problem, _users(shares), np.float64)
+    width = problem.factors + problem.biases
+    G = _padded_gram(problem, _users(shares), np.float64)[:width, :width]
     for place in np.flatnonzero(status != OK).tolist():
         one = _like(shares, 1)
         _sum(shares, slice(place, place + 1), one)
-        A, b = _unpacked(one, problem.columns)
-        A += G + lam[place] * np.eye(len(A))
-        if cancelled(A, G.diagonal() + lam[place]) or not minimised_by_eigenvalues(A, b, lam[place], V[place]):
+        A, b = _unpacked(one)
+        A += G + lam[place] * np.eye(width)
+        V[place, width:] = 0
+        x = V[place, :width]
+        if cancelled(A, G.diagonal() + lam[place]) or not minimised_by_eigenvalues(A, b, lam[place], x):
             raise singular("column", items[place], int(np.count_nonzero(status != OK)))
-        x = V[place]
         loss[place] = found.energy[place] - b @ x - x @ (b - A @ x)
         penalty[place] = lam[place] * (x @ x)
     V = V.astype(problem.X.dtype)
@@ -231,10 +233,9 @@ def _padded_gram(problem: Problem, users: list[Users], dtype: Any) -> np.ndarray
     return G.astype(dtype)
 
 
-def _unpacked(share: tuple[np.ndarray, ...], ld: int) -> tuple[np.ndarray, np.ndarray]:
+def _unpacked(share: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
     """The system of one item."""
-    width = share[1].shape[1]
-    A, b = np.zeros((ld, ld)), np.zeros(ld)
-    A[np.triu_indices(width)] = share[0][0]
-    b[:width] = share[1][0]
+    (packed,), (b,) = share[:2]
+    A = np.zeros((len(b), len(b)))
+    A[np.triu_indices(len(b))] = packed
     return A + np.triu(A, 1).T, b

@@ -95,6 +95,8 @@ def _parameters(loss: Any) -> dict[str, float]:
     names = [name for name in dir(loss) if not name.startswith("_")]
     values = {name: getattr(loss, name) for name in names}
     for name in {*getattr(loss, "_fields", ()), *attributes(loss)}:
+        if name.startswith("_"):
+            raise TypeError(f"{type(loss).__name__}.{name} must not begin with _: compiled code does not see it")
         if not isinstance(values.get(name), (numbers.Real, np.bool_)):
             raise TypeError(f"{type(loss).__name__}.{name} must be a number, got {shown(getattr(loss, name))}")
         low, is_open = getattr(loss, "_bounds", {}).get(name, (-np.inf, False))
