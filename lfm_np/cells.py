@@ -201,7 +201,7 @@ def encode(name: str, ids: Any, length: int | None = None) -> tuple[np.ndarray, 
     if ids.dtype.kind in "iu" and len(ids):
         low, span = ids.min(), int(ids.max()) - int(ids.min()) + 1
         if span <= 4 * len(ids) + 1024:  # a table instead of a sort: ten times faster on ids that are nearly dense
-            offset = (ids - low).astype(np.int64)
+            offset = (ids - low).view(f"u{ids.itemsize}").astype(np.int64)  # of int8, 100 − (−100) is −56
             present = np.zeros(span, np.bool_)
             present[offset] = True
             return np.flatnonzero(present).astype(ids.dtype) + low, (np.cumsum(present) - 1)[offset]
