@@ -330,7 +330,7 @@ class _Index(NamedTuple):
         have, want = (kinds.get(kind, kind) for kind in (self.ids.dtype.kind, wanted.dtype.kind))
         if have != want and "O" not in (have, want):
             raise TypeError(f"{self.name} have ids of dtype {self.ids.dtype}, got dtype {wanted.dtype}")
-        exact, fits = _in_type(wanted, self.ids.dtype)
+        exact, fits = in_type(wanted, self.ids.dtype)
         try:
             place = np.searchsorted(self.ids, exact)
         except TypeError:
@@ -350,7 +350,7 @@ class _Index(NamedTuple):
         return rows
 
 
-def _in_type(wanted: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+def in_type(wanted: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     """Integers and times as ``dtype``, where NumPy's common type would round them or wrap around; which of them fit."""
     kinds = {wanted.dtype.kind, dtype.kind}
     if kinds not in ({"i", "u"}, {"M"}, {"m"}):
