@@ -13,6 +13,7 @@ from lfm_np import validation as check
 from lfm_np.cells import cells_of, encode, matrix_of
 from lfm_np.kept import kept
 from lfm_np.owned import lock, owned
+from lfm_np.quiet import quietly
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -183,7 +184,7 @@ class Interactions:
             The id for column -1, with which `Factors.recommend` pads a short list; refused when not given. One that
             is of another kind than the ids makes an array of objects.
         """
-        columns = np.asarray(columns)
+        columns = check.as_array("columns", columns)
         padded = columns == -1
         if missing is None or not padded.any():
             return self.items[check.check_positions("columns", columns, len(self.items))]
@@ -240,7 +241,8 @@ class Interactions:
         """Interactions of value 1: of every cell, or of those whose value is known and at least ``threshold``."""
         chosen = self
         if threshold is not None:
-            chosen = self.select(self.matrix.data >= check.check_float("threshold", threshold))
+            least = check.check_float("threshold", threshold)
+            chosen = self.select(quietly(np.greater_equal, self.matrix.data, least))  # may be beyond float32
         matrix = sp.csr_array(
             (np.ones(chosen.matrix.nnz, np.float32), chosen.matrix.indices, chosen.matrix.indptr), shape=self.shape
         )
@@ -297,7 +299,8 @@ class Interactions:
             test = splits.random_cells(self.matrix.indptr, fraction, check.check_random_state(random_state))
         elif by == "last":
             times = splits.known_times(self.timestamps)
-            test = splits.last_cells(self.matrix.indptr, times, check.check_int("n", n, 1))
+            n = min(check.check_int("n", n, 1), max(self.matrix.nnz, 1))
+            test = splits.last_cells(self.matrix.indptr, times, n)
         else:
             test = splits.late_cells(splits.known_times(self.timestamps), fraction, at)
         return self.select(~test), self.select(test)

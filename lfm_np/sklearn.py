@@ -42,7 +42,7 @@ class HeldOut(NamedTuple):
     ----------
     metric : str
         Of `evaluate`, such as ``"ndcg@10"``; or ``"neg_root_mean_squared_error"`` of hidden ratings, negative so that
-        greater is better.
+        greater is better. They are those of X: the other steps of a pipeline see only what is not hidden.
     test_fraction : float
         Share of each row's cells to hide, at random; at least one stays.
     random_state : None, int, SeedSequence, Generator or RandomState
@@ -72,11 +72,13 @@ class HeldOut(NamedTuple):
         known, test = data.split(test_fraction=self.test_fraction, random_state=self.random_state)
         rows = known.matrix
         for step in steps[:-1]:
-            rows = rows if step == "passthrough" else step.transform(rows)
+            rows = rows if step is None or step == "passthrough" else step.transform(rows)
         model = steps[-1].fold_in_users(rows)
         if self.metric != RMSE:
             return evaluate(model, known, test, (self.metric,))[self.metric]
         hidden = test.matrix.tocoo()
+        if not hidden.nnz:
+            raise ValueError("X has no cell to hide: a row that has two keeps one")
         errors = model.scores(hidden.row, hidden.col).astype(np.float64) - hidden.data
         return -float(np.sqrt(np.mean(errors**2)))
 
@@ -160,6 +162,7 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     def fold_in_users(self, X: Any) -> Factors:
         """The users of the rows of X beside the fitted items; its ``recommend`` ranks items for them."""
         check_is_fitted(self)
+        X = sp.csr_array(check_array(_safe(X), accept_sparse="csr"))
         return self.factors_.fold_in_users(X, num_threads=self.num_threads, **self._half_step())
 
     @property

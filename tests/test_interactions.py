@@ -241,6 +241,14 @@ def test_padding_and_ids_stay_what_they_are(ids, missing, dtype):
         sample().item_ids([-1], missing=[1, 2])
 
 
+def test_numbers_of_any_size_and_masked_columns():
+    data = Interactions.from_arrays([1, 1], [1, 2], [1.0, 2.0], [5, 6])
+    assert data.binarize(threshold=1e300).matrix.nnz == 0
+    assert data.split("last", n=10**30)[1].matrix.nnz == 1
+    with pytest.raises(ValueError, match="columns must have no masked entries"):
+        data.item_ids(np.ma.array([0, 1], mask=[False, True]), missing=0)
+
+
 def test_unknown_ids_are_named():
     data = sample()
     with pytest.raises(ValueError, match=r"items has no id 41 \(1 of 2 unknown\)"):

@@ -12,6 +12,7 @@ import scipy.sparse as sp
 
 from lfm_np import datasets, npz_files
 from lfm_np.interactions import Interactions
+from lfm_np.quiet import quietly
 from lfm_np.validation import check_float
 
 KINDS = ".parquet or a folder of such, .csv, .tsv, .npz, or movielens:NAME"
@@ -55,7 +56,8 @@ def read_values(source: str, columns: Columns) -> Interactions:
     if "O" in (data.users.dtype.kind, data.items.dtype.kind):
         data = dataclasses.replace(data, users=_plain(source, data.users), items=_plain(source, data.items))
     if columns.threshold is not None:
-        data = data.select(data.matrix.data >= check_float("threshold", columns.threshold))
+        threshold = check_float("threshold", columns.threshold)
+        data = data.select(quietly(np.greater_equal, data.matrix.data, threshold))
     least = columns.min_user_interactions, columns.min_item_interactions
     return data if least == (1, 1) else data.core(*least)  # empty rows and columns stay, unless asked
 
