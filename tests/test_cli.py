@@ -180,7 +180,10 @@ def test_times_are_written_as_times(tmp_path, capsys, unit):
     assert run("update", model, test, "-o", tmp_path / "more.safetensors") == 0
     known = np.load(tmp_path / "more.interactions.npz")
     np.testing.assert_array_equal(np.sort(known["timestamps"]), seconds)
+    (tmp_path / "numbers.csv").write_text("user,item,t\n1,2024-01-01 05:00:00,7\n")
     capsys.readouterr()
+    assert run("update", model, tmp_path / "numbers.csv", "-o", tmp_path / "more.safetensors") == 2
+    assert "the times of the new interactions are int64" in capsys.readouterr().err
     assert run("similar", model, "--item", "2024-01-01T05", "-n", "1") == 0
     assert np.datetime64(rows(capsys)[0]["item"]) == np.datetime64("2024-01-01T05")
     assert run("similar", model, "--item", "2024-01-01T05:00:00.0000000001", "-n", "1") == 2

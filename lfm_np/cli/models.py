@@ -125,6 +125,9 @@ def extend(known: Interactions, more: Interactions, duplicates: str) -> tuple[In
     rows, columns = row_of[new.row[there]], columns[there]
     times = None
     if known.timestamps is not None and more.timestamps is not None:
+        if (known.timestamps.dtype.kind == "M") != (more.timestamps.dtype.kind == "M"):
+            kinds = f"{more.timestamps.dtype}, those of the model {known.timestamps.dtype}"
+            raise ValueError(f"the times of the new interactions are {kinds}")
         times = np.append(known.timestamps, more.timestamps[there])
     records = np.append(old.row, rows), np.append(old.col, columns)
     cells = cells_of(*records, len(known.items), np.append(old.data, new.data[there]), times, duplicates)

@@ -20,7 +20,7 @@ TEXTS = tuple(name + packed for name in (".csv", ".tsv") for packed in ("", ".gz
 
 
 class Columns(NamedTuple):
-    """Which columns of a table are what, and which of its records count."""
+    """Which columns of a table are what, and which of its pairs count."""
 
     user: str = "user"
     item: str = "item"
