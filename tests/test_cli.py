@@ -190,6 +190,21 @@ def test_times_are_written_as_times(tmp_path, capsys, unit):
     assert run("similar", model, "--item", "99999-01-01", "-n", "1") == 2
 
 
+@pytest.mark.parametrize("unit", ["us", "ns"])
+def test_durations_are_their_text(tmp_path, capsys, unit):
+    pa, pq = require("pyarrow"), require("pyarrow.parquet")
+    pairs = lfm_np.datasets.make_interactions(100, 30, 8, random_state=0)
+    hours = pairs[:, 1] * np.timedelta64(1, "h").astype(f"m8[{unit}]")
+    pq.write_table(pa.table({"user": pairs[:, 0], "item": hours}), tmp_path / "events.parquet")
+    model, test = tmp_path / "m.safetensors", tmp_path / "test.csv"
+    assert run("fit", tmp_path / "events.parquet", "--hold-out", test, *SMALL, "-o", model) == 0
+    fitted = rows(capsys)
+    assert run("evaluate", model, test) == 0
+    assert rows(capsys) == fitted
+    assert run("similar", model, "--item", "2:00:00", "-n", "1") == 0
+    assert rows(capsys)[0]["item"] == "2:00:00"
+
+
 def test_ids_that_are_true_and_false(tmp_path, capsys):
     pa, pq = require("pyarrow"), require("pyarrow.parquet")
     pairs = [(user, item) for user in (True, False) for item in range(5 + user)]
