@@ -184,7 +184,7 @@ class Interactions:
             The id for column -1, with which `Factors.recommend` pads a short list; refused when not given. One that
             is of another kind than the ids makes an array of objects.
         """
-        columns = np.asarray(columns)
+        columns = check.as_array("columns", columns)
         padded = columns == -1
         if missing is None or not padded.any():
             return self.items[check.check_positions("columns", columns, len(self.items))]
@@ -302,7 +302,8 @@ class Interactions:
             test = splits.random_cells(self.matrix.indptr, fraction, check.check_random_state(random_state))
         elif by == "last":
             times = splits.known_times(self.timestamps)
-            test = splits.last_cells(self.matrix.indptr, times, check.check_int("n", n, 1))
+            n = min(check.check_int("n", n, 1), max(self.matrix.nnz, 1))
+            test = splits.last_cells(self.matrix.indptr, times, n)
         else:
             test = splits.late_cells(splits.known_times(self.timestamps), fraction, at)
         return self.select(~test), self.select(test)
@@ -353,7 +354,7 @@ class _Index(NamedTuple):
         have, want = (kinds.get(kind, kind) for kind in (self.ids.dtype.kind, wanted.dtype.kind))
         if have != want and "O" not in (have, want):
             raise TypeError(f"{self.name} have ids of dtype {self.ids.dtype}, got dtype {wanted.dtype}")
-        exact, fits = _of_sign(wanted, self.ids.dtype)
+        exact, fits = in_type(wanted, self.ids.dtype)
         try:
             place = np.searchsorted(self.ids, exact)
         except TypeError:
@@ -373,13 +374,14 @@ class _Index(NamedTuple):
         return rows
 
 
-def _of_sign(wanted: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Integers as ``dtype`` if only one of both is signed, for which NumPy would round both to float64; which fit."""
-    fits = np.ones(wanted.shape, np.bool_)
-    if {wanted.dtype.kind, dtype.kind} != {"i", "u"}:
-        return wanted, fits
-    fits = wanted <= np.iinfo(dtype).max if dtype.kind == "i" else wanted >= 0
-    return np.where(fits, wanted, 0).astype(dtype), fits
+def in_type(wanted: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Integers and times as ``dtype``, where NumPy's common type would round them or wrap around; which of them fit."""
+    kinds = {wanted.dtype.kind, dtype.kind}
+    if kinds not in ({"i", "u"}, {"M"}, {"m"}):
+        return wanted, np.ones(wanted.shape, np.bool_)
+    found = wanted.astype(dtype)
+    fits = found.astype(wanted.dtype) == wanted
+    return found, fits & ((found < 0) == (wanted < 0)) if len(kinds) == 2 else fits
 
 
 def _with_missing(ids: np.ndarray, where: np.ndarray, missing: Any) -> np.ndarray:

@@ -42,7 +42,7 @@ class HeldOut(NamedTuple):
     ----------
     metric : str
         Of `evaluate`, such as ``"ndcg@10"``; or ``"neg_root_mean_squared_error"`` of hidden ratings, negative so that
-        greater is better.
+        greater is better. They are those of X: the other steps of a pipeline see only what is not hidden.
     test_fraction : float
         Share of each row's cells to hide, at random; at least one stays.
     random_state : None, int, SeedSequence, Generator or RandomState
@@ -69,32 +69,30 @@ class HeldOut(NamedTuple):
 
         Without other steps stored zeros and duplicates are those of `als`.
         """
-        steps = [step for _, step in estimator.steps] if isinstance(estimator, Pipeline) else [estimator]
-        alone = all(step == "passthrough" for step in steps[:-1])  # what other steps make of a zero is theirs
-        ratings = steps[-1]._takes_any_value()
-        if alone:
-            steps[-1]._check_items(X)
+        *before, last = [step for _, step in estimator.steps] if isinstance(estimator, Pipeline) else [estimator]
+        before = [step for step in before if step is not None and step != "passthrough"]
+        if not before:
+            last._check_items(X)
+        drop, refuse = not before and not last._takes_any_value(), not before and last._takes_any_value()
         X = check_matrix(
             "X",
             sp.csr_array(check_array(_safe(X), accept_sparse="csr")),
-            zeros="drop" if alone and not ratings else "keep",
-            duplicates="refuse" if alone and ratings else "sum",
+            zeros="drop" if drop else "keep",  # what other steps make of a zero is theirs
+            duplicates="refuse" if refuse else "sum",
             negative=True,
         )
         data = Interactions(X, np.arange(X.shape[0]), np.arange(X.shape[1]))
         known, test = data.split(test_fraction=self.test_fraction, random_state=self.random_state)
         rows = known.matrix
-        for step in steps[:-1]:
-            rows = rows if step == "passthrough" else step.transform(rows)
-        model = steps[-1].fold_in_users(rows)
+        for step in before:
+            rows = step.transform(rows)
+        model, asked = last.fold_in_users(rows), {"num_threads": last.num_threads}
         if self.metric != RMSE:
-            return evaluate(model, known, test, (self.metric,), num_threads=steps[-1].num_threads)[self.metric]
+            return evaluate(model, known, test, (self.metric,), **asked)[self.metric]
         hidden = test.matrix.tocoo()
         if not hidden.nnz:
             raise ValueError(f"X must have rows with enough cells that some can be hidden, got {X.nnz} cells in all")
-        errors = (
-            model.scores(hidden.row, hidden.col, num_threads=steps[-1].num_threads).astype(np.float64) - hidden.data
-        )
+        errors = model.scores(hidden.row, hidden.col, **asked).astype(np.float64) - hidden.data
         return -float(np.sqrt(np.mean(errors**2)))
 
 
@@ -180,6 +178,7 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         """The users of the rows of X beside the fitted items; its ``recommend`` ranks items for them."""
         check_is_fitted(self)
         self._check_items(X)
+        X = sp.csr_array(check_array(_safe(X), accept_sparse="csr"))
         return self.factors_.fold_in_users(X, num_threads=self.num_threads, **self._half_step())
 
     @property

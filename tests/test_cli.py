@@ -139,6 +139,94 @@ def test_what_was_held_out_has_its_values(cli_folder, tmp_path, capsys):
     np.testing.assert_array_equal(lfm_np.Factors.load(model).item_factors, expected.item_factors)
 
 
+@pytest.mark.parametrize("duplicates", ["sum", "count"])
+@pytest.mark.parametrize("kind", ["counts", "npz"])
+def test_what_was_held_out_is_found_without_values(tmp_path, capsys, kind, duplicates):
+    """A threshold of counts, or of values that no column has, is not asked of the held-out file again."""
+    pairs = lfm_np.datasets.make_interactions(300, 40, 8, random_state=0)
+    counts = np.random.default_rng(0).integers(1, 4, len(pairs))
+    source, model, test = tmp_path / f"events.{kind}", tmp_path / "m.safetensors", tmp_path / "test.csv"
+    if kind == "npz":
+        sp.save_npz(source, sp.csr_array((counts.astype(float), pairs.T)))
+    else:
+        source = source.with_suffix(".csv")
+        np.savetxt(source, np.repeat(pairs, counts, axis=0), "%d", ",", header="user,item", comments="")
+    options = ("--threshold", "2", "--duplicates", duplicates, "--hold-out", test)
+    assert run("fit", source, *options, *SMALL, "-o", model) == 0
+    fitted = rows(capsys)
+    assert run("evaluate", model, test) == 0
+    assert rows(capsys) == fitted
+    assert run("update", model, test, "-o", tmp_path / "more.safetensors") == 0
+    known = sp.load_npz(tmp_path / "more.interactions.npz")
+    assert (known.nnz, set(known.data)) == ((counts > 1).sum(), {1.0})
+    capsys.readouterr()
+    assert run("evaluate", tmp_path / "more.safetensors", source) == 2  # nothing else is left, and the threshold stands
+    assert "no user with an item" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("unit", ["us", "ns"])
+def test_times_are_written_as_times(tmp_path, capsys, unit):
+    pa, pq = require("pyarrow"), require("pyarrow.parquet")
+    pairs = lfm_np.datasets.make_interactions(100, 30, 8, random_state=0)
+    hours = pairs[:, 1] * np.timedelta64(1, "h") + np.datetime64("2024-01-01", unit)
+    seconds = np.arange(len(pairs)) * np.timedelta64(1, "s") + np.datetime64("2024-05-01T00:00:00.000001", unit)
+    pq.write_table(pa.table({"user": pairs[:, 0], "item": hours, "t": seconds}), tmp_path / "events.parquet")
+    model, test = tmp_path / "m.safetensors", tmp_path / "test.csv"
+    held_out = ("--by", "time", "--timestamp", "t", "--hold-out", test)
+    assert run("fit", tmp_path / "events.parquet", *held_out, *SMALL, "-o", model) == 0
+    fitted = rows(capsys)
+    assert run("evaluate", model, test) == 0
+    assert rows(capsys) == fitted
+    assert run("update", model, test, "-o", tmp_path / "more.safetensors") == 0
+    known = np.load(tmp_path / "more.interactions.npz")
+    np.testing.assert_array_equal(np.sort(known["timestamps"]), seconds)
+    (tmp_path / "numbers.csv").write_text("user,item,t\n1,2024-01-01 05:00:00,7\n")
+    capsys.readouterr()
+    assert run("update", model, tmp_path / "numbers.csv", "-o", tmp_path / "more.safetensors") == 2
+    assert "the times of the new interactions are int64" in capsys.readouterr().err
+    assert run("similar", model, "--item", "2024-01-01T05", "-n", "1") == 0
+    assert np.datetime64(rows(capsys)[0]["item"]) == np.datetime64("2024-01-01T05")
+    assert run("similar", model, "--item", "2024-01-01T05:00:00.0000000001", "-n", "1") == 2
+    assert run("similar", model, "--item", "99999-01-01", "-n", "1") == 2
+
+
+@pytest.mark.parametrize("unit", ["us", "ns"])
+def test_durations_are_their_text(tmp_path, capsys, unit):
+    pa, pq = require("pyarrow"), require("pyarrow.parquet")
+    pairs = lfm_np.datasets.make_interactions(100, 30, 8, random_state=0)
+    hours = pairs[:, 1] * np.timedelta64(1, "h").astype(f"m8[{unit}]")
+    pq.write_table(pa.table({"user": pairs[:, 0], "item": hours}), tmp_path / "events.parquet")
+    model, test = tmp_path / "m.safetensors", tmp_path / "test.csv"
+    assert run("fit", tmp_path / "events.parquet", "--hold-out", test, *SMALL, "-o", model) == 0
+    fitted = rows(capsys)
+    assert run("evaluate", model, test) == 0
+    assert rows(capsys) == fitted
+    assert run("similar", model, "--item", "2:00:00", "-n", "1") == 0
+    assert rows(capsys)[0]["item"] == "2:00:00"
+
+
+def test_ids_that_are_true_and_false(tmp_path, capsys):
+    pa, pq = require("pyarrow"), require("pyarrow.parquet")
+    pairs = [(user, item) for user in (True, False) for item in range(5 + user)]
+    pq.write_table(pa.table(dict(zip(("user", "item"), zip(*pairs)))), tmp_path / "events.parquet")
+    model = tmp_path / "m.safetensors"
+    assert run("fit", tmp_path / "events.parquet", *SMALL, "-o", model) == 0
+    assert run("recommend", model, "--user", "False", "-n", "9") == 0
+    assert [(row["user"], row["item"]) for row in rows(capsys)] == [("False", "5")]
+    assert run("recommend", model, "--user", "maybe") == 2
+
+
+def test_large_ids_stay_whole_in_an_update(tmp_path, capsys):
+    pa, pq = require("pyarrow"), require("pyarrow.parquet")
+    users = np.array([2**60 + 1, 2**60 + 2, 2**63 + 1], np.uint64)
+    pq.write_table(pa.table({"user": users, "item": [1, 2, 1]}), tmp_path / "events.parquet")
+    (tmp_path / "more.csv").write_text(f"user,item\n{2**60 + 3},1\n")
+    model = tmp_path / "m.safetensors"
+    assert run("fit", tmp_path / "events.parquet", *SMALL, "-o", model) == 0
+    assert run("update", model, tmp_path / "more.csv", "-o", model) == 0
+    assert np.load(tmp_path / "m.interactions.npz")["users"].tolist() == [*users.tolist(), 2**60 + 3]
+
+
 def test_evaluate_leaves_out_whom_the_model_does_not_know(cli_folder, tmp_path, capsys):
     text = (cli_folder / "test.csv").read_text()
     (tmp_path / "more.csv").write_text(text + "stranger,101,1\nu001,999,1\n")

@@ -77,6 +77,35 @@ def random_task(m=900, n=700, k=12):
 
 
 @pytest.mark.parametrize("names", [LISTS, WHOLE])
+@pytest.mark.parametrize("many", [None, 30])
+@pytest.mark.parametrize("kind", ["coo", "csr", "csc"])
+def test_a_repeated_cell_counts_once(kind, many, names):
+    factors, train, test = random_task()
+    negatives = None if many is None else np.random.default_rng(1).integers(-1, 700, (900, many))
+    again = [repeated(X) if kind == "coo" else as_stored(repeated(X), kind) for X in (train, test)]
+    assert evaluate(factors, *again, names, negatives=negatives) == evaluate(
+        factors, train, test, names, negatives=negatives
+    )
+    np.testing.assert_array_equal(most_popular(again[0]).item_bias, most_popular(train).item_bias)
+
+
+def repeated(X):
+    """Every third cell is there twice, with values that add up to zero."""
+    coo = X.tocoo()
+    rows, columns = (np.append(part, part[::3]) for part in (coo.row, coo.col))
+    return sp.coo_array((np.append(np.ones(coo.nnz), -np.ones(len(coo.row[::3]))), (rows, columns)), shape=X.shape)
+
+
+def as_stored(coo, kind):
+    """As CSR or CSC that keeps repeated cells, which SciPy's conversion would add up."""
+    major, minor = (coo.row, coo.col) if kind == "csr" else (coo.col, coo.row)
+    order = np.lexsort((minor, major))
+    offsets = np.append(0, np.cumsum(np.bincount(major, minlength=coo.shape[kind == "csc"])))
+    make = sp.csr_array if kind == "csr" else sp.csc_array
+    return make((coo.data[order], minor[order], offsets), shape=coo.shape)
+
+
+@pytest.mark.parametrize("names", [LISTS, WHOLE])
 def test_the_number_of_threads_changes_no_bit(names):
     task = random_task()
     results = [evaluate(*task, names, num_threads=threads) for threads in (1, 2, 3, 7)]

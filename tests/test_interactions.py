@@ -159,6 +159,8 @@ def test_from_arrays_equals_the_loop(drawn, duplicates, random):
         np.array([5, 3, 5, 9]),
         np.array([-(2**62), 2**62, 0, 2**62]),
         np.array([250, 3, 250, 0], np.uint8),
+        np.array([100, 3, 100, -100], np.int8),
+        np.array([30_000, 3, 30_000, -30_000] * 5_000, np.int16),
         np.array(["b", "a", "b", "ä"]),
         np.array(["b", "a", "b", "c"], object),
         np.array(["2020-01-02", "2019-05-05", "2020-01-02", "2021-01-01"], "M8[D]"),
@@ -166,13 +168,37 @@ def test_from_arrays_equals_the_loop(drawn, duplicates, random):
     ],
 )
 def test_ids_of_any_kind_lead_to_rows_and_back(ids):
-    data = Interactions.from_arrays(ids, [0, 0, 1, 1])
+    data = Interactions.from_arrays(ids, [0, 0, 1, 1] * (len(ids) // 4))
     assert data.users.tolist() == sorted(set(np.asarray(ids).tolist()))
     assert data.users.dtype == np.asarray(ids).dtype
     rows = data.rows_of(ids)
     assert data.user_ids(rows).tolist() == np.asarray(ids).tolist()
     np.testing.assert_array_equal(data.rows_of(data.users), np.arange(3))
-    assert data.matrix[rows[1], 0] == 1
+    assert data.matrix[rows[1], 0] == len(ids) // 4
+
+
+@pytest.mark.parametrize(
+    ("ids", "wanted", "rows"),
+    [
+        (np.array([5, 44], np.uint8), [300, 44, -212], [-1, 1, -1]),
+        (np.array([1, 2**63 + 1], np.uint64), np.array([-1, 1]), [-1, 0]),
+        (np.array([-1, 1]), np.array([2**64 - 1, 1], np.uint64), [-1, 1]),
+        (
+            np.array(["1793-12-01T23:13:36.795328512", "2024-05-01"], "M8[ns]"),
+            np.array(["99999-01-01", "2024-05-01"], "M8[D]"),
+            [-1, 1],
+        ),
+        (
+            np.array(["2024-05-01", "99999-01-01"], "M8[D]"),
+            np.array(["1793-12-01T23:13:36.795328512", "2024-05-01", "2024-05-01T12"], "M8[ns]"),
+            [-1, 0, -1],
+        ),
+        (np.array([1, 2], "m8[s]"), np.array([2000, 1500, "NaT"], "m8[ms]"), [1, -1, -1]),
+    ],
+)
+def test_ids_of_another_width_or_unit_are_found_only_where_equal(ids, wanted, rows):
+    data = Interactions(sp.csr_array(np.eye(2)), ids, [0, 1])
+    assert data.rows_of(wanted, missing=-1).tolist() == rows
 
 
 @pytest.mark.parametrize(
@@ -232,6 +258,14 @@ def test_padding_and_ids_stay_what_they_are(ids, missing, dtype):
     assert found[0, 1] == missing or missing != missing
     with pytest.raises(TypeError, match="missing must be one id"):
         sample().item_ids([-1], missing=[1, 2])
+
+
+def test_numbers_of_any_size_and_masked_columns():
+    data = Interactions.from_arrays([1, 1], [1, 2], [1.0, 2.0], [5, 6])
+    assert data.binarize(threshold=1e300).matrix.nnz == 0
+    assert data.split("last", n=10**30)[1].matrix.nnz == 1
+    with pytest.raises(ValueError, match="columns must have no masked entries"):
+        data.item_ids(np.ma.array([0, 1], mask=[False, True]), missing=0)
 
 
 def test_unknown_ids_are_named():

@@ -203,6 +203,26 @@ def test_held_out_takes_the_threads_of_the_model(monkeypatch):
     assert asked == [1]
 
 
+@pytest.mark.parametrize("step", ["dense", None, "passthrough"])
+def test_held_out_of_a_pipeline_of_any_steps(step):
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import FunctionTransformer
+
+    X = planted()
+    if step == "dense":
+        step = FunctionTransformer(lambda A: A.toarray(), accept_sparse=True)
+    model = Pipeline([("first", step), ("als", lfm_np.sklearn.ALS(**ALS))]).fit(X)
+    assert lfm_np.sklearn.HeldOut("recall@5")(model, X) == lfm_np.sklearn.HeldOut("recall@5")(model[-1], X)
+    folded = model[-1].fold_in_users(X.toarray())
+    np.testing.assert_array_equal(folded.user_factors, model.transform(X))
+
+
+def test_nothing_to_hide_is_said():
+    model = lfm_np.sklearn.ALS(**RATED, weighting="ratings").fit(rated())
+    with pytest.raises(ValueError, match="X must have rows with enough cells"):
+        lfm_np.sklearn.HeldOut("neg_root_mean_squared_error")(model, sp.csr_array(np.eye(5, 20)))
+
+
 def test_held_out_ratings():
     X = rated()
     model = lfm_np.sklearn.ALS(**RATED, weighting="ratings", biases=True).fit(X)

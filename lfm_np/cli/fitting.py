@@ -149,7 +149,7 @@ def fit(
         progress=sys.stderr.isatty() if progress is None else progress,
         **options,
     )
-    _finish(output, result, train, test, columns, threads)
+    _finish(output, result, train, test, columns, hold_out, threads)
 
 
 def _solver(method: str, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -191,9 +191,15 @@ def _records(data: Interactions, columns: Columns) -> tables.Columns:
 
 
 def _finish(
-    path: Path, result: Factors, train: Interactions, test: Interactions | None, columns: Columns, threads: int | None
+    path: Path,
+    result: Factors,
+    train: Interactions,
+    test: Interactions | None,
+    columns: Columns,
+    held_out: Path | None,
+    threads: int | None,
 ) -> None:
-    result = models.save(path, result, train, columns)
+    result = models.save(path, result, train, columns, held_out)
     say(f"{path} and {models.beside(path).name}: {len(result.history)} sweeps, {result.status}")
     if test is not None:
         tables.write([compare(result, train, test, DEFAULT, threads)], None)

@@ -14,9 +14,9 @@ from lfm_np.atomic import replacing
 from lfm_np.cells import cells_of, matrix_of
 from lfm_np.cli.sources import Columns, read
 from lfm_np.factors import Factors
-from lfm_np.interactions import Interactions
+from lfm_np.interactions import Interactions, in_type
 
-KEY = "command_line"  # in the model's params: the columns, and which file of interactions is the model's
+KEY = "command_line"  # in the model's params: the columns, and which files of interactions are the model's
 
 
 def beside(path: Path) -> Path:
@@ -24,8 +24,8 @@ def beside(path: Path) -> Path:
     return path.with_suffix(".interactions.npz")
 
 
-def save(path: Path, factors: Factors, data: Interactions, columns: Columns) -> Factors:
-    """Write the interactions and then the model, which names them, and their ids, by checksum.
+def save(path: Path, factors: Factors, data: Interactions, columns: Columns, held_out: Path | None = None) -> Factors:
+    """Write the interactions and then the model, which names them, their ids and what was held out by checksum.
 
     What does not belong together is seen.
 
@@ -46,7 +46,13 @@ def save(path: Path, factors: Factors, data: Interactions, columns: Columns) -> 
         np.savez_compressed(file, **arrays)
     ids = {"user": data.users, "item": data.items}
     columns = columns._replace(text=[side for side in ids if ids[side].dtype.kind == "U"])
-    note = {"columns": columns._asdict(), "sha256": _digest(beside(path)), "ids": _digests_of_ids(data)}
+    note = _note(factors) | {
+        "columns": columns._asdict(),
+        "sha256": _digest(beside(path)),
+        "ids": _digests_of_ids(data),
+    }
+    if held_out is not None:
+        note["held_out"] = _digest(held_out)
     factors = dataclasses.replace(factors, params=(factors.params or {}) | {KEY: note})
     factors.save(path)
     return factors
@@ -65,8 +71,7 @@ def load(path: Path, source: str | None = None) -> tuple[Factors, Interactions]:
     if source is not None:
         data = read(source, columns_of(factors))
     elif beside(path).exists():
-        note = (factors.params or {}).get(KEY) or {}
-        if note.get("sha256") != _digest(beside(path)):
+        if _note(factors).get("sha256") != _digest(beside(path)):
             raise ValueError(f"{beside(path)} does not belong to {path}: fit again, or give --data")
         data = read(str(beside(path)), Columns())
     else:
@@ -74,17 +79,27 @@ def load(path: Path, source: str | None = None) -> tuple[Factors, Interactions]:
     if data.shape != factors.shape:
         raise ValueError(f"the data are {data.shape[0]} × {data.shape[1]}, the model is for {factors.shape}")
     if source is not None:
-        noted = ((factors.params or {}).get(KEY) or {}).get("ids") or {}  # of a model from elsewhere nothing is known
+        noted = _note(factors).get("ids") or {}  # of a model from elsewhere nothing is known
         found = _digests_of_ids(data) if noted else {}
         if other := [side for side in noted if noted[side] != found.get(side)]:
             raise ValueError(f"{source} has other {' and '.join(other)} than {path} was fitted to, or in another order")
     return factors, data
 
 
-def columns_of(factors: Factors) -> Columns:
-    """The columns that the model was fitted from."""
-    note = (factors.params or {}).get(KEY) or {}
-    return Columns(**note.get("columns", {}))
+def columns_of(factors: Factors, source: str | None = None) -> Columns:
+    """The columns that the model was fitted from, or those to read ``source`` by.
+
+    What `fit` held out has reached the threshold already, of which the file, without values or counts, may not know.
+    """
+    note = _note(factors)
+    columns = Columns(**note.get("columns", {}))
+    if source is None or columns.threshold is None or not Path(source).is_file():
+        return columns
+    return columns._replace(threshold=None, value=None) if note.get("held_out") == _digest(Path(source)) else columns
+
+
+def _note(factors: Factors) -> dict[str, Any]:
+    return (factors.params or {}).get(KEY) or {}
 
 
 def align(data: Interactions, known: Interactions) -> tuple[sp.csr_array, int]:
@@ -110,21 +125,27 @@ def extend(known: Interactions, more: Interactions, duplicates: str) -> tuple[In
     rows, columns = row_of[new.row[there]], columns[there]
     times = None
     if known.timestamps is not None and more.timestamps is not None:
+        if (known.timestamps.dtype.kind == "M") != (more.timestamps.dtype.kind == "M"):
+            kinds = f"{more.timestamps.dtype}, those of the model {known.timestamps.dtype}"
+            raise ValueError(f"the times of the new interactions are {kinds}")
         times = np.append(known.timestamps, more.timestamps[there])
     records = np.append(old.row, rows), np.append(old.col, columns)
     cells = cells_of(*records, len(known.items), np.append(old.data, new.data[there]), times, duplicates)
-    users = np.append(known.users, ids[strangers])
+    found, fits = in_type(ids[strangers], known.users.dtype)  # NumPy makes floats of int64 and uint64 together
+    users = np.append(known.users, found if fits.all() else ids[strangers])
     whole = Interactions._own(matrix_of(cells, (len(users), len(known.items))), users, known.items, cells.timestamps)
     return whole, np.unique(rows), int(len(there) - there.sum())
 
 
 def parse_ids(name: str, texts: list[str], known: np.ndarray) -> np.ndarray:
     """Ids of the kind of ``known`` from their text."""
+    kind = known.dtype.kind
     try:
-        if known.dtype.kind == "b":  # NumPy takes any text for True
-            return np.array([("false", "true").index(text.lower()) for text in texts], np.bool_)
-        return np.array(texts).astype(str if known.dtype.kind == "U" else known.dtype)
-    except (ValueError, OverflowError):
+        if kind == "b":  # NumPy takes any text for True
+            return np.array([{"true": True, "false": False}[text.lower()] for text in texts])
+        as_given = np.dtype({"U": "U", "M": "datetime64"}.get(kind, known.dtype))  # neither cut nor rounded
+        return np.array(texts).astype(as_given)
+    except (ValueError, OverflowError, KeyError):
         raise ValueError(f"{name} must be {known.dtype.name} like those of the model, got {texts}") from None
 
 

@@ -39,9 +39,7 @@ Value = Annotated[
 Timestamp = Annotated[str | None, typer.Option(help="Column of the times.", rich_help_panel=DATA)]
 Threshold = Annotated[
     float | None,
-    typer.Option(
-        help="Only pairs whose value, of all records, is at least this count, each as 1.", rich_help_panel=DATA
-    ),
+    typer.Option(help="Only pairs whose value is at least this count, each as 1.", rich_help_panel=DATA),
 ]
 Nulls = Annotated[str, typer.Option(help="Records with a null: error, drop or keep.", rich_help_panel=DATA)]
 Delimiter = Annotated[str | None, typer.Option(help="Of CSV; by default a comma, in .tsv a tab.", rich_help_panel=DATA)]

@@ -19,7 +19,7 @@ TEXTS = tuple(name + packed for name in (".csv", ".tsv") for packed in ("", ".gz
 
 
 class Columns(NamedTuple):
-    """Which columns of a table are what, and which of its records count."""
+    """Which columns of a table are what, and which of its pairs count."""
 
     user: str = "user"
     item: str = "item"
@@ -44,7 +44,7 @@ def read(source: str, columns: Columns) -> Interactions:
 def read_values(source: str, columns: Columns) -> Interactions:
     """The interactions of a source that count, with their values.
 
-    Ids need no pickle: of objects such as UUIDs, they are the text.
+    Ids need no pickle: of objects such as UUIDs, and of durations, for which CSV has no type, they are the text.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def read_values(source: str, columns: Columns) -> Interactions:
         It is not there, or not what its name says.
     """
     data = _read(source, columns)
-    if "O" in (data.users.dtype.kind, data.items.dtype.kind):
+    if {"O", "m"}.intersection((data.users.dtype.kind, data.items.dtype.kind)):
         data = dataclasses.replace(data, users=_plain(source, data.users), items=_plain(source, data.items))
     if columns.threshold is not None:
         data = data._at_least(columns.threshold)
@@ -61,6 +61,9 @@ def read_values(source: str, columns: Columns) -> Interactions:
 
 
 def _plain(source: str, ids: np.ndarray) -> np.ndarray:
+    if ids.dtype.kind == "m":
+        rounded = ids.astype("m8[us]")  # which are Python's; NumPy makes numbers of finer ones
+        return np.array(list(map(str, (rounded if np.all(rounded == ids) else ids).tolist())), str)
     try:
         return ids.astype(str) if ids.dtype.kind == "O" else ids
     except UnicodeDecodeError:

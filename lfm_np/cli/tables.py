@@ -80,7 +80,18 @@ def check_distinct(files: dict[str, Any]) -> None:
 
 
 def _lines(part: Columns) -> Iterator[tuple[Any, ...]]:
-    return zip(*(column.tolist() if isinstance(column, np.ndarray) else column for column in part.values()))
+    return zip(*map(_cells, part.values()))
+
+
+def _cells(column: Any) -> Any:
+    """Python's values; the text of times beyond Python's, such as of nanoseconds, of which NumPy makes numbers."""
+    if not isinstance(column, np.ndarray):
+        return column
+    cells = column.tolist()
+    if column.dtype.kind != "M" or not any(isinstance(cell, int) for cell in cells):
+        return cells
+    texts = np.datetime_as_string(column).tolist()
+    return [None if cell is None else text.replace("T", " ") for cell, text in zip(cells, texts)]
 
 
 def _csv(parts: Iterable[Columns], file: TextIO, delimiter: str) -> None:

@@ -137,7 +137,9 @@ def evaluate(
 
 
 def _held_out(source: str, factors: Factors, known: Interactions, given: dict[str, Any]) -> Any:
-    columns = models.columns_of(factors)._replace(**{name: one for name, one in given.items() if one is not None})
+    columns = models.columns_of(factors, source)._replace(
+        **{name: one for name, one in given.items() if one is not None}
+    )
     columns = columns._replace(min_user_interactions=1, min_item_interactions=1)
     matrix, unknown = models.align(read(source, columns), known)
     if unknown:
@@ -164,7 +166,7 @@ def update(
     tables.check_output(output, ("safetensors",))
     factors, known = models.load(model, data)
     columns = models.columns_of(factors)
-    more = read(new, columns._replace(min_user_interactions=1, min_item_interactions=1))
+    more = read(new, models.columns_of(factors, new)._replace(min_user_interactions=1, min_item_interactions=1))
     duplicates = (
         "max" if columns.threshold is not None else {"count": "sum"}.get(columns.duplicates, columns.duplicates)
     )

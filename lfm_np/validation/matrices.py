@@ -69,7 +69,7 @@ def check_cells(
     if highest := highest_if_plain(X, num_threads):
         csr = share_csr(X.data, X.indices, X.indptr, X.shape)
     else:
-        csr = _canonical(name, wrap_csr(name, X), zeros, duplicates)
+        csr = canonical(name, wrap_csr(name, X), zeros, duplicates)
         _check_values(name, csr, negative, unknown)
         highest = float(csr.data.max(initial=0))
     data = quietly(csr.data.astype, dtype, copy=False)
@@ -179,7 +179,7 @@ def owned_csr(csr: sp.csr_array) -> sp.csr_array:
     return share_csr(csr.data.copy(), csr.indices.astype(one), csr.indptr.astype(one), csr.shape)
 
 
-def _canonical(name: str, csr: sp.csr_array, zeros: str, duplicates: str) -> sp.csr_array:
+def canonical(name: str, csr: sp.csr_array, zeros: str, duplicates: str) -> sp.csr_array:
     probe = share_csr(csr.data, csr.indices, csr.indptr, csr.shape)  # scipy caches flags on the object it looks at
     drop = zeros == "drop" and csr.nnz and not np.all(csr.data)
     if probe.has_canonical_format and not drop:

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from lfm_np.validation.formats import check_data, check_index, share_csr, wrap_csr
-from lfm_np.validation.matrices import check_real, highest_if_plain, owned_csr, read_only
+from lfm_np.validation.matrices import canonical, check_real, highest_if_plain, read_only
 from lfm_np.validation.scalars import as_array, check_int, shown
 
 
@@ -20,11 +20,11 @@ def check_length(name: str, value: Any) -> int:
 def check_seen(
     name: str, X: Any, users: np.ndarray, shape: tuple[int, int], *, keep_zeros: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The stored columns of some rows of ``X``: (row of each user, indptr int64, sorted indices int32), read-only.
+    """The stored columns of some rows of ``X``: (row of each user, indptr int64, ascending indices int32), read-only.
 
-    A cell that is stored more than once counts once. Values do not matter, except that a stored zero counts as absent
-    unless ``keep_zeros``. For few users of a CSR matrix only their rows are looked at, so that one recommendation does
-    not cost a pass over the matrix.
+    A repeated cell counts once. Values do not matter, except that a stored zero counts as absent unless ``keep_zeros``.
+    For few users of a CSR matrix only their rows are looked at, so that one recommendation does not cost a pass over
+    the matrix.
     """
     if X is None:
         return read_only(np.zeros(len(users), np.int64), np.zeros(2, np.int64), np.empty(0, np.int32))
@@ -35,14 +35,8 @@ def check_seen(
     if highest_if_plain(X):
         return read_only(rows, X.indptr.astype(np.int64, copy=False), X.indices.astype(np.int32, copy=False))
     csr = wrap_csr(name, X)
-    drop = not keep_zeros and not np.all(csr.data)
-    if drop or not share_csr(csr.data, csr.indices, csr.indptr, csr.shape).has_canonical_format:
-        csr = owned_csr(csr)
-        csr.sort_indices()
-        if drop:
-            csr.eliminate_zeros()
-        csr.data = np.ones(csr.nnz, np.bool_)
-        csr.sum_duplicates()
+    cells = share_csr(csr.data != 0, csr.indices, csr.indptr, csr.shape)  # repeated ones must not add up to zero
+    csr = canonical(name, cells, "keep" if keep_zeros else "drop", "sum")
     return read_only(rows, csr.indptr.astype(np.int64, copy=False), csr.indices.astype(np.int32, copy=False))
 
 
