@@ -72,7 +72,8 @@ def sgd(
         λ, or {"user": …, "item": …, "negative": …, "bias": …}; parts left out are 0. Applied to the rows of each step,
         so rows with many cells are held as tightly as rows with few.
     biases : False, "item" or True
-        No biases, b_i, or b_i and b_u and the constant μ. μ is the constant that fits best by itself, and stays.
+        No biases, b_i, or b_i and b_u and the constant μ. μ is the constant that fits all stored cells best by itself,
+        and stays.
     epochs : int
         Passes over the stored cells.
     tolerance : float
@@ -104,10 +105,10 @@ def sgd(
     -------
     Factors
         In the canonical basis; of unit length for cosine losses. ``history``: iteration, sampled_loss (mean over the
-        stored cells of the loss just before each step, float64), seconds. ``params``: the arguments, ``zeros`` ("keep":
-        a stored zero is a value, also for ``seen=`` and `evaluate`; "drop": it counts as absent), ``blocks``,
-        ``skipped_rows`` (rows that left nothing to draw), and ``seed``, the ``random_state`` that repeats the fit (None
-        for an object).
+        stored cells of the loss just before each step, 0 for those of skipped rows, float64), seconds. ``params``: the
+        arguments, ``zeros`` ("keep": a stored zero is a value, also for ``seen=`` and `evaluate`; "drop": it counts as
+        absent), ``blocks``, ``skipped_rows`` (rows that left nothing to draw), and ``seed``, the ``random_state`` that
+        repeats the fit (None for an object).
 
     Raises
     ------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lfm_np.evaluation import evaluate, most_popular
+from lfm_np.evaluation import beside, evaluate
 from lfm_np.factors import Factors
 from lfm_np.validation import check_float
 
@@ -14,7 +14,7 @@ DEFAULT = ("recall@10", "ndcg@10", "map@10", "mrr@10")
 
 def compare(factors: Factors, train: Any, test: Any, metrics: Sequence[str]) -> dict[str, list[Any]]:
     """A row for each metric: the model, its standard error, most popular, its standard error."""
-    found = [evaluate(model, train, test, metrics) for model in (factors, most_popular(train))]
+    found = [evaluate(model, train, test, metrics) for model in (factors, beside(factors, train))]
     table: dict[str, list[Any]] = {"metric": list(metrics)}
     for name, values in zip(("model", "popular"), found):
         table[name] = [values[metric] for metric in metrics]

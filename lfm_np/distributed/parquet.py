@@ -60,6 +60,10 @@ class ShardedInteractions:
     def __post_init__(self) -> None:
         object.__setattr__(self, "items", owned(self.items))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Through the constructor: NumPy's own pickle would give a writable array back.
+        return type(self), (self.items, self.rows, self.parts, self.plan, self.schema, self.digests)
+
     @property
     def shape(self) -> tuple[int, int]:
         """Number of users and of items."""
