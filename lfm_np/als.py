@@ -196,10 +196,10 @@ def als(
     )
     loop = check_loop("iterations", iterations, tolerance, "objective", callback, progress, raise_on_interrupt)
     check_choice("solver", solver, SOLVERS)
-    rng = check_random_state(run.random_state)
     start = check_init(init, problem.X.shape, problem.factors, biases, problem.X.dtype)
     if not isinstance(problem.X, StoredMatrix):  # which has a limit of its own
         refuse_what_cannot_fit("als", problem.X, factors=problem.factors, biases=problem.biases, num_threads=threads)
+    rng = check_random_state(run.random_state)  # last: a RandomState moves on
     solver = problem.auto_solver() if solver == "auto" else solver
 
     with sigint_noted() as interrupted, Pool(threads, interrupted) as pool:

@@ -14,7 +14,7 @@ from lfm_np.factors import Factors
 from lfm_np.kernels.jit import Pool
 from lfm_np.losses.code import code_of
 from lfm_np.sgd_epoch import Trainer
-from lfm_np.sgd_plan import make_plan
+from lfm_np.sgd_plan import make_plan, seeded
 from lfm_np.sweeps import Callback, check_loop, run_sweeps, sigint_noted
 
 
@@ -151,12 +151,12 @@ def sgd(
     threads = validation.check_num_threads(num_threads)
     plan = make_plan(
         *(X, loss, sampler, negatives, factors, learning_rate, schedule, regularization, biases, dtype),
-        random_state=run.random_state,
         num_threads=threads,
         memory={"num_threads": threads},
     )
     loop = check_loop("epochs", epochs, tolerance, "sampled_loss", callback, progress, raise_on_interrupt)
     start = validation.check_init(init, plan.X.shape, plan.rule.factors, bool(biases), plan.dtype)
+    plan = seeded(plan, run.random_state)
 
     with sigint_noted() as interrupted, Pool(threads, interrupted) as pool:
         trainer = Trainer(plan, start, pool)

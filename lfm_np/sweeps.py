@@ -38,8 +38,8 @@ class FactorsView(Factors):
     def __getattribute__(self, name: str) -> Any:
         if name in _FIELDS and "_make" in (own := object.__getattribute__(self, "__dict__")):
             factors = own["_make"]()
-            own.clear()
             own.update({field: getattr(factors, field) for field in _FIELDS})
+            own.pop("_make", None)  # afterwards: another thread would find the defaults of the class meanwhile
         return object.__getattribute__(self, name)
 
     def __reduce__(self) -> tuple[Any, ...]:
