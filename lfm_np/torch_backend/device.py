@@ -112,13 +112,14 @@ def torch_threads(count: int) -> Iterator[None]:
     others = [use for use in _uses if use.thread != thread]
     theirs = len(others) == len(_uses) and found in {use.threads for use in others}
     use = _Use(thread, count, others[0].before if theirs else found)
-    _uses.append(use)
     try:
+        _uses.append(use)
         torch.set_num_threads(count)
         yield
     finally:
         torch.set_num_threads(use.before)
-        _uses.remove(use)
+        if use in _uses:
+            _uses.remove(use)
 
 
 def as_outside(callback: Callable[..., Any] | None) -> Callable[..., Any] | None:
