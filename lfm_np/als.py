@@ -113,6 +113,7 @@ def als(
     num_threads : int, optional
         None takes the cores this process may use. The result is the same, bit for bit, for any number.
     random_state : None, int, SeedSequence, Generator or RandomState
+        The last two move on, once all other arguments are checked; also where a checkpoint is then refused.
     callback : callable, optional
         ``callback(record, factors)`` after each sweep; what it adds to ``record`` stays in the history, what it changes
         there does not. ``factors`` is computed when first looked at, which must be within the callback. StopIteration

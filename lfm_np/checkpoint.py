@@ -130,6 +130,7 @@ class Run:
         """A sweep is over, or with ``last`` the run: save what is due."""
         if self._where is None or len(history) == self._saved:
             return
+        persistence.plain(history[-1])  # what a callback added and no file can hold is refused now, not an hour later
         if last or time.monotonic() - self._saved_at >= self._where.every:
             entropy = None if self._asked["random_state"] is not None else self.random_state
             model = {"asked": self._asked, "entropy": entropy, "history": history, "version": __version__}

@@ -86,6 +86,7 @@ def sgd(
     num_threads : int, optional
         By default all cores that the process may use.
     random_state : None, int, SeedSequence, Generator or RandomState
+        The last two move on, once all other arguments are checked; also where a checkpoint is then refused.
     callback : callable, optional
         ``callback(record, factors)`` after each epoch, as in `als`. StopIteration ends the run with what there is;
         other exceptions leave.
