@@ -113,6 +113,7 @@ def als(
     num_threads : int, optional
         None takes the cores this process may use. The result is the same, bit for bit, for any number.
     random_state : None, int, SeedSequence, Generator or RandomState
+        The last two move on, once all other arguments are checked; also where a checkpoint is then refused.
     callback : callable, optional
         ``callback(record, factors)`` after each sweep; what it adds to ``record`` stays in the history, what it changes
         there does not. ``factors`` is computed when first looked at, which must be within the callback. StopIteration
@@ -197,10 +198,10 @@ def als(
     )
     loop = check_loop("iterations", iterations, tolerance, "objective", callback, progress, raise_on_interrupt)
     check_choice("solver", solver, SOLVERS)
-    rng = check_random_state(run.random_state)
     start = check_init(init, problem.X.shape, problem.factors, biases, problem.X.dtype)
     if not isinstance(problem.X, StoredMatrix):  # which has a limit of its own
         refuse_what_cannot_fit("als", problem.X, factors=problem.factors, biases=problem.biases, num_threads=threads)
+    rng = check_random_state(run.random_state)  # last: a RandomState moves on
     solver = problem.auto_solver() if solver == "auto" else solver
 
     with sigint_noted() as interrupted, Pool(threads, interrupted) as pool:

@@ -43,7 +43,7 @@ class Checkpoint(NamedTuple):
         The file. If it is there, the fit goes on from it.
     every : float
         Seconds between two saves at least; 0 saves after every sweep. The last sweep is always saved, unless an
-        exception ends the fit: one of the callback, say, but for StopIteration.
+        exception leaves the call, such as one of the callback: then the file is as of the last save.
 
     Examples
     --------
@@ -130,6 +130,7 @@ class Run:
         """A sweep is over, or with ``last`` the run: save what is due."""
         if self._where is None or len(history) == self._saved:
             return
+        persistence.plain(history[-1])  # what a callback added and no file can hold is refused now, not an hour later
         if last or time.monotonic() - self._saved_at >= self._where.every:
             entropy = None if self._asked["random_state"] is not None else self.random_state
             model = {"asked": self._asked, "entropy": entropy, "history": history, "version": __version__}

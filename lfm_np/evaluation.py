@@ -143,13 +143,15 @@ def evaluate(
     return _summary([w.name for w in wanted], values)
 
 
-def most_popular(X: Any) -> Factors:
+def most_popular(X: Any, *, zeros: str = "drop") -> Factors:
     """A model that gives every user the same score for an item: the number of its stored cells.
 
     Parameters
     ----------
     X : sparse matrix or Interactions, shape (m, n)
-        A stored zero counts as absent.
+    zeros : {"drop", "keep"}
+        A stored zero counts as absent, or is a rating, as for the models of ratings beside which this one is judged: it
+        counts then, and is seen in `evaluate` and ``recommend(seen=)``.
 
     Returns
     -------
@@ -164,10 +166,16 @@ def most_popular(X: Any) -> Factors:
     array([2, 0])
     """
     m, n = _shape(X)
-    _, _, indices = check.check_seen("X", X, np.arange(m), (m, n))
+    keep = check.check_choice("zeros", zeros, ("drop", "keep")) == "keep"
+    _, _, indices = check.check_seen("X", X, np.arange(m), (m, n), keep_zeros=keep)
     counts = np.bincount(indices, minlength=n).astype(np.float64)
-    params = {"model": "most_popular"}
+    params = {"model": "most_popular", "zeros": zeros}
     return Factors(np.empty((m, 0)), np.empty((n, 0)), item_bias=counts, status=Status.CONVERGED, params=params)
+
+
+def beside(factors: Factors, train: Any) -> Factors:
+    """`most_popular`, to be judged by the same items as ``factors``."""
+    return most_popular(train, zeros="keep" if factors._zero_is_a_value else "drop")
 
 
 # ---- arguments ------------------------------------------------------------------------------------------------------

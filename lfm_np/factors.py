@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import enum
 import os
@@ -19,6 +18,7 @@ from lfm_np.kept import kept
 from lfm_np.kernels.scores import Model
 from lfm_np.kernels.topk import Index
 from lfm_np.owned import owned
+from lfm_np.params import Params
 
 
 class Status(enum.StrEnum):
@@ -55,7 +55,7 @@ class Factors:
     status : Status
         Why the solver ended.
     params : dict, optional
-        What was asked and what was chosen; values that JSON can hold.
+        What was asked and what was chosen, copied and read-only; values that JSON can hold.
 
     Raises
     ------
@@ -64,8 +64,8 @@ class Factors:
 
     Notes
     -----
-    The object and its arrays are read-only; ``params`` is a plain dict, from which fold-in takes what it is not told:
-    do not write to it. It can be pickled and deep-copied; to keep it, prefer ``save``.
+    The object, its arrays and ``params``, from which fold-in takes what it is not told, are read-only. It can be
+    pickled and deep-copied; to keep it, prefer ``save``.
 
     Examples
     --------
@@ -222,9 +222,9 @@ def _own(name: str, bias: Any, factors: np.ndarray) -> np.ndarray | None:
     return None if vector is None else owned(vector)
 
 
-def _copied(params: dict[str, Any]) -> dict[str, Any]:
+def _copied(params: dict[str, Any]) -> Params:
     try:
-        return copy.deepcopy(params)
+        return Params.of(params)
     except RecursionError:
         raise ValueError("params must not be nested so deeply") from None
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lfm_np.stored.matrix import StoredMatrix
 
 _GIB = 1 << 30
-_ROW_BYTES = {"als": 48, "sgd": 24}  # the plan: lengths, costs, order, λ; offsets, counts, what is left to draw
+_ROW_BYTES = {"als": 40, "sgd": 24}  # the plan: lengths, costs, order, λ; offsets, counts, what is left to draw
 _INDEX, _RECORD = 4, 12  # bytes a cell: the transpose's index, or a negative; a record of three int32
 _SMALL = 1 << 20  # Python's objects, stacks of threads, what malloc keeps
 DUAL_SHARE = 0.75  # torch: rows with up to this share of k cells take the n × n system
@@ -80,8 +80,8 @@ def estimate_memory(
     Returns
     -------
     int
-        Within 15 % of the arrays that are alive at the peak. What Python, Numba and torch take for themselves, some
-        150 MB and more, is not counted.
+        Within 15 % of the arrays that are alive at the peak, of fits that take 20 MB or more. What Python, Numba and
+        torch take for themselves, some 150 MB and more, is not counted.
 
     Raises
     ------

@@ -15,7 +15,7 @@ from lfm_np import plots
 from lfm_np import validation as check
 from lfm_np._version import __version__
 from lfm_np.atomic import replacing
-from lfm_np.evaluation import evaluate, most_popular
+from lfm_np.evaluation import beside, evaluate
 from lfm_np.factors import Factors
 from lfm_np.plots.lists import item_counts
 
@@ -136,7 +136,7 @@ def _quality(model: _Model) -> str:
     if model.test is None:
         return ""
     rows, users = [], 0
-    for name, factors in (("this model", model.factors), ("most popular", most_popular(model.train))):
+    for name, factors in (("this model", model.factors), ("most popular", beside(model.factors, model.train))):
         found = evaluate(factors, model.train, model.test, METRICS)
         users = int(found["users"])
         rows.append([name, *(f"{found[metric]:.4f} ± {found[f'{metric}_se']:.4f}" for metric in METRICS)])
@@ -180,7 +180,7 @@ def _chosen(model: _Model) -> Iterator[tuple[Callable[[], Any], str, bool]]:
     if factors.history:
         yield lambda: plots.training_curve(factors), "What the solver minimises, after every sweep.", False
     if test is not None:
-        both, labels = [factors, most_popular(train)], ["this model", "most popular"]
+        both, labels = [factors, beside(factors, train)], ["this model", "most popular"]
         caption = "Recall at N: the share of held-out interactions among the first N recommended."
         yield lambda: plots.metric_at_n(both, train, test, "recall", labels=labels), caption, False
         caption = "NDCG at N: the same, where the first places count most."

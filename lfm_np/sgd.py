@@ -14,7 +14,7 @@ from lfm_np.factors import Factors
 from lfm_np.kernels.jit import Pool
 from lfm_np.losses.code import code_of
 from lfm_np.sgd_epoch import Trainer
-from lfm_np.sgd_plan import make_plan
+from lfm_np.sgd_plan import make_plan, seeded
 from lfm_np.sweeps import Callback, check_loop, run_sweeps, sigint_noted
 
 
@@ -72,8 +72,8 @@ def sgd(
         λ, or {"user": …, "item": …, "negative": …, "bias": …}; parts left out are 0. Applied to the rows of each step,
         so rows with many cells are held as tightly as rows with few.
     biases : False, "item" or True
-        No biases, b_i, or b_i and b_u and the constant μ. μ is the constant that fits best by itself, and stays; 0 for
-        losses that are not pointwise, and without a sampler where every stored cell has the same target.
+        No biases, b_i, or b_i and b_u and the constant μ. μ is the constant that fits all stored cells best by itself,
+        and stays; it is 0 for losses that are not pointwise, and without a sampler where all targets are the same.
     epochs : int
         Passes over the stored cells.
     tolerance : float
@@ -86,6 +86,7 @@ def sgd(
     num_threads : int, optional
         By default all cores that the process may use.
     random_state : None, int, SeedSequence, Generator or RandomState
+        The last two move on, once all other arguments are checked; also where a checkpoint is then refused.
     callback : callable, optional
         ``callback(record, factors)`` after each epoch, as in `als`. StopIteration ends the run with what there is;
         other exceptions leave.
@@ -105,10 +106,10 @@ def sgd(
     -------
     Factors
         In the canonical basis; of unit length for cosine losses. ``history``: iteration, sampled_loss (mean over the
-        stored cells of the loss just before each step, float64), seconds. ``params``: the arguments, ``zeros`` ("keep":
-        a stored zero is a value, also for ``seen=`` and `evaluate`; "drop": it counts as absent), ``blocks``,
-        ``skipped_rows`` (rows that left nothing to draw), and ``seed``, the ``random_state`` that repeats the fit (None
-        for an object).
+        stored cells of the loss just before each step, 0 for those of skipped rows, float64), seconds. ``params``: the
+        arguments, ``zeros`` ("keep": a stored zero is a value, also for ``seen=`` and `evaluate`; "drop": it counts as
+        absent), ``blocks``, ``skipped_rows`` (rows that left nothing to draw), and ``seed``, the ``random_state`` that
+        repeats the fit (None for an object).
 
     Raises
     ------
@@ -151,12 +152,12 @@ def sgd(
     threads = validation.check_num_threads(num_threads)
     plan = make_plan(
         *(X, loss, sampler, negatives, factors, learning_rate, schedule, regularization, biases, dtype),
-        random_state=run.random_state,
         num_threads=threads,
         memory={"num_threads": threads},
     )
     loop = check_loop("epochs", epochs, tolerance, "sampled_loss", callback, progress, raise_on_interrupt)
     start = validation.check_init(init, plan.X.shape, plan.rule.factors, bool(biases), plan.dtype)
+    plan = seeded(plan, run.random_state)
 
     with sigint_noted() as interrupted, Pool(threads, interrupted) as pool:
         trainer = Trainer(plan, start, pool)

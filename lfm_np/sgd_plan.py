@@ -30,8 +30,8 @@ class Plan(NamedTuple):
     rule: sgd_cells.Rule
     biases: bool | str
     schedule: str
-    seed: int
     params: dict[str, Any]
+    seed: int = 0
 
     @property
     def dtype(self) -> np.dtype:
@@ -77,7 +77,6 @@ def make_plan(
     regularization: Any,
     biases: Any,
     dtype: Any,
-    random_state: Any,
     num_threads: int,
     memory: Mapping[str, Any],
 ) -> Plan:
@@ -98,7 +97,6 @@ def make_plan(
     kept = {"sampled": sampler is not None, "uses_values": _uses_values(read)}
     refuse_what_cannot_fit("sgd", X, factors=k, biases=bool(biases), **kept, **memory)
     counts = np.bincount(X.indices, minlength=X.shape[1])
-    seed = int(validation.check_random_state(random_state).integers(2**62))
     pointer = protocol.compiled(loss)
     mean = _best_constant(pointer, read, X.data, negatives) if biases is True else 0.0
     rule = _make_rule(read, sampler, negatives, k, rate, parts, mean)
@@ -119,7 +117,12 @@ def make_plan(
         "blocks": grid.tasks,
     }
     masses = None if sampler is None else sampling.cumulative(sampling.masses(sampler, counts), X.shape[1])
-    return Plan(X, read, pointer, masses, grid, rule, biases, schedule, seed, params)
+    return Plan(X, read, pointer, masses, grid, rule, biases, schedule, params)
+
+
+def seeded(plan: Plan, random_state: Any) -> Plan:
+    """The plan with its seed, drawn when all else is checked: a call that is refused leaves a generator as it was."""
+    return plan._replace(seed=int(validation.check_random_state(random_state).integers(2**62)))
 
 
 def _make_rule(

@@ -71,14 +71,15 @@ class HeldOut(NamedTuple):
         """
         *before, last = [step for _, step in estimator.steps] if isinstance(estimator, Pipeline) else [estimator]
         before = [step for step in before if step is not None and step != "passthrough"]
+        check_is_fitted(last)
+        ratings = last.factors_._zero_is_a_value
         if not before:
             last._check_items(X)
-        drop, refuse = not before and not last._takes_any_value(), not before and last._takes_any_value()
         X = check_matrix(
             "X",
             sp.csr_array(check_array(_safe(X), accept_sparse="csr")),
-            zeros="drop" if drop else "keep",  # what other steps make of a zero is theirs
-            duplicates="refuse" if refuse else "sum",
+            zeros="keep" if before or ratings else "drop",  # what other steps make of a zero is theirs
+            duplicates="refuse" if ratings and not before else "sum",
             negative=True,
         )
         data = Interactions(X, np.arange(X.shape[0]), np.arange(X.shape[1]))
@@ -104,7 +105,10 @@ def _safe(X: Any) -> Any:
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """What both estimators take, and what they do once they can solve."""
+    """What both estimators take, and what they do once they can solve.
+
+    What a fitted one does follows from what was fitted (``factors_.params``): ``set_params`` changes the next fit.
+    """
 
     factors: int = 64
     tolerance: float = 0.0
@@ -131,10 +135,16 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         Returns
         -------
         self
+            Where an error leaves, it is as it was before.
         """
-        self.factors_ = self._solve(self._rows(X, fitting=True))
-        self._items = X.items if isinstance(X, Interactions) else None
-        self.n_iter_ = len(self.factors_.history)
+        before = vars(self).copy()
+        try:
+            self.factors_ = self._solve(self._rows(X, fitting=True))
+            self._items = X.items if isinstance(X, Interactions) else None
+            self.n_iter_ = len(self.factors_.history)
+        except BaseException:
+            self.__dict__ = before  # without what scikit-learn notes of X
+            raise
         return self
 
     def transform(self, X: Any) -> np.ndarray:
@@ -172,7 +182,7 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         """`HeldOut`'s ndcg@10 on the rows of X; of a model of ratings, the negative root mean squared error."""
         check_is_fitted(self)
         X = self._rows(X, fitting=False)
-        return HeldOut(RMSE)(self, X) if self._takes_any_value() else HeldOut()(self, X)
+        return HeldOut(RMSE)(self, X) if self.factors_._zero_is_a_value else HeldOut()(self, X)
 
     def fold_in_users(self, X: Any) -> Factors:
         """The users of the rows of X beside the fitted items; its ``recommend`` ranks items for them."""
@@ -200,7 +210,7 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         if not fitting:
             self._check_items(X)
         X = validate_data(self, _safe(X), accept_sparse="csr", reset=fitting)
-        if not self._takes_any_value():
+        if not (self._takes_any_value() if fitting else self.factors_._zero_is_a_value):
             check_non_negative(X, f"{type(self).__name__}, whose values are confidences; ratings may have any sign")
         return sp.csr_array(X)
 
@@ -234,7 +244,8 @@ class ALS(_Estimator):
     Notes
     -----
     ``fit_transform(X)`` is ``fit(X).transform(X)``: the users of one more half-step from the final items, which
-    ``factors_.user_factors`` are one half-step behind.
+    ``factors_.user_factors`` are one half-step behind. ``set_params`` changes the next fit and not what the fitted
+    model does, except for ``num_threads``.
 
     Examples
     --------
@@ -292,7 +303,8 @@ class SGD(_Estimator):
     Least squares in place of the loss is an approximation, whose best parameters depend on the length of the item
     factors. MovieLens-1M (ratings from 4 up, 64 factors, 600 users left out, ndcg@10 of a hidden fifth): by default
     0.24 for BPR, 0.30 for SampledSoftmax, 0.19 for Logistic; of the same users trained with the others, 0.22, 0.24 and
-    0.25. Models of such losses with biases cannot be folded into: `transform` says so.
+    0.25. Models of such losses with biases cannot be folded into: `transform` says so. ``set_params`` changes the next
+    fit and not what the fitted model does, except for ``fold_in`` and ``num_threads``.
 
     Examples
     --------
@@ -324,8 +336,9 @@ class SGD(_Estimator):
             if not isinstance(self.fold_in, Mapping):
                 raise TypeError(f"fold_in must be a mapping or None, got {self.fold_in!r}")
             return dict(self.fold_in)
-        if self._takes_any_value() and self.sampler is None:
-            weight = (self.factors_.params or {})["regularization"]["user"]
+        fitted = self.factors_.params or {}
+        if self.factors_._zero_is_a_value and fitted["sampler"] is None:
+            weight = fitted["regularization"]["user"]
             return {"weighting": "ratings", "alpha": 1.0, "regularization": weight, "regularization_exponent": 1.0}
         return {"weighting": "ials", "alpha": 1.0, "regularization": 0.1, "regularization_exponent": 1.0}
 

@@ -38,8 +38,8 @@ class FactorsView(Factors):
     def __getattribute__(self, name: str) -> Any:
         if name in _FIELDS and "_make" in (own := object.__getattribute__(self, "__dict__")):
             factors = own["_make"]()
-            own.clear()
             own.update({field: getattr(factors, field) for field in _FIELDS})
+            own.pop("_make", None)  # afterwards: another thread would find the defaults of the class meanwhile
         return object.__getattribute__(self, name)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -62,13 +62,18 @@ def _expired() -> Factors:
 
 
 class CtrlC:
-    """Called, tells whether Ctrl-C was pressed. Until ``noting``, there is nothing to return, and a press raises."""
+    """Called, tells whether Ctrl-C was pressed. Until ``noting``, there is nothing to return, and a press raises.
 
-    def __init__(self) -> None:
+    ``around``: that of the fit within whose callback this one runs, which is the one that is pressed. One that was
+    pressed before this fit is prepared does not stop it then, but at its first sweep.
+    """
+
+    def __init__(self, around: CtrlC | None = None) -> None:
         self.noting = self._pressed = self._said = False
+        self._outermost: CtrlC = self if around is None else around._outermost
 
     def __call__(self) -> bool:
-        return self._pressed
+        return self.noting and self._outermost._pressed
 
     def press(self, signum: int, frame: Any) -> None:
         """Note the first press; raise KeyboardInterrupt at the second."""
@@ -78,8 +83,8 @@ class CtrlC:
 
     def said_in(self, factors: Factors, raising: bool) -> Factors:
         """The result of a fit with a press in its status, also one that came after its last sweep."""
-        self._said = self._pressed
-        if not self._pressed or factors.status is Status.INTERRUPTED:
+        pressed = self._outermost._said = self._outermost._pressed
+        if not pressed or factors.status is Status.INTERRUPTED:
             return factors
         if raising:
             raise KeyboardInterrupt
@@ -95,13 +100,13 @@ class CtrlC:
 def sigint_noted() -> Iterator[CtrlC]:
     """Ctrl-C as `CtrlC` has it, in the main thread and where Python's own handler is in place.
 
-    A program with a handler of its own keeps it. A fit within a callback has the `CtrlC` of the fit around it: one
-    press ends both.
+    A program with a handler of its own keeps it. A fit within a callback heeds the presses of the fit around it: one
+    ends both.
     """
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT) if main else None
     around = getattr(handler, "__self__", None)
-    pressed = around if isinstance(around, CtrlC) else CtrlC()
+    pressed = CtrlC(around if isinstance(around, CtrlC) else None)
     ours = main and handler is signal.default_int_handler
     try:
         if ours:

@@ -14,6 +14,7 @@ from als_problems import fit, matrix, scores
 
 import lfm_np
 from lfm_np import half_sweep
+from lfm_np.sweeps import FactorsView
 
 # ---- running --------------------------------------------------------------------------------------------------------
 
@@ -101,6 +102,46 @@ def test_what_a_callback_makes_of_its_factors_are_plain_factors():
         assert type(found) is lfm_np.Factors
         np.testing.assert_array_equal(found.user_factors, wanted.user_factors)
         np.testing.assert_array_equal(found.item_factors, wanted.item_factors)
+
+
+def test_threads_of_a_callback_see_the_whole_model():
+    """One that looks while another takes the fields over must not find the defaults of the class."""
+    whole = fit(matrix(), weighting="ratings", biases=True, regularization=0.1, iterations=1)
+    found = []
+
+    class Looking:
+        def __getattr__(self, name):
+            if not found:
+                found.append(None)
+                found[:] = [getattr(view, field) for field in ("user_bias", "item_bias", "global_bias", "params")]
+            return getattr(whole, name)
+
+    view = FactorsView(Looking)
+    assert view.user_factors is whole.user_factors
+    assert all(
+        one is two for one, two in zip(found, (whole.user_bias, whole.item_bias, whole.global_bias, whole.params))
+    )
+
+
+REFUSED = [
+    ("als", {"iterations": 0}),
+    ("als", {"init": 3}),
+    ("als", {"solver": "x"}),
+    ("sgd", {"epochs": 0}),
+    ("sgd", {"init": 3}),
+    ("sgd", {"callback": 3}),
+    ("sgd", {"tolerance": -1}),
+    ("sgd", {"loss": "BPR"}),
+]
+
+
+@pytest.mark.parametrize(("solver", "mistake"), REFUSED, ids=str)
+@pytest.mark.parametrize("kind", [np.random.default_rng, np.random.RandomState])
+def test_a_refused_call_draws_nothing(solver, mistake, kind):
+    given, untouched = kind(0), kind(0)
+    with pytest.raises((TypeError, ValueError)):
+        getattr(lfm_np, solver)(matrix(), random_state=given, **mistake)
+    np.testing.assert_array_equal(given.permutation(50), untouched.permutation(50))
 
 
 def test_errors_of_a_callback_propagate():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from checkpoint_runs import ALS, SGD, X, assert_same_fit, fit
 
+import lfm_np
 from lfm_np import Checkpoint, Status, checkpoint, losses, persistence, sgd_grid
 
 
@@ -231,3 +232,16 @@ def test_a_full_disk_ends_the_run_with_the_last_good_file(tmp_path, monkeypatch)
     found = []
     assert_same_fit(fit("als", 3, checkpoint=path, callback=lambda record, _: found.append(record)), fit("als", 3))
     assert len(found) == 2  # the first sweep was not done again
+
+
+@pytest.mark.parametrize("solver", ["als", "sgd"])
+def test_what_no_checkpoint_can_hold_is_refused_after_the_sweep_that_added_it(solver, tmp_path):
+    X, seen = lfm_np.to_csr([(0, 1), (1, 0), (1, 2)]), []
+
+    def callback(record, view):
+        seen.append(record["iteration"])
+        record["extra"] = 1.0 if record["iteration"] < 3 else object()
+
+    with pytest.raises(TypeError, match="params and history must hold what JSON can"):
+        getattr(lfm_np, solver)(X, factors=1, callback=callback, checkpoint=Checkpoint(tmp_path / "fit", 1e6))
+    assert seen == [1, 2, 3]

@@ -238,3 +238,30 @@ def test_ctrl_c_keeps_the_last_sweep(cli_folder, tmp_path):
     assert b"sweep/s, objective=" in said or b"s/sweep, objective=" in said
     assert lfm_np.Factors.load(tmp_path / "m.safetensors").status is lfm_np.Status.INTERRUPTED
     assert python("recommend", tmp_path / "m.safetensors", "-n", "1").returncode == 0
+
+
+def test_a_fit_that_fails_leaves_what_was_held_out_before(cli_folder, tmp_path, capsys):
+    test, model = tmp_path / "test.csv", tmp_path / "m.safetensors"
+    events = ("fit", cli_folder / "events.csv", *COLUMNS, "--hold-out", test, "-o", model)
+    assert run(*events, *SMALL, "--seed", 1) == 0
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert run(*events, "--seed", 2, "--factors", 0) == 2
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("command", ["fit", "update"])
+def test_a_model_that_cannot_be_written_leaves_both_files(command, cli_folder, tmp_path, monkeypatch, capsys):
+    model = tmp_path / "m.safetensors"
+    fit = ("fit", cli_folder / "events.csv", *COLUMNS, *SMALL, "-o", model)
+    assert run(*fit) == 0
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(lfm_np.Factors, "save", full)
+    again = (*fit, "--seed", 5) if command == "fit" else ("update", model, cli_folder / "test.csv", "-o", model)
+    assert run(*again) == 2
+    monkeypatch.undo()
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert run("recommend", model, "--user", "u001") == 0

@@ -1,9 +1,11 @@
 """distributed.from_parquet: files of users as they are, files split by user, and what the driver sees."""
 
+import copy
 import errno
 import importlib
 import itertools
 import os
+import pickle
 import subprocess
 import sys
 
@@ -53,8 +55,10 @@ def test_reads_files_of_users_as_they_are(eager, tmp_path, monkeypatch):
     whole = lfm_np.Interactions.from_arrays(users.astype(str), items.astype(str), values)
     assert data.users().tolist() == whole.users.tolist()
     assert data.items.tolist() == whole.items.tolist()
-    with pytest.raises(ValueError, match="read-only"):
-        data.items[0] = "x"
+    for twin in (data, copy.copy(data), copy.deepcopy(data), pickle.loads(pickle.dumps(data))):
+        with pytest.raises(ValueError, match="read-only"):
+            twin.items[0] = "x"
+        assert (twin.rows, twin.parts, twin.digests) == (data.rows, data.parts, data.digests)
     assert len(data.rows) == 3
     there = eager(data, init=start(whole.matrix, 4), **ASKED)
     here = lfm_np.als(whole, init=start(whole.matrix, 4), **ASKED)

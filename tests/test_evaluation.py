@@ -12,6 +12,7 @@ from optional import require
 from strategies_ranking import factor_models
 
 from lfm_np import Factors, Interactions, evaluate
+from lfm_np.cli import quality
 from lfm_np.evaluation import most_popular
 
 LISTS = ("recall@3", "capped_recall@3", "precision@3", "hit_rate@1", "ndcg@5", "map@2", "mrr@4", "recall@1000")
@@ -237,6 +238,22 @@ def test_most_popular_counts_stored_cells():
     popular = most_popular(sp.csr_array(([1.0, 5.0, 0.0, 1.0], ([0, 1, 1, 1], [2, 2, 0, 1])), shape=(2, 4)))
     assert popular.item_bias.tolist() == [0, 1, 2, 0]
     assert popular.recommend([0], N=4).ids.tolist() == [[2, 1, 0, 3]]
+
+
+@pytest.mark.small
+def test_most_popular_beside_a_model_of_ratings_is_judged_by_the_same_items():
+    """User 0 has rated items 0 (with a zero) and 1, which leaves 2, the test item, and 3."""
+    cells = [0.0, 5.0, 1.0, 1.0, 0.0], ([0, 0, 1, 1, 1], [0, 1, 0, 3, 1])
+    train, test = sp.csr_array(cells, shape=(2, 4)), sp.csr_array(([0.0], ([0], [2])), shape=(2, 4))
+    scores = Factors(np.ones((2, 1)), np.array([[4.0], [3.0], [2.0], [1.0]]), params={"weighting": "ratings"})
+    table = quality.compare(scores, train, test, ("mrr", "recall@1"))
+    assert (table["model"], table["popular"], table["users"]) == ([1.0, 1.0], [0.5, 0.0], [1, 1])
+    counts = most_popular(train, zeros="keep")
+    assert counts.item_bias.tolist() == [2, 2, 0, 1]
+    assert counts.recommend(0, N=4, seen=train).ids.tolist() == [3, 2, -1, -1]
+    assert most_popular(train).recommend(0, N=4, seen=train).ids.tolist() == [0, 3, 2, -1]
+    with pytest.raises(ValueError, match="zeros must be one of 'drop', 'keep'"):
+        most_popular(train, zeros=True)
 
 
 @pytest.mark.small

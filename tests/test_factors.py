@@ -112,3 +112,42 @@ def test_bad_input_is_named(changes, error, says):
     good = {"user_factors": np.ones((3, 2)), "item_factors": np.ones((2, 2))}
     with pytest.raises(error, match=says):
         Factors(**(good | changes))
+
+
+WRITES = {
+    "set": lambda params: params.__setitem__("alpha", 9.0),
+    "delete": lambda params: params.__delitem__("alpha"),
+    "update": lambda params: params.update(alpha=9.0),
+    "or": lambda params: params.__ior__({"alpha": 9.0}),
+    "setdefault": lambda params: params.setdefault("more", 1),
+    "pop": lambda params: params.pop("alpha"),
+    "popitem": lambda params: params.popitem(),
+    "clear": lambda params: params.clear(),
+    "inside": lambda params: params["user_rows"].clear(),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+@pytest.mark.parametrize("twin", [lambda f: f, copy.copy, copy.deepcopy, lambda f: pickle.loads(pickle.dumps(f))])
+def test_params_cannot_be_changed(write, twin):
+    """Fold-in takes its defaults from them: it would solve for other parameters than the fit's."""
+    params = {"alpha": 2.0, "user_rows": {"dual": 3}, "seed": [1]}
+    factors = twin(Factors(np.ones((2, 1)), np.ones((3, 1)), params=params))
+    with pytest.raises(TypeError, match=r"params cannot be changed; .* dataclasses\.replace"):
+        write(factors.params)
+    assert factors.params == params
+    params["user_rows"]["dual"] = 4  # nor by what the caller has
+    assert factors.params["user_rows"] == {"dual": 3}
+
+
+def test_params_make_others():
+    factors = Factors(np.ones((2, 1)), np.ones((3, 1)), params={"alpha": 2.0})
+    for mine in (factors.params | {"note": 1}, {**factors.params, "note": 1}, dict(factors.params, note=1)):
+        mine["more"] = 2
+        other = dataclasses.replace(factors, params=mine)
+        assert other.params == {"alpha": 2.0, "note": 1, "more": 2}
+        assert repr(other.params) == "{'alpha': 2.0, 'note': 1, 'more': 2}"
+        assert json.dumps(other.params) == json.dumps(mine)
+    mine = factors.params.copy()
+    mine["alpha"] = 1.0
+    assert factors.params == {"alpha": 2.0}

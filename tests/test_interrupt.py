@@ -1,5 +1,6 @@
 """Ctrl-C: the last whole sweep, or KeyboardInterrupt where asked, and nothing left behind."""
 
+import contextlib
 import signal
 import threading
 
@@ -48,6 +49,22 @@ def test_raise_on_interrupt_raises_and_keeps_the_checkpoint(solver, tmp_path):
     resumed = solver(2, checkpoint=path)
     assert [record["iteration"] for record in resumed.history] == [1, 2]
     np.testing.assert_array_equal(resumed.item_factors, solver(2).item_factors)
+
+
+@pytest.mark.parametrize("raising", [False, True])
+def test_a_press_before_a_fit_of_the_callback_ends_both(solver, raising):
+    inner = []
+
+    def callback(record, view):
+        press(record, view)
+        if record["iteration"] == 2:
+            inner.append(solver(5, raise_on_interrupt=raising))
+
+    with pytest.raises(KeyboardInterrupt) if raising else contextlib.nullcontext():
+        found = solver(50, callback=callback)
+        assert (found.status, len(found.history)) == ("interrupted", 2)
+        assert [(one.status, len(one.history)) for one in inner] == [("interrupted", 0)]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize("options", [{}, {"progress": True}, {"callback": press}], ids=["plain", "progress", "ctrl-c"])

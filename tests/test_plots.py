@@ -223,3 +223,23 @@ def test_bad_arguments():
             call()
     with pytest.raises(TypeError, match="results must be a Factors"):
         plots.coverage([3])
+
+
+def test_an_error_leaves_the_axes_as_they_were():
+    """The second result is one that cannot be drawn."""
+    figure = pytest.importorskip("matplotlib.figure")
+    X = lfm_np.to_csr(lfm_np.datasets.make_interactions(60, 20, 4, random_state=0), shape=(60, 20))
+    one = lfm_np.als(X, factors=3, iterations=2, random_state=0)
+    other = lfm_np.als(X[:, :15], factors=3, iterations=2, random_state=0)
+    silent = lfm_np.Factors(one.user_factors, one.item_factors)
+    ax = figure.Figure().add_subplot()
+    before = list(ax.get_children())
+    for draw in (
+        lambda: plots.training_curve([one, silent], ax=ax),
+        lambda: plots.metric_at_n([one, other], None, X, ax=ax),
+        lambda: plots.coverage([one, other], X, ax=ax),
+        lambda: plots.popularity_bias([one, other], X, ax=ax),
+    ):
+        with pytest.raises(ValueError, match=r"must be the whole matrix|have no history"):
+            draw()
+        assert ax.get_children() == before

@@ -274,6 +274,38 @@ def test_clones_and_pickles(name, parameters, data):
     assert repr(again.set_params(factors=2)) == repr(clone(model).set_params(factors=2))
 
 
+@pytest.mark.parametrize(
+    "mistake", [{"factors": 0}, {"callback": lambda record, view: 1 / 0}, {"random_state": -1}], ids=repr
+)
+@pytest.mark.parametrize("fitted", [True, False])
+def test_a_fit_that_fails_leaves_the_estimator_as_it_was(mistake, fitted):
+    frame = require("pandas").DataFrame(planted().toarray(), columns=[f"item {i}" for i in range(25)])
+    model = lfm_np.sklearn.ALS(**ALS)
+    if fitted:
+        model.fit(frame)
+    model.set_params(**mistake)
+    before = vars(model).copy()
+    with pytest.raises((ValueError, ZeroDivisionError)):
+        model.fit(planted(n=19))
+    assert vars(model) == before
+    if fitted:
+        assert model.transform(frame).shape == (120, 4)
+
+
+def test_parameters_that_are_set_later_are_those_of_the_next_fit():
+    X, counts = rated(), planted()
+    ratings = lfm_np.sklearn.SGD(**MEASURED).fit(X)
+    implicit = lfm_np.sklearn.ALS(**ALS).fit(counts)
+    expected = ratings.transform(X), ratings.score(X), implicit.transform(counts), implicit.score(counts)
+    ratings.set_params(loss=BPR(), sampler=lfm_np.sampling.Uniform(), regularization=7.0)
+    implicit.set_params(weighting="ratings", alpha=3.0, regularization=9.0, unobserved_weight=0.0)
+    found = ratings.transform(X), ratings.score(X), implicit.transform(counts), implicit.score(counts)
+    for value, wanted in zip(found, expected):
+        np.testing.assert_array_equal(value, wanted)
+    with pytest.raises(ValueError, match="Negative"):
+        implicit.transform(-counts)
+
+
 def test_columns_have_names():
     require("pandas")
     model = lfm_np.sklearn.ALS(**ALS).set_output(transform="pandas")

@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import signal
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -302,3 +303,65 @@ def test_a_row_heavier_than_the_budget_is_cut(backend, solver):
     with contextlib.nullcontext() if solver == "exact" else row_plan.every_row_steps(width=16):
         here, there = both(backend, X, factors=20, iterations=1, memory_budget=1 << 20, solver=solver)
     assert_same(here, there)
+
+
+def test_overlapping_fits_leave_the_number_of_threads_as_it_was(torch):
+    """The second begins within the first and ends after it; a thread of later has the number of before both."""
+    X = lfm_np.to_csr(lfm_np.datasets.make_interactions(60, 20, 4, random_state=0), shape=(60, 20))
+    began, second_began, ended = (threading.Event() for _ in range(3))
+    found = {}
+
+    def within_first(record, view):
+        began.set()
+        second_began.wait(60)
+
+    def within_second(record, view):
+        second_began.set()
+        ended.wait(60)
+
+    def first():
+        lfm_np.torch_backend.als(X, factors=2, iterations=1, num_threads=1, callback=within_first)
+        found["first"] = torch.get_num_threads()
+        ended.set()
+
+    def second():
+        began.wait(60)
+        lfm_np.torch_backend.als(X, factors=2, iterations=1, num_threads=3, callback=within_second)
+        found["second"] = torch.get_num_threads()
+
+    def nested(record, view):
+        lfm_np.torch_backend.als(X, factors=2, iterations=1, num_threads=3)
+        found["within"] = torch.get_num_threads()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        threads = [threading.Thread(target=fit) for fit in (first, second)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        later = threading.Thread(target=lambda: found.update(later=torch.get_num_threads()))
+        later.start()
+        later.join()
+        lfm_np.torch_backend.als(X, factors=2, iterations=1, num_threads=1, callback=nested)
+        found["here"] = torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+    assert found == {"first": 2, "second": 2, "later": 2, "within": 1, "here": 2}
+
+
+@pytest.mark.parametrize("outside", ["inference_mode", "no_grad", "enable_grad"])
+@pytest.mark.parametrize("solver", ["als", "sgd"])
+def test_callbacks_run_in_the_modes_of_the_caller(torch, solver, outside):
+    X = lfm_np.to_csr(lfm_np.datasets.make_interactions(60, 20, 4, random_state=0), shape=(60, 20))
+    found = []
+
+    def callback(record, view):
+        weight = torch.ones(2, requires_grad=True)
+        scores = torch.tensor(view.item_factors) * weight
+        found.append((scores.requires_grad, torch.is_inference_mode_enabled()))
+
+    with getattr(torch, outside)():
+        getattr(lfm_np.torch_backend, solver)(X, factors=2, random_state=0, callback=callback)
+    assert set(found) == {(outside == "enable_grad", outside == "inference_mode")}

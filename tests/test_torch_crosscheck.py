@@ -227,3 +227,9 @@ def test_the_command(torch, tmp_path, capsys):
     assert "cpu: passed in" in capsys.readouterr().out
     assert json.loads((tmp_path / "a.json").read_text())["passed"]
     assert (tmp_path / "a.html").exists()
+
+
+@pytest.mark.parametrize("random_state", [None, np.random.default_rng(0), -1])
+def test_both_sides_start_from_an_integer(backend, random_state):
+    with pytest.raises((TypeError, ValueError), match="random_state must be an integer ≥ 0"):
+        check(backend, random_state=random_state)

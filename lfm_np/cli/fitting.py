@@ -31,7 +31,7 @@ from lfm_np.cli.options import (
 )
 from lfm_np.cli.quality import DEFAULT, compare
 from lfm_np.cli.sources import Columns, delimiter_of, read_values
-from lfm_np.factors import Factors, Status
+from lfm_np.factors import Status
 from lfm_np.interactions import Interactions
 from lfm_np.sgd import sgd
 from lfm_np.validation import check_choice
@@ -136,8 +136,8 @@ def fit(
     test = None
     if hold_out is not None:
         train, test = train.split(by, test_fraction=fraction, random_state=seed)
-        tables.write([_records(test, columns)], hold_out, delimiter_of(str(hold_out), delimiter))
         say(f"{hold_out}: {test.matrix.nnz:,} interactions held out, {train.matrix.nnz:,} to learn from")
+    held_out = test
     if threshold is not None:
         train, test = train.binarize(), test and test.binarize()
     result = solve(
@@ -149,7 +149,14 @@ def fit(
         progress=sys.stderr.isatty() if progress is None else progress,
         **options,
     )
-    _finish(output, result, train, test, columns, hold_out, threads)
+    if hold_out is not None and held_out is not None:  # not before: a fit that fails leaves the file of the last model
+        tables.write([_records(held_out, columns)], hold_out, delimiter_of(str(hold_out), delimiter))
+    result = models.save(output, result, train, columns, hold_out)
+    say(f"{output} and {models.beside(output).name}: {len(result.history)} sweeps, {result.status}")
+    if test is not None:
+        tables.write([compare(result, train, test, DEFAULT, threads)], None)
+    if result.status is Status.INTERRUPTED:
+        raise typer.Exit(INTERRUPTED)
 
 
 def _solver(method: str, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -188,20 +195,3 @@ def _records(data: Interactions, columns: Columns) -> tables.Columns:
     if data.timestamps is not None:
         records[columns.timestamp or "timestamp"] = data.timestamps
     return records
-
-
-def _finish(
-    path: Path,
-    result: Factors,
-    train: Interactions,
-    test: Interactions | None,
-    columns: Columns,
-    held_out: Path | None,
-    threads: int | None,
-) -> None:
-    result = models.save(path, result, train, columns, held_out)
-    say(f"{path} and {models.beside(path).name}: {len(result.history)} sweeps, {result.status}")
-    if test is not None:
-        tables.write([compare(result, train, test, DEFAULT, threads)], None)
-    if result.status is Status.INTERRUPTED:
-        raise typer.Exit(INTERRUPTED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ def beside(path: Path) -> Path:
 
 
 def save(path: Path, factors: Factors, data: Interactions, columns: Columns, held_out: Path | None = None) -> Factors:
-    """Write the interactions and then the model, which names them, their ids and what was held out by checksum.
+    """Write the interactions, and the model, which names them, their ids and what was held out by checksum.
 
-    What does not belong together is seen.
+    What does not belong together is seen. An error leaves both files as they were.
 
     The file of interactions is a sparse matrix as scipy.sparse.save_npz writes it, with arrays ``users``, ``items`` and
     perhaps ``timestamps``.
@@ -42,19 +43,18 @@ def save(path: Path, factors: Factors, data: Interactions, columns: Columns, hel
     arrays |= {"users": data.users, "items": data.items}
     if data.timestamps is not None:
         arrays["timestamps"] = data.timestamps
-    with replacing(beside(path)) as file:
-        np.savez_compressed(file, **arrays)
     ids = {"user": data.users, "item": data.items}
     columns = columns._replace(text=[side for side in ids if ids[side].dtype.kind == "U"])
-    note = _note(factors) | {
-        "columns": columns._asdict(),
-        "sha256": _digest(beside(path)),
-        "ids": _digests_of_ids(data),
-    }
+    note = _note(factors) | {"columns": columns._asdict(), "ids": _digests_of_ids(data)}
     if held_out is not None:
         note["held_out"] = _digest(held_out)
-    factors = dataclasses.replace(factors, params=(factors.params or {}) | {KEY: note})
-    factors.save(path)
+    with replacing(beside(path)) as file:
+        np.savez_compressed(file, **arrays)
+        os.fsync(file.fileno())  # whatever may fail, does before either file is replaced
+        file.seek(0)
+        note["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        factors = dataclasses.replace(factors, params=(factors.params or {}) | {KEY: note})
+        factors.save(path)
     return factors
 
 

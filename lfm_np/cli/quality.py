@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lfm_np.evaluation import evaluate, most_popular
+from lfm_np.evaluation import beside, evaluate
 from lfm_np.factors import Factors
 from lfm_np.validation import check_float
 
@@ -16,7 +16,7 @@ def compare(
     factors: Factors, train: Any, test: Any, metrics: Sequence[str], num_threads: int | None = None
 ) -> dict[str, list[Any]]:
     """A row for each metric: the model, its standard error, most popular, its standard error."""
-    models = factors, most_popular(train)
+    models = factors, beside(factors, train)
     found = [evaluate(model, train, test, metrics, num_threads=num_threads) for model in models]
     table: dict[str, list[Any]] = {"metric": list(metrics)}
     for name, values in zip(("model", "popular"), found):

@@ -60,6 +60,10 @@ class ShardedInteractions:
     def __post_init__(self) -> None:
         object.__setattr__(self, "items", owned(self.items))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Through the constructor: NumPy's own pickle would give a writable array back.
+        return type(self), (self.items, self.rows, self.parts, self.plan, self.schema, self.digests)
+
     @property
     def shape(self) -> tuple[int, int]:
         """Number of users and of items."""
@@ -114,7 +118,8 @@ def from_parquet(
         more of them than files.
     staging : str or path, optional
         An empty folder, or one to be made, that every worker sees: the records are first split there by a hash of their
-        users, in files of their own for each shard.
+        users, in files of their own for each shard. After an error or Ctrl-C it is to be emptied, or another named:
+        workers may still be writing.
     user, item, value, duplicates, nulls
         As in `Interactions.from_parquet`; unknown values (``nulls="keep"``) are refused.
 

@@ -49,9 +49,10 @@ def metric_at_n(
     if not isinstance(N, Iterable) or not (N := list(N)):
         raise TypeError(f"N must be a sequence of at least one length, got {shown(N)}")
     cutoffs = sorted({check_length("N", length) for length in N})
+    names = [f"{metric}@{length}" for length in cutoffs]
+    drawn = [(evaluate(result, train, test, names), label) for result, label in curves]
     ax = make_axes(ax)
-    for result, label in curves:
-        found = evaluate(result, train, test, [f"{metric}@{length}" for length in cutoffs])
+    for found, label in drawn:
         means = np.array([found[f"{metric}@{length}"] for length in cutoffs])
         errors = np.array([found[f"{metric}@{length}_se"] for length in cutoffs])
         (line,) = ax.plot(cutoffs, means, "o-", ms=4, label=label)
@@ -92,14 +93,16 @@ def coverage(
     curves = named(results, labels)
     N = check_length("N", N)
     _some_items(curves)
-    ax = make_axes(ax)
-    for result, label in curves:
+    shares = []
+    for result, _ in curves:
         first = np.full(result.shape[1], N)  # the best place that an item has in any list
         for ids in _lists(result, seen, users, N):
             for place in range(ids.shape[1])[::-1]:
                 column = ids[:, place]
                 first[column[column >= 0]] = np.minimum(first[column[column >= 0]], place)
-        share = np.cumsum(np.bincount(first, minlength=N + 1)[:N]) / len(first)
+        shares.append(np.cumsum(np.bincount(first, minlength=N + 1)[:N]) / len(first))
+    ax = make_axes(ax)
+    for share, (_, label) in zip(shares, curves):
         ax.plot(np.arange(1, N + 1), share, label=label)
     ax.set(xlabel="N, length of the list", ylabel="share of items in some list", ylim=(0, 1.02))
     _length_axis(ax, [length for length in LENGTHS if length <= N])
@@ -141,14 +144,17 @@ def popularity_bias(
     n = _some_items(curves)
     counts = item_counts("seen", seen, curves[0][0].shape)
     order = np.argsort(-counts, kind="stable")
-    ax = make_axes(ax)
-    share_of_items = np.arange(n + 1) / n
-    ax.plot(share_of_items, _shares(counts[order]), "--", color=GREY, label="interactions")
-    for result, label in curves:
+    shares = []
+    for result, _ in curves:
         places = np.zeros(n, np.int64)
         for ids in _lists(result, seen, users, N):
             places += np.bincount(ids[ids >= 0], minlength=n)
-        ax.plot(share_of_items, _shares(places[order]), label=label or f"first {N} recommended")
+        shares.append(_shares(places[order]))
+    ax = make_axes(ax)
+    share_of_items = np.arange(n + 1) / n
+    ax.plot(share_of_items, _shares(counts[order]), "--", color=GREY, label="interactions")
+    for share, (_, label) in zip(shares, curves):
+        ax.plot(share_of_items, share, label=label or f"first {N} recommended")
     ax.set(xlabel="share of items, most popular first", ylabel="their share", xlim=(0, 1), ylim=(0, 1.02))
     return tidy(ax, legend=True)
 

@@ -48,7 +48,7 @@ def training_curve(
     """
     check_choice("by", by, ("iteration", "seconds"))
     curves = named(results, labels)
-    ax = make_axes(ax)
+    found = []
     for result, label in curves:
         name = measure or _loss(result)
         records = [record for record in result.history if name in record]
@@ -58,7 +58,10 @@ def training_curve(
                 f"results have no history of {name!r} to draw" + (f"; there is {fields}" if fields else "")
             )
         places = _places(result, by)
-        ax.plot([places[record["iteration"]] for record in records], [record[name] for record in records], "o-", ms=4)
+        found.append((label, name, [places[record["iteration"]] for record in records], [r[name] for r in records]))
+    ax = make_axes(ax)
+    for label, name, where, values in found:
+        ax.plot(where, values, "o-", ms=4)
         ax.get_lines()[-1].set_label(label)
         ax.set_ylabel(name.replace("_", " "))
     ax.set_xlabel(by)

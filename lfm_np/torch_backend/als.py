@@ -21,7 +21,7 @@ from lfm_np.row_plan import exact_costs, rows_below_weight, step_pays
 from lfm_np.sweeps import Callback, check_loop, run_sweeps, sigint_noted
 from lfm_np.torch_backend import step_rows, systems
 from lfm_np.torch_backend.batches import Batch, make_batches
-from lfm_np.torch_backend.device import Device, check_device, torch, torch_threads
+from lfm_np.torch_backend.device import Device, as_outside, check_device, torch, torch_threads
 from lfm_np.torch_backend.systems import Fixed
 from lfm_np.validation import (
     check_choice,
@@ -123,11 +123,12 @@ def als(
         num_threads=threads,
     )
     loop = check_loop("iterations", iterations, tolerance, "objective", callback, progress, raise_on_interrupt)
+    loop = loop._replace(callback=as_outside(loop.callback))
     check_choice("solver", solver, SOLVERS)
-    rng = check_random_state(run.random_state)
     start = check_init(init, problem.X.shape, problem.factors, biases, problem.X.dtype)
     where = check_device(device, problem.X.dtype, memory_budget)
     refuse_what_cannot_fit("als", problem.X, factors=problem.factors, biases=problem.biases, **where.memory())
+    rng = check_random_state(run.random_state)  # last: a RandomState moves on
     solver = problem.auto_solver() if solver == "auto" else solver
 
     with sigint_noted() as interrupted, torch_threads(threads), torch.inference_mode():

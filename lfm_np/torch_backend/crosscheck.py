@@ -90,6 +90,7 @@ def crosscheck(
     """
     started = time.perf_counter()
     factors, sweeps = check_int("factors", factors, 1), check_int("sweeps", sweeps, 1)
+    random_state = check_int("random_state", random_state, 0)  # both sides start from it
     where = check_device(device, np.dtype(np.float32))
     if X is None:
         X = datasets.planted(3000, 600, 40_000, rank=8, random_state=0)

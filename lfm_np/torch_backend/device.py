@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -90,12 +91,45 @@ def picked(values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     return values.index_select(0, ids.reshape(-1)).view(*ids.shape, *values.shape[1:])
 
 
+class _Use(NamedTuple):
+    """Of a number of torch's threads that a fit has set."""
+
+    thread: int
+    threads: int
+    before: int
+
+
+_uses: list[_Use] = []
+
+
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Run torch's CPU operations on ``count`` threads, and restore the number after."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    """Run torch's CPU operations on ``count`` threads, and restore the number after, also when several fits overlap.
+
+    Every thread has a number of its own, and begins with the one that was set last: that of another's fit, perhaps.
+    """
+    thread, found = threading.get_ident(), torch.get_num_threads()
+    others = [use for use in _uses if use.thread != thread]
+    theirs = len(others) == len(_uses) and found in {use.threads for use in others}
+    use = _Use(thread, count, others[0].before if theirs else found)
     try:
+        _uses.append(use)
+        torch.set_num_threads(count)
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(use.before)
+        if use in _uses:
+            _uses.remove(use)
+
+
+def as_outside(callback: Callable[..., Any] | None) -> Callable[..., Any] | None:
+    """``callback`` in the modes of now, in which its own tensors can have gradients; a fit's have none."""
+    if callback is None:
+        return None
+    inference, grad = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+
+    def call(*args: Any) -> Any:
+        with torch.inference_mode(inference), torch.set_grad_enabled(grad):
+            return callback(*args)
+
+    return call

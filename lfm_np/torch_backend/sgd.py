@@ -18,10 +18,10 @@ from lfm_np.factors import Factors, Status
 from lfm_np.kernels.jit import Interrupted, Pool
 from lfm_np.losses.code import code_of
 from lfm_np.sgd_epoch import BLOCKS, NEGATIVES, Start, key
-from lfm_np.sgd_plan import Plan, make_plan
+from lfm_np.sgd_plan import Plan, make_plan, seeded
 from lfm_np.sweeps import Callback, check_loop, run_sweeps, sigint_noted
 from lfm_np.torch_backend import losses, steps
-from lfm_np.torch_backend.device import Device, check_device, picked, torch, torch_threads
+from lfm_np.torch_backend.device import Device, as_outside, check_device, picked, torch, torch_threads
 from lfm_np.torch_backend.draws import Sampler, bits
 
 ORDER = BLOCKS  # the stream that the Numba side spends on its blocks of items gives the order of the stored cells
@@ -106,14 +106,15 @@ def sgd(
     where = check_device(device, validation.check_dtype("dtype", dtype), memory_budget)
     plan = make_plan(
         *(X, loss, sampler, negatives, factors, learning_rate, schedule, regularization, biases, dtype),
-        random_state=run.random_state,
         num_threads=threads,
         memory=where.memory(),
     )
     loop = check_loop("epochs", epochs, tolerance, "sampled_loss", callback, progress, raise_on_interrupt)
+    loop = loop._replace(callback=as_outside(loop.callback))
     start = validation.check_init(init, plan.X.shape, plan.rule.factors, bool(biases), plan.dtype)
     losses.check_loss(loss)
     size = None if batch_size is None else validation.check_int("batch_size", batch_size, 1)
+    plan = seeded(plan, run.random_state)
 
     with sigint_noted() as interrupted, torch_threads(threads), torch.inference_mode():
         with Pool(threads, interrupted) as pool:

@@ -38,8 +38,11 @@ def _write(record: Any, factors: Any) -> None:
 
 def _vandalise(record: Any, factors: Any) -> None:
     factors.history.clear()
-    factors.params.clear()
     record["extra"] = factors.item_factors.sum()
+
+
+def _misremember(record: Any, factors: Any) -> None:
+    factors.params.clear()
 
 
 def _nested(record: Any, factors: Any) -> None:
@@ -55,6 +58,7 @@ BOTH: dict[str, tuple[dict[str, Any], Any]] = {
         {"callback": _vandalise},
         Holds(lambda f, **_: len(f.history) >= 2 and all("extra" in r for r in f.history) and bool(f.params)),
     ),
+    "callback empties params": ({"callback": _misremember}, raises(TypeError, "params cannot be changed")),
     "callback fits": ({"callback": _nested}, FINE),
     "callback of one argument": ({"callback": lambda record: None}, raises(TypeError, "argument")),
     "progress text": ({"progress": "yes"}, raises(TypeError, "progress", "True or False")),
