@@ -328,7 +328,8 @@ def _cases() -> Iterator[Case]:
     for n, k, N, dtype, kind in (
         (257, 17, 10, "float32", "sizes"), (256, 64, 33, "float32", "twins"), (255, 1, 64, "float64", "sizes"),
         (65, 65, 65, "float32", "negative"), (300, 33, 32, "float32", "one direction"), (64, 8, 1, "float32", "twins"),
-        (500, 16, 100, "float32", "biases above all"), (3, 130, 5, "float64", "negative"), (129, 48, 31, "float32", "sizes"),
+        (500, 16, 100, "float32", "biases above all"), (3, 130, 5, "float64", "negative"),
+        (129, 48, 31, "float32", "sizes"),
     ):  # fmt: skip
         yield _holds(f"{N} of {n} items, {k} factors, {dtype}: {kind}", lambda a=(n, k, N, dtype, kind): _ranked(*a))
     yield _holds("ranks among what was drawn", _among_drawn)
