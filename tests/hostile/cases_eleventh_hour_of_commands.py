@@ -182,7 +182,8 @@ def _updated(place: Path, how: str) -> list[str]:
     more = _load(place, "n.safetensors")
     row, new = X[1].copy(), np.full(8, NAN)
     row[2], row[7], new[1] = {
-        "sum": (7.0, 7.0, 1.0), "max": (5.0, 4.0, 1.0), "mean": (3.5, 3.5, 1.0), "last": (5.0, 4.0, 1.0), "count": (2.0, 2.0, 1.0),
+        "sum": (7.0, 7.0, 1.0), "max": (5.0, 4.0, 1.0), "mean": (3.5, 3.5, 1.0), "last": (5.0, 4.0, 1.0),
+        "count": (2.0, 2.0, 1.0),
     }[how]  # fmt: skip
     if how == "count":
         row[~np.isnan(X[1])] = 1.0
@@ -194,7 +195,8 @@ def _updated(place: Path, how: str) -> list[str]:
     someone = _answer(typed(place, "recommend", "n.safetensors", "--user", "011", "-n", 9).out)
     return wrong(
         said=said.status == 0, others=np.array_equal(more.user_factors[others], fit.user_factors[others]),
-        items=np.array_equal(more.item_factors, fit.item_factors), solved=close(more.user_factors[[1, 12]], solved, 1e-4),
+        items=np.array_equal(more.item_factors, fit.item_factors),
+        solved=close(more.user_factors[[1, 12]], solved, 1e-4),
         seen=left == {i for c, i in enumerate(ITEMS) if np.isnan(row[c])},
         told=told["users"] == "13" and told["items"] == "8",
         newcomer=len(someone) == 7 and "jam" not in {row["what"] for row in someone},
@@ -327,7 +329,8 @@ def _by_steps(place: Path) -> list[str]:
     update = typed(place, "update", "m.safetensors", "in.csv", "-o", "n.safetensors")
     S = fit.scores(np.repeat(range(12), 8), np.tile(range(8), 12)).reshape(12, 8)
     return wrong(
-        said=said.status == 0 and len(fit.history) == 6, rate=fit.params["learning_rate"] == 0.03 and fit.params["negatives"] == 2,
+        said=said.status == 0 and len(fit.history) == 6,
+        rate=fit.params["learning_rate"] == 0.03 and fit.params["negatives"] == 2,
         seed=fit.params["seed"] == 3,
         lists=_told(listed) == _lists(S, np.isnan(X), range(12), 3), update=update.status == 2 and "als" in update.err,
     )  # fmt: skip
