@@ -225,7 +225,7 @@ def _no_weight(weighting: str) -> list[str]:
     )
 
 
-def _soft_svd(backend: Callable[..., Any], **words: Any) -> list[str]:
+def soft_svd(backend: Callable[..., Any], **words: Any) -> list[str]:
     """α = 0, α₀ = 1: every cell weighs 1, so that the minimum is the SVD of zeros and ones, each σ less λ."""
     X = np.where(np.random.default_rng(0).random((9, 7)) < 0.5, 1.0, NAN)
     left, sigma, right = np.linalg.svd(np.nan_to_num(X), full_matrices=False)
@@ -277,4 +277,4 @@ def _cases() -> Iterator[Case]:
     yield _GROUP.right("new rows as ratings by a model of clicks", _as_ratings, bool)
     for weighting in ("ials", "confidence"):
         yield _holds(f"α of 0: {weighting}", lambda w=weighting: _no_weight(w))
-    yield _holds("equal weights are a soft SVD", lambda: _soft_svd(lfm_np.als))
+    yield _holds("equal weights are a soft SVD", lambda: soft_svd(lfm_np.als))
