@@ -218,7 +218,7 @@ def _on_disk(weighting: str) -> list[str]:
         seen: list[float] = []
         fit = lfm_np.als(
             stored, factors=3, iterations=2, init=start(31, 17, 3), dtype="float64", solver="exact",
-            callback=lambda record, factors: seen.append(lfm_np.evaluate(factors, csr(learn), csr(test), ["mrr"])["mrr"]),
+            callback=lambda _, factors: seen.append(lfm_np.evaluate(factors, csr(learn), csr(test), ["mrr"])["mrr"]),
             **model.words,
         )  # fmt: skip
         U, V = model.sweeps(learn, start(31, 17, 3)[1], 2)
@@ -316,8 +316,8 @@ def _stopped_and_gone_on() -> list[str]:
     """A callback that stops after two epochs by a sampler of popularity; the checkpoint goes on to the whole run."""
     X = csr(stars(30, 15, seed=13))
     words: dict[str, Any] = {
-        "negatives": 3, "factors": 4, "sampler": lfm_np.sampling.Popularity(0.4), "biases": "item", "schedule": "adagrad",
-        "random_state": 6,
+        "negatives": 3, "factors": 4, "sampler": lfm_np.sampling.Popularity(0.4), "biases": "item",
+        "schedule": "adagrad", "random_state": 6,
     }  # fmt: skip
 
     def stop(record: dict[str, Any], factors: Any) -> None:
