@@ -233,7 +233,8 @@ def _threshold(place: Path) -> list[str]:
 def _held_out(place: Path, by: str) -> list[str]:
     """What is held out is in the file, and nothing of it in the fit."""
     X = stars(12, 8, seed=7)
-    words = ("--timestamp", "when", "--hold-out", "test.csv", "--by", by, "--fraction", 0.25)
+    share = () if by == "last" else ("--fraction", 0.25)
+    words = ("--timestamp", "when", "--hold-out", "test.csv", "--by", by, *share)
     said = _fit(place, X, *WEIGHTS, *words, turn=True)
     held = {(row["who"], row["what"]) for row in _answer((place / "test.csv").read_text("utf-8"))}
     cells = [(u, i) for u, i in zip(*np.nonzero(~np.isnan(X)), strict=True)][::-1]

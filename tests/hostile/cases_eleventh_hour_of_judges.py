@@ -52,7 +52,7 @@ def _whole(ks: tuple[int, ...]) -> list[str]:
     return [
         name
         for name in names
-        if not close(found[name], mine[name], 1e-12) or not close(found[f"{name}_se"], mine[f"{name}_se"], 1e-9)
+        if not close(found[name], mine[name], 1e-12) or abs(found[f"{name}_se"] - mine[f"{name}_se"]) > 1e-9
     ] + wrong(users=found["users"] == mine["users"], keys=set(found) == {*names, *(f"{n}_se" for n in names), "users"})
 
 

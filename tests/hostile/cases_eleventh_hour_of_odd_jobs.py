@@ -93,7 +93,7 @@ def _ill(kind: str) -> list[str]:
         csr(X), weighting="hu-koren", alpha=5.0, unobserved_weight=0.3, regularization=lam, regularization_exponent=0.0
     )
     mine = np.array([_by_lstsq(x, V, model, lam) for x in X])
-    return wrong(scores=bool(abs(new.user_factors @ V.T - mine @ V.T).max() < 1e-4))
+    return wrong(scores=bool(abs(new.user_factors @ V.T - mine @ V.T).max() < 1e-5))
 
 
 def _scalar(weighting: str) -> list[str]:
