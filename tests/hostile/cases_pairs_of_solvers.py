@@ -202,10 +202,11 @@ def _steps(ask: Ask, solver: str, kind: str, k: int) -> list[str]:
         words = {"factors": k, "iterations": 4, "dtype": "float64", "random_state": 3, "solver": solver}
         fit = lfm_np.als(matrix, **words, **ask.words)
     told = [value for r in fit.history for value in (r["objective_users"], r["objective"])]
+    best = ask.cost(X, ask.rows(X, fit.item_factors)[0], fit.item_factors)
     return wrong(
         falls=all(b <= a * (1 + 1e-12) for a, b in itertools.pairwise(told)),
         honest=near(told[-1], ask.cost(X, fit.user_factors, fit.item_factors), 1e-8),
-        beyond=ask.sweeps(X, fit.item_factors, 1).paid[0][0] <= told[-1] * (1 + 1e-9),
+        beyond=best <= told[-1] * (1 + 1e-9),
     )
 
 
@@ -322,7 +323,7 @@ def cases() -> list[Case]:
 
 def _cases() -> Iterator[Case]:
     mixed, millions = gaps(values=(0.001, 1.0, 250.0)), gaps(values=(1e6, 3e6))
-    signed, plain, large = gaps(values=(-3, 0, 2.5)), gaps(), gaps(30, 20, 3)
+    signed, plain, large = gaps(values=(-3, 0, 2.5)), gaps(), gaps(20, 14, 3)
     ratings, root = Ask("ratings", lam=0.3, nu=1.0, biases=True), Ask("ratings", lam=0.2, nu=0.5, biases=True)
     hu, ials, conf, exact = (
         partial(Ask, "hu-koren"),
