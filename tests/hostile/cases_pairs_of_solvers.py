@@ -171,27 +171,29 @@ def carried(kind: str, X: np.ndarray, zeros: str = "drop") -> Iterator[Any]:
         yield M
 
 
-def _fit(ask: Ask, kind: str, X: np.ndarray, k: int, times: int, tolerance: float = 1e-8, **more: Any) -> list[str]:
+def swept(
+    ask: Ask, kind: str, X: np.ndarray, k: int, times: int, tol: float = 1e-8, solve: Any = None, **more: Any
+) -> list[str]:
     begin = start(*X.shape, k)
     words = {"factors": k, "iterations": times, "init": begin, "dtype": "float64", **ask.words, **more}
     zeros = "keep" if ask.weighting == "ratings" else "drop"
     mine = ask.sweeps(X, begin[1], times)
     with carried(kind, X, zeros) as matrix:
-        fit = lfm_np.als(matrix, **words)
+        fit = (solve or lfm_np.als)(matrix, **words)
         V = fit.item_factors.astype(np.float64)
         G = V.T @ V
         top = max(np.diag(G).max(), 1e-300)
         facts: dict[str, Any] = {
-            "scores": near(scores_of(fit), mine.scores, tolerance),
-            "objective": near([r["objective"] for r in fit.history], [p for _, p in mine.paid], tolerance),
-            "users": near([r["objective_users"] for r in fit.history], [p for p, _ in mine.paid], tolerance),
-            "canonical": abs(G - np.diag(np.diag(G))).max() <= 1e2 * tolerance * top
-            and (np.diff(np.diag(G)) <= 1e2 * tolerance * top).all(),
+            "scores": near(scores_of(fit), mine.scores, tol),
+            "objective": near([r["objective"] for r in fit.history], [p for _, p in mine.paid], tol),
+            "users": near([r["objective_users"] for r in fit.history], [p for p, _ in mine.paid], tol),
+            "canonical": abs(G - np.diag(np.diag(G))).max() <= 1e2 * tol * top
+            and (np.diff(np.diag(G)) <= 1e2 * tol * top).all(),
             "sweeps": [r["iteration"] for r in fit.history] == list(range(1, times + 1)),
         }
         if ask.biases:
-            facts["mu"] = near(fit.global_bias, mine.mu, tolerance)
-            facts["biases"] = near(fit.user_bias, mine.b, tolerance) and near(fit.item_bias, mine.d, tolerance)
+            facts["mu"] = near(fit.global_bias, mine.mu, tol)
+            facts["biases"] = near(fit.user_bias, mine.b, tol) and near(fit.item_bias, mine.d, tol)
     return wrong(**facts)
 
 
@@ -355,12 +357,12 @@ def _cases() -> Iterator[Case]:
         ("ratings without biases, ν of two", Ask("ratings", lam=0.02, nu=2.0), "integers", plain, 3, {}),
     ):
         name = f"als: {name}"
-        yield _holds(name, lambda a=(ask, kind, X, k), w=more: _fit(*a, 3, **w))
+        yield _holds(name, lambda a=(ask, kind, X, k), w=more: swept(*a, 3, **w))
     for name, ask in (
         ("als: float32 with biases and ν", ratings),
         ("als: float32, hu-koren, α of 20, ν of a half", Ask("hu-koren", 20.0, 0.5, 1.0, 0.5)),
     ):
-        yield _holds(name, lambda a=ask: _fit(a, "csc", gaps(), 3, 2, tolerance=2e-3, dtype="float32"))
+        yield _holds(name, lambda a=ask: swept(a, "csc", gaps(), 3, 2, tol=2e-3, dtype="float32"))
     for solver, kind, ask, k in (
         ("cg", "stored", Ask("ials", 2.0, 0.2, 0.4, 0.5), 70),
         ("cg", "csc", Ask("hu-koren", 10.0, 0.7, 2.0, 0.0), 34),
