@@ -349,6 +349,7 @@ def _cases() -> Iterator[Case]:
     three = {**EVERY, "regularization": parts}
     only: Any = {part: {"regularization": {part: 0.4}} for part in PARTS}
     mixed, counts, many = (2, -1, 0, 5, 0.5), (1, 2, 5, 1), tuple((np.arange(257) % 5).tolist())
+    slow = {**third, "learning_rate": 0.002}
     wide = {"k": 17, "dtype": "float32", "mu": float(np.mean(many)), "num_threads": 2}
     for name, rule, values, epochs, words in (
         ("Squared, all biases, three λ, inverse", squared(), mixed, 4, {**three, **INVERSE, "mu": 1.3}),
@@ -361,14 +362,14 @@ def _cases() -> Iterator[Case]:
         ("weighted Hinge, λ of items only, inverse", hinge(True), counts, 4, {**INVERSE, **only["item"]}),
         ("Poisson, all biases, three λ, ids", poisson(), counts, 3, {**three, **CALLED, "mu": math.log(9 / 4)}),
         ("Poisson, Adagrad, gone on, fast", poisson(), counts, 4, {**ADAGRAD, **RESUMED, "learning_rate": 0.2}),
-        ("one's own, weighted, items' biases", cubed(0.25), counts, 4, {**ITEMS, **INVERSE, **third}),
+        ("one's own, weighted, items' biases", cubed(0.25), counts, 4, {**ITEMS, **INVERSE, **slow}),
         ("one's own, Adagrad, gone on", cubed(0.5), counts, 4, {**ADAGRAD, **RESUMED}),
-        ("one's own, λ of users only, ids", cubed(0.25), counts, 3, {**only["user"], **CALLED}),
+        ("one's own, λ of users only, ids", cubed(0.25), counts, 3, {**only["user"], **CALLED, "learning_rate": 0.002}),
         ("Hinge, users' and items' λ, items' biases", hinge(), counts, 4, {**ITEMS, "regularization": parts}),
     ):
         yield _holds(f"steps: {name}", lambda a=(rule, values, epochs), w=words: _alone(*a, **w))
-    slow = {**INVERSE, **third}
-    yield _holds("steps: tolerance after a break, Squared, inverse", lambda: _stops(squared(), mixed[:4], **slow))
+    falling = {**INVERSE, **third}
+    yield _holds("steps: tolerance after a break, Squared, inverse", lambda: _stops(squared(), mixed[:4], **falling))
     held = {**ITEMS, "regularization": 0.2}
     yield _holds("steps: tolerance after a break, Poisson, items' biases", lambda: _stops(poisson(), counts, **held))
     yield _holds("steps: a callback that ends a fit with biases, and a file", _watched)
