@@ -1,11 +1,10 @@
-"""Indexes, pictures and commands with options that are rarely used together."""
+"""Pictures and commands with options that are rarely used together."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,42 +20,6 @@ from .places import command
 from .working_days import best, csr, faultless, folder, wrong
 
 _holds = faultless(PAIRS)
-
-
-def _vectors() -> list[str]:
-    """Of one norm, and with the scores less what is the same for a user."""
-    from lfm_np import ann
-
-    model = whole(6, 20, 4, seed=5, biases="user item", mu=3.0)
-    items, users = ann.item_vectors(model), ann.user_vectors(model, [5, 0, 5])
-    S = model.user_factors @ model.item_factors.T + model.item_bias
-    long = np.sqrt((items.astype(np.float64) ** 2).sum(1))
-    M = math.sqrt(float(((model.item_factors**2).sum(1) + model.item_bias**2).max()))
-    return wrong(
-        shape=items.shape == (20, 6) and users.shape == (3, 6) and items.dtype == np.float32,
-        norm=near(long, np.full(20, M), 1e-6),
-        scores=near(users @ items.T, S[[5, 0, 5]], 1e-5),
-        everyone=near(ann.user_vectors(model) @ items.T, S, 1e-5),
-        one=ann.user_vectors(model, 2).shape == (6,),
-    )
-
-
-def _searched(which: str, N: int) -> list[str]:
-    """An index of 30 items holds them all: exact scores with biases and μ, short lists padded."""
-    from lfm_np import ann
-
-    draw = np.random.default_rng(3)
-    words = {"user_bias": draw.normal(size=8), "item_bias": draw.normal(size=30), "global_bias": 0.5}
-    model = lfm_np.Factors(draw.normal(size=(8, 5)), draw.normal(size=(30, 5)), **words)
-    index = ann.usearch_index(model, num_threads=1) if which == "usearch" else ann.faiss_index(model, connectivity=16)
-    ids, scores = ann.search(index, model, [7, 0, 7], N)
-    S = scores_of(model)
-    facts = {"shape": ids.shape == scores.shape == (3, N)}
-    for place, u in enumerate((7, 0, 7)):
-        mine = best(S[u], np.ones(30, bool), N)
-        facts[f"ids {place}"] = ids[place].tolist() == mine
-        facts[f"scores {place}"] = near(scores[place][: min(N, 30)], S[u][mine[:30]], 1e-12)
-    return wrong(**facts)
 
 
 def _line(ax: Any, place: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -254,28 +217,55 @@ def _judged_by_command() -> list[str]:
     return wrong(**facts)
 
 
-def _updated_by_command() -> list[str]:
-    """Of old and new records the larger counts; a new user, an old one, and an item that nobody knows."""
-    X = _dense()
-    words = ("--duplicates", "max", "--weighting", "confidence", "--unobserved-weight", 0.5, "--iterations", 3)
+RULES: dict[str, tuple[Ask, tuple[Any, ...]]] = {
+    "max": (Ask("confidence", 2.0, 0.5, 0.3, 0.5), ("--duplicates", "max")),
+    "sum": (Ask("hu-koren", 2.0, 0.5, 0.3, 0.5), ("--duplicates", "sum")),
+    "count": (Ask("ials", 2.0, 0.5, 0.3, 0.5), ("--duplicates", "count")),
+    "last": (Ask("confidence", 2.0, 0.5, 0.3, 0.5), ("--duplicates", "last")),
+    "mean": (Ask("ratings", lam=0.3, nu=0.5, biases=True), ("--duplicates", "mean", "--biases")),
+    "threshold": (Ask("ials", 2.0, 0.5, 0.3, 0.5), ("--threshold", 3)),
+}
+
+
+def _updated_by_command(kind: str) -> list[str]:
+    """Old and new records of a pair become one; a new user, an old one, and an item that nobody knows."""
+    X, (ask, words) = _dense(), RULES[kind]
+    if ask.weighting != "ratings":
+        words = (*words, "--alpha", ask.alpha, "--unobserved-weight", ask.a0)
+    came = [(3, 0, 4.0), (3, 3, 1.0), (13, 2, 4.0), (13, 8, 2.0), (13, 8, 3.0)]
     with folder() as place:
-        model = _fit(place, X, *words, "--alpha", 2, "--regularization", 0.3, "--regularization-exponent", 0.5)
-        rows = ["listener,track,stars", f"{NAMES[3]},{TRACKS[0]},9", f"{NAMES[3]},{TRACKS[3]},0.5", f"{NAMES[3]},77,4"]
-        rows += [f"{NAMES[13]},{TRACKS[2]},4", f"{NAMES[13]},{TRACKS[8]},2", f"{NAMES[13]},{TRACKS[8]},1"]
+        words = (*words, "--weighting", ask.weighting, "--regularization", ask.lam, "--regularization-exponent", ask.nu)
+        model = _fit(place, X, *words, "--iterations", 3)
+        rows = ["listener,track,stars", f"{NAMES[3]},77,4"] + [f"{NAMES[u]},{TRACKS[i]},{x}" for u, i, x in came]
         (place / "new.csv").write_text("\n".join(rows) + "\n")
         said = command("update", place / "m.safetensors", place / "new.csv", "-o", place / "n.safetensors")
         new = lfm_np.Factors.load(place / "n.safetensors")
-    asked = np.full((2, 9), np.nan)
-    asked[0] = X[3]
-    asked[0, 0] = 9.0
-    asked[0, 3] = max(0.5, np.nan_to_num(X[3, 3]))
-    asked[1, [2, 8]] = 4.0, 2.0
-    mine = Ask("confidence", 2.0, 0.5, 0.3, 0.5).rows(asked, model.item_factors.astype(np.float64))[0]
+    whole_ = np.vstack([X, np.full((1, 9), np.nan)])
+    if kind in ("threshold", "count"):
+        whole_[~np.isnan(whole_)] = np.where(
+            whole_[~np.isnan(whole_)] >= (3 if kind == "threshold" else 0), 1.0, np.nan
+        )
+    for u, i in {(u, i) for u, i, _ in came}:
+        fresh = [x for a, b, x in came if (a, b) == (u, i) and (kind != "threshold" or x >= 3)]
+        old = [] if np.isnan(whole_[u, i]) else [float(whole_[u, i])]
+        if fresh:
+            mean = [sum(fresh) / len(fresh)]
+            whole_[u, i] = {
+                "max": max(old + fresh),
+                "sum": sum(old + fresh),
+                "count": sum(old) + len(fresh),
+                "last": fresh[-1],
+                "mean": sum(old + mean) / len(old + mean),
+                "threshold": 1.0,
+            }[kind]
+    off = model.global_bias + model.item_bias.astype(np.float64) if ask.biases else 0.0
+    mine, bias = ask.rows(whole_[[3, 13]], model.item_factors.astype(np.float64), off, ask.biases)
     others = np.delete(np.arange(13), 3)
+    there = new.shape == (14, 9)
     return wrong(
         status=said.status == 0,
-        shape=new.shape == (14, 9),
-        rows=new.shape == (14, 9) and near(new.user_factors[[3, 13]], mine, 1e-3),
+        rows=there and near(new.user_factors[[3, 13]], mine, 1e-3),
+        bias=not ask.biases or (there and near(new.user_bias[[3, 13]], bias, 1e-3)),
         others=np.array_equal(new.user_factors[others], model.user_factors[others]),
     )
 
@@ -367,10 +357,6 @@ def cases() -> list[Case]:
 
 
 def _cases() -> Iterator[Case]:
-    yield _holds("commands: vectors with biases on both sides and μ", _vectors)
-    for which, package, N in (("usearch", "usearch", 9), ("usearch", "usearch", 33), ("faiss", "faiss", 33)):
-        if installed(package):
-            yield _holds(f"commands: {N} of 30 by {which}, biases", lambda a=(which, N): _searched(*a))
     if installed("matplotlib"):
         yield _holds("commands: coverage of some users, equal scores", _covered)
         yield _holds("commands: precision of two results past the items", _metrics_drawn)
@@ -383,7 +369,10 @@ def _cases() -> Iterator[Case]:
         yield _holds("commands: recommend by command, seen too, JSON", lambda: _recommended(True))
         yield _holds("commands: similar by command, inner products", _similar_by_command)
         yield _holds("commands: evaluate by command, threshold and a check", _judged_by_command)
-        yield _holds("commands: update by command, the larger of records", _updated_by_command)
+        for kind in RULES:
+            yield _holds(
+                f"commands: update by command, old and new records, {kind}", lambda a=kind: _updated_by_command(a)
+            )
         yield _holds("commands: fit by command, .npz, ν, a checkpoint", _kept_by_command)
         yield _holds("commands: fit by command, the last held out, .tsv, ials", _held_by_command)
         yield _holds("commands: fit by command, counts in cores", _cored_by_command)

@@ -1,7 +1,8 @@
-"""torch, dask and scikit-learn with options that are rarely used together, beside least squares in float64."""
+"""torch, dask, scikit-learn and indexes with options that are rarely used together, beside least squares in float64."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from .case import Case, installed
+from .cases_pairs_of_lists import whole
 from .cases_pairs_of_solvers import PAIRS, Ask, carried, gaps, lfm_np, near, scores_of, swept
 from .working_days import best, csr, faultless, folder, start, wrong
 
@@ -261,6 +263,42 @@ def _cloned() -> list[str]:
     )
 
 
+def _vectors() -> list[str]:
+    """Of one norm, and with the scores less what is the same for a user."""
+    from lfm_np import ann
+
+    model = whole(6, 20, 4, seed=5, biases="user item", mu=3.0)
+    items, users = ann.item_vectors(model), ann.user_vectors(model, [5, 0, 5])
+    S = model.user_factors @ model.item_factors.T + model.item_bias
+    long = np.sqrt((items.astype(np.float64) ** 2).sum(1))
+    M = math.sqrt(float(((model.item_factors**2).sum(1) + model.item_bias**2).max()))
+    return wrong(
+        shape=items.shape == (20, 6) and users.shape == (3, 6) and items.dtype == np.float32,
+        norm=near(long, np.full(20, M), 1e-6),
+        scores=near(users @ items.T, S[[5, 0, 5]], 1e-5),
+        everyone=near(ann.user_vectors(model) @ items.T, S, 1e-5),
+        one=ann.user_vectors(model, 2).shape == (6,),
+    )
+
+
+def _searched(which: str, N: int) -> list[str]:
+    """An index of 30 items holds them all: exact scores with biases and μ, short lists padded."""
+    from lfm_np import ann
+
+    draw = np.random.default_rng(3)
+    words = {"user_bias": draw.normal(size=8), "item_bias": draw.normal(size=30), "global_bias": 0.5}
+    model = lfm_np.Factors(draw.normal(size=(8, 5)), draw.normal(size=(30, 5)), **words)
+    index = ann.usearch_index(model, num_threads=1) if which == "usearch" else ann.faiss_index(model, connectivity=16)
+    ids, scores = ann.search(index, model, [7, 0, 7], N)
+    S = scores_of(model)
+    facts = {"shape": ids.shape == scores.shape == (3, N)}
+    for place, u in enumerate((7, 0, 7)):
+        mine = best(S[u], np.ones(30, bool), N)
+        facts[f"ids {place}"] = ids[place].tolist() == mine
+        facts[f"scores {place}"] = near(scores[place][: min(N, 30)], S[u][mine[:30]], 1e-12)
+    return wrong(**facts)
+
+
 def cases() -> list[Case]:
     return list(_cases())
 
@@ -297,3 +335,7 @@ def _cases() -> Iterator[Case]:
             yield _holds(f"companions: an estimator of SGD, {which}", lambda a=which: _estimated_sgd(a))
         for metric in ("neg_root_mean_squared_error", "mrr"):
             yield _holds(f"companions: one of two cells hidden, {metric}", lambda a=metric: _scorer(a))
+    yield _holds("companions: vectors with biases on both sides and μ", _vectors)
+    for which, package, N in (("usearch", "usearch", 9), ("usearch", "usearch", 33), ("faiss", "faiss", 33)):
+        if installed(package):
+            yield _holds(f"companions: {N} of 30 by {which}, biases", lambda a=(which, N): _searched(*a))

@@ -46,9 +46,8 @@ def _forced(rule: Rule, X: Any, epochs: int, mu: float = 0.0, how: str = "", **w
     X = np.asarray(X, np.float64)
     biases = words.get("biases", False)
     start = begin(*X.shape, 2, biases, 4)
-    cells = [
-        (int(u), int(i), float(X[u, i]), int(np.flatnonzero(X[u] == 0)[0])) for u, i in zip(*np.nonzero(X), strict=True)
-    ]
+    drawn = [None if "sampler" in words and words["sampler"] is None else int(np.argmin(row != 0)) for row in X]
+    cells = [(int(u), int(i), float(X[u, i]), drawn[u]) for u, i in zip(*np.nonzero(X), strict=True)]
     options = {"factors": 2, "init": _given(start, biases), "dtype": "float64", "random_state": 11, **words}
     if how == "resumed":
         with folder() as place:
@@ -57,7 +56,10 @@ def _forced(rule: Rule, X: Any, epochs: int, mu: float = 0.0, how: str = "", **w
                 sp.csr_array(X), rule.loss, epochs=epochs, checkpoint=place / "kept", num_threads=2, **options
             )
     else:
-        fit = lfm_np.sgd(sp.coo_array(X), rule.loss, epochs=epochs, **options)
+        M = sp.coo_array(X)
+        if how == "halves":
+            M = sp.coo_array((np.tile(M.data / 2, 2), tuple(np.tile(place, 2) for place in M.coords)), shape=X.shape)
+        fit = lfm_np.sgd(M, rule.loss, epochs=epochs, **options)
     closest: list[str] = ["no order at all"]
     for orders in product(permutations(cells), repeat=epochs):
         run, paid = Run(rule, start, words, mu), []
@@ -178,6 +180,8 @@ def _cases() -> Iterator[Case]:
     users = {"regularization": {"user": 0.2, "negative": 0.4}}
     both = {"regularization": {"user": 0.2, "item": 0.3}}
     odds = {**EVERY, "mu": math.log(3.5 / 4)}
+    row, corner, stored = [[5, -2, 3]], [[2, 0], [3, 1]], {"sampler": None}
+    all_parts = {"regularization": {"user": 0.3, "item": 0.1, "bias": 0.4, "negative": 9.0}}
     for name, rule, X, epochs, words in (
         ("weighted BPR, Popularity, inverse, two λ", bpr(True), two, 3, {**popular[0.5], **INVERSE, **users}),
         ("BPR, Hard, three negatives, items' biases", bpr(), two, 2, {**hard[3], **M[3], **ITEMS, **held["item"]}),
@@ -201,6 +205,17 @@ def _cases() -> Iterator[Case]:
         ("Logistic, Popularity, gone on", logistic(), two, 3, {**popular[0.75], **ITEMS, **INVERSE, **RESUMED}),
         ("weighted BPR, two negatives held", bpr(True), three, 2, {**M[2], **held["negative"]}),
         ("one's own, weighted, M 2, inverse", cubed(0.25), two, 3, {**M[2], **INVERSE, **held["item"]}),
+        ("weighted BPR, pairs in two parts", bpr(True), two, 3, {"how": "halves", **INVERSE}),
+        ("weighted WARP in two parts, Adagrad", warp(4.0, 4, True), three, 2, {"how": "halves", **ADAGRAD}),
+        (
+            "stored cells of one user, Squared, all biases",
+            squared(),
+            row,
+            3,
+            {**EVERY, **stored, **all_parts, "mu": 2.0},
+        ),
+        ("stored cells, Poisson, Adagrad, gone on", poisson(), corner, 3, {**stored, **ADAGRAD, **RESUMED}),
+        ("stored cells, one's own, items' biases", cubed(0.02), corner, 2, {**stored, **ITEMS, **all_parts, **INVERSE}),
     ):
         yield _holds(f"draws: {name}", lambda a=(rule, X, epochs), w={**eta, **words}: _forced(*a, **w))
     total, nnz = float(VALUES.sum()), int((VALUES != 0).sum())
