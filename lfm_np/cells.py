@@ -16,6 +16,7 @@ from lfm_np import validation as check
 from lfm_np.quiet import quietly
 
 LARGEST = np.iinfo(np.int32).max  # cells of a matrix whose offsets take 32 bits
+SPARSE = 16  # ids a record from which on a sort is faster than to count
 DUPLICATES = ("sum", "last", "mean", "max", "count", "error")
 
 
@@ -103,7 +104,7 @@ def to_csr(
     shape = check.check_shape(shape, pairs)
     if values is not None:
         values = check.check_values("values", values, len(pairs))
-    cells = cells_of(pairs[:, 0], pairs[:, 1], shape[1], values, None, duplicates)
+    cells = cells_of(pairs[:, 0], pairs[:, 1], values, None, duplicates)
     return matrix_of(cells, shape)
 
 
@@ -114,11 +115,11 @@ class Cells(NamedTuple):
     timestamps: np.ndarray | None
 
 
-def cells_of(rows: Any, columns: Any, width: int, values: Any, timestamps: Any, duplicates: str) -> Cells:
+def cells_of(rows: Any, columns: Any, values: Any, timestamps: Any, duplicates: str) -> Cells:
     """Records grouped into cells, in row-major order. The time of a cell is that of its last record."""
     check.check_choice("duplicates", duplicates, DUPLICATES)
     if not _ascend(rows, columns):
-        order = _record_order(rows, columns, width, timestamps)
+        order = _record_order(rows, columns, timestamps)
         rows, columns = rows[order], columns[order]
         values, timestamps = (None if column is None else column[order] for column in (values, timestamps))
         del order
@@ -166,21 +167,24 @@ def _ascend(rows: np.ndarray, columns: np.ndarray) -> bool:
     return bool(later.all())
 
 
-def _record_order(rows: np.ndarray, columns: np.ndarray, width: int, timestamps: np.ndarray | None) -> np.ndarray:
+def _record_order(rows: np.ndarray, columns: np.ndarray, timestamps: np.ndarray | None) -> np.ndarray:
     """By cell, then by time with unknown times first, then as given: sorted by the last criterion first, stably."""
     if timestamps is None:
-        order = _counting_order(columns, width)
+        order = _order_of(columns)
     else:
         order = np.lexsort((timestamps, ~splits.unknown(timestamps)))
-        order = order[_counting_order(columns[order], width)]
-    return order[_counting_order(rows[order], int(rows.max()) + 1)]
+        order = order[_order_of(columns[order])]
+    return order[_order_of(rows[order])]
 
 
-def _counting_order(numbers: np.ndarray, count: int) -> np.ndarray:
-    """``numpy.argsort(numbers, kind="stable")`` of numbers below ``count``, in O(N).
+def _order_of(numbers: np.ndarray) -> np.ndarray:
+    """``numpy.argsort(numbers, kind="stable")`` of ids that begin at 0, in O(N) unless most of them are not there.
 
     SciPy turns rows into columns by counting: a matrix with one cell a record, in the record's column.
     """
+    count = int(numbers.max()) + 1
+    if count > SPARSE * len(numbers):
+        return np.argsort(numbers, kind="stable")
     parts = np.ones(len(numbers), np.bool_), numbers.astype(np.int32, copy=False), np.arange(len(numbers) + 1)
     return sp.csr_array(parts, shape=(len(numbers), count)).tocsc().indices
 

@@ -118,7 +118,7 @@ class Interactions:
             values = check.check_values("values", values, len(rows), unknown=True)
         if timestamps is not None:
             timestamps = check.check_timestamps(timestamps, len(rows))
-        cells = cells_of(rows, columns, len(item_ids), values, timestamps, duplicates)
+        cells = cells_of(rows, columns, values, timestamps, duplicates)
         return cls._own(matrix_of(cells, (len(user_ids), len(item_ids))), user_ids, item_ids, cells.timestamps)
 
     @classmethod

@@ -88,7 +88,7 @@ def objective(
         )
     problem = check_problem(
         X,
-        factors=factors.item_factors.shape[1],
+        factors=max(1, factors.item_factors.shape[1]),  # nothing here asks how many
         biases=factors.user_bias is not None or factors.item_bias is not None,
         mean=factors.global_bias or 0.0,
         dtype=np.float64,

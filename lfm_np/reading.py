@@ -331,7 +331,7 @@ def assemble(
     if "value" in plan.names:
         value = check.check_values("value", joined(values, np.dtype(np.float64)), len(rows), unknown=True)
     timestamps = _times(times, schema.field(plan.names["timestamp"]).type) if "timestamp" in plan.names else None
-    cells = cells_of(rows, columns, len(item_ids), value, timestamps, plan.duplicates)
+    cells = cells_of(rows, columns, value, timestamps, plan.duplicates)
     del rows, columns, value, timestamps
     matrix = matrix_of(cells, (len(user_ids), len(item_ids)))
     return cls._own(matrix, user_ids, item_ids, cells.timestamps, backend).core(*plan.least)

@@ -182,6 +182,14 @@ def test_ctrl_c_within_a_sweep_leaves_the_sweep_before(monkeypatch):
 
 
 @pytest.mark.small
+def test_objective_of_a_model_without_factors():
+    """Biases alone: Σ (x − b_i)² over the cells and λ Σ b_i²."""
+    X = sp.csr_array(np.array([[5.0, 0, 1], [3, 2, 0]]))
+    model = lfm_np.evaluation.most_popular(X)
+    expected = (5 - 2) ** 2 + (1 - 1) ** 2 + (3 - 2) ** 2 + (2 - 1) ** 2 + 0.5 * (4 + 1 + 1)
+    assert lfm_np.objective(X, model, weighting="ratings", regularization=0.5) == pytest.approx(expected, rel=1e-12)
+
+
 def test_an_objective_beyond_float64_is_refused():
     X, large = sp.csr_array(np.eye(2)), np.full((2, 1), 1e200)
     with pytest.raises(ValueError, match="factors are too large"):

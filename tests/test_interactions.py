@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import datetime
 import pickle
+import tracemalloc
 
 import numpy as np
 import oracles_data as oracle
@@ -92,6 +93,16 @@ def test_to_csr_equals_the_loop(drawn, duplicates, valued):
     assert X.indices.dtype == X.indptr.dtype == np.int32
     X.check_format(full_check=True)
     assert sp.csr_array((X.data, X.indices, X.indptr), shape=X.shape).has_canonical_format
+
+
+def test_to_csr_of_few_records_takes_no_memory_for_the_width():
+    pairs = np.array([(5, 2**31 - 3), (0, 7), (5, 2), (0, 7)])
+    tracemalloc.start()
+    X = to_csr(pairs, (6, 2**31 - 1))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [list(X.indptr), list(X.indices), list(X.data)] == [[0, 1, 1, 1, 1, 1, 3], [7, 2, 2**31 - 3], [2, 1, 1]]
+    assert peak < 1 << 20
 
 
 def test_to_csr_finds_the_shape_and_keeps_zeros():

@@ -67,6 +67,25 @@ def test_passes_and_reports(backend, tmp_path):
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == page
 
 
+def test_a_column_is_judged_by_the_nearer_neighbour(backend):
+    """Column 2 is far from column 1, and the same as column 3 but for rounding: it may be turned as rounding will."""
+    V = np.diag([4.0, 2.0, 1e-9, 1e-9 * (1 + 1e-12)])
+    here = lfm_np.Factors(np.ones((5, 4)), V)
+    there = lfm_np.Factors(np.array([[1, 1, 1.3, 1.3]] * 5), V)
+    row = module("crosscheck_als")._factor_row("als", 1, "user_factors", here, there, 1e-12, "")
+    assert row.what == "user factors, sweep 1: 2 of 4 columns"
+    assert row.error <= row.tolerance
+
+
+def test_factors_of_more_columns_than_items_pass(only, backend):
+    """Of 40 factors of 12 items 28 are rounding."""
+    only(models=("ials", "ratings"), solvers=("cg",))
+    rng = np.random.default_rng(3)
+    X = sp.csr_array(np.where(rng.random((30, 12)) < 0.4, rng.integers(1, 6, (30, 12)), 0).astype(np.float32))
+    report = backend.crosscheck(X, device="cpu", factors=3, sweeps=1, random_state=5, num_threads=1)
+    assert report.passed, str(report)
+
+
 def test_real_ratings(backend):
     path = require("data", "ml-100k.npz")
     with np.load(path) as data:

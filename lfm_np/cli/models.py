@@ -130,7 +130,7 @@ def extend(known: Interactions, more: Interactions, duplicates: str) -> tuple[In
             raise ValueError(f"the times of the new interactions are {kinds}")
         times = np.append(known.timestamps, more.timestamps[there])
     records = np.append(old.row, rows), np.append(old.col, columns)
-    cells = cells_of(*records, len(known.items), np.append(old.data, new.data[there]), times, duplicates)
+    cells = cells_of(*records, np.append(old.data, new.data[there]), times, duplicates)
     found, fits = in_type(ids[strangers], known.users.dtype)  # NumPy makes floats of int64 and uint64 together
     users = np.append(known.users, found if fits.all() else ids[strangers])
     whole = Interactions._own(matrix_of(cells, (len(users), len(known.items))), users, known.items, cells.timestamps)

@@ -39,7 +39,7 @@ def factor_spectrum(
     Notes
     -----
     O((m + n) k² + k³), from the Gram matrices: σ² are the eigenvalues of (VᵀV)^½ UᵀU (VᵀV)^½, exact to about √eps of
-    the largest.
+    the largest. Zeros have no place on the logarithmic axis.
     """
     curves = named(results, labels)
     ax = make_axes(ax)

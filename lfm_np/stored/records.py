@@ -151,7 +151,7 @@ def _group(buckets: Buckets, shape: tuple[int, ...], duplicates: str, zeros: str
         for bucket, (lo, hi) in enumerate(buckets.runs):
             major, minor, values = buckets.take(bucket)
             major -= lo
-            part = matrix_of(cells_of(major, minor, shape[1], values, None, duplicates), (hi - lo, shape[1]))
+            part = matrix_of(cells_of(major, minor, values, None, duplicates), (hi - lo, shape[1]))
             if zeros == "drop":
                 part.eliminate_zeros()
             lengths[lo + 1 : hi + 1] = np.diff(part.indptr)

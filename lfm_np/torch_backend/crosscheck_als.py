@@ -118,7 +118,8 @@ def _factor_row(part: str, sweep: int, side: str, here: Factors, there: Factors,
     values = np.einsum("nf,nf->f", V, V)
     gap = np.full(len(values), np.inf)
     apart = abs(np.diff(values)) / max(values.max(initial=0), np.finfo(np.float64).tiny)
-    gap[:-1], gap[1:] = np.minimum(gap[:-1], apart), np.minimum(gap[1:], apart)
+    gap[:-1] = apart
+    gap[1:] = np.minimum(gap[1:], apart)
     tolerance = error * (1 + 1 / np.maximum(gap, np.finfo(np.float64).tiny))
     fine = np.flatnonzero(tolerance < WIDEST)
     A, B = (getattr(factors, side)[:, fine].astype(np.float64) for factors in (there, here))

@@ -344,7 +344,7 @@ def _own_films() -> list[str]:
     with folder() as place, _data_in(place):
         np.savez(
             place / "ml-100k.npz", user=user, item=item, value=value, timestamp=seconds, known=known,
-            movie_id=np.array([70, 20, 90]), u3_test=test,
+            movie_id=np.array([70, 20, 90])[item], u3_test=test,
         )  # fmt: skip
         data, records = lfm_np.datasets.movielens("100k"), lfm_np.datasets.movielens_records("100k")
         split = lfm_np.datasets.movielens_split("100k", "u3")

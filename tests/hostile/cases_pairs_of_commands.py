@@ -56,7 +56,7 @@ def _metrics_drawn() -> list[str]:
 
 
 def _spectrum() -> list[str]:
-    """Singular values of a product of six factors whose rank is three, biases or not."""
+    """Singular values of a product of six factors whose rank is three, biases or not; zeros may not be drawn."""
     from lfm_np import plots
 
     draw = np.random.default_rng(4)
@@ -65,7 +65,7 @@ def _spectrum() -> list[str]:
         plots.factor_spectrum(lfm_np.Factors(U, V, item_bias=np.full(9, 50.0), global_bias=7.0), labels=["one"])
     )
     mine = np.linalg.svd(U @ V.T, compute_uv=False)[:6]
-    return wrong(values=len(y) >= 3 and abs(y[:6] - mine[: len(y)]).max() <= 1e-6 * mine[0])
+    return wrong(values=abs(np.nan_to_num(y) - mine).max() <= 1e-6 * mine[0])
 
 
 def _curve() -> list[str]:

@@ -111,7 +111,7 @@ def _drawn(beta: float | None, hard: int, temperature: float, correct: bool, M: 
     options = [paid(0, 0, [(1, q[0])] * a + [(2, q[1])] * (M - a)) for a in range(M + 1)]
     fit = lfm_np.sgd(
         sp.csr_array(X), losses.SampledSoftmax(temperature, correct, weighted), sampler=sampler, negatives=M, factors=2,
-        init=(U, V), epochs=300, learning_rate=1e-13, regularization=0.0, dtype="float64", random_state=5,
+        init=(U, V), epochs=300, learning_rate=1e-15, regularization=0.0, dtype="float64", random_state=5,
     )  # fmt: skip
     nnz = int((X > 0).sum())
     gaps = abs(np.array([r["sampled_loss"] for r in fit.history])[:, None] * nnz - known - np.array(options))

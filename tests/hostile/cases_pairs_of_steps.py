@@ -107,7 +107,6 @@ class Cubed(NamedTuple):
     """A loss of one's own whose target is the stored value."""
 
     scale: float = 1.0
-    weighted: bool = True
 
     def value(self, score: float, target: float) -> float:
         return self.scale * abs(score - target) ** 3
@@ -119,7 +118,7 @@ class Cubed(NamedTuple):
 
 def cubed(scale: float) -> Rule:
     own = Cubed(scale)
-    return Rule(own, own.value, own.gradient, "point", None, True)
+    return Rule(own, own.value, own.gradient, "point", None, False)
 
 
 class Run:
