@@ -97,7 +97,7 @@ def als(
     iterations : int
         Sweeps at most; a sweep solves all users from V, then all items from the new U.
     tolerance : float
-        Stop once a sweep lowers J by less than ``tolerance`` · J. 0 never stops early.
+        Stop once a sweep, but the first, lowers J by less than this share of what J was. 0 never stops early.
     solver : {"auto", "exact", "cg", "subspace"}
         "exact" solves every row's normal equations. "cg" takes two steps of preconditioned conjugate gradients from the
         row's old value, and "subspace" (iALS++ [4]_) solves for 64 factors after another, wherever that is cheaper than

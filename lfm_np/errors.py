@@ -11,7 +11,7 @@ class SolverError(RuntimeError):
     Attributes
     ----------
     factors : Factors or None
-        The last finite result, of the sweep before the failure.
+        The last finite result, of the sweep before the failure; the start if the first sweep failed.
     """
 
     def __init__(self, message: str, factors: Any = None) -> None:

@@ -42,7 +42,7 @@ def evaluate(
     negatives: Any = None,
     num_threads: int | None = None,
 ) -> dict[str, float]:
-    """Means of ranking metrics over the users that have test items.
+    """Means of ranking metrics over the users that have relevant items in the test set.
 
     A user's *candidates* are all items but those of the own training row; the *relevant* ones, t of them, are those of
     the test row that are candidates. Candidates are ranked by falling score, the lower id first where scores are equal;
@@ -85,7 +85,7 @@ def evaluate(
     -------
     dict
         For each name the mean, and under ``name + "_se"`` its standard error s/√users (NaN for one user), float64;
-        ``"users"``: how many users have test items. Users without other candidates have no AUC and do not enter its
+        ``"users"``: how many have relevant items. Users without other candidates have no AUC and do not enter its
         mean.
 
     Raises

@@ -101,7 +101,7 @@ class Interactions:
         duplicates : {"sum", "last", "mean", "max", "count", "error"}
             What becomes of several records of one pair, as in `to_csr`. With timestamps "last" means the latest (an
             unknown time counts as earliest, and equal times count in the order given), and the cell gets the latest
-            time whatever becomes of the values. A NaN among summed values makes the sum NaN.
+            time whatever becomes of the values. A NaN makes the sum, mean or maximum NaN.
 
         Raises
         ------
@@ -274,7 +274,7 @@ class Interactions:
             test cell. Some users may have no training cell: that is what the future looks like.
         test_fraction : float in (0, 1)
             For "random", and for "time" without ``at``: the test set is the largest set of latest cells that does not
-            exceed this share (cells with equal times stay together).
+            exceed this share (cells with equal times stay together), which may be none.
         n : int
             For "last".
         at : time, optional

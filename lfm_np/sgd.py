@@ -67,7 +67,8 @@ def sgd(
     learning_rate : float
         η of the first epoch.
     schedule : {"constant", "inverse", "adagrad"}
-        η; η / (1 + e/10) in epoch e = 0, 1, …; or η / √(1 + Σ mean(g²)) with a sum for every row of U and V.
+        η; η / (1 + e/10) in epoch e = 0, 1, …; or η / √(1 + Σ mean(g²)) with a sum for every row of U and V and
+        every bias, where g, λ in it, is what the row is moved by.
     regularization : float or mapping
         λ, or {"user": …, "item": …, "negative": …, "bias": …}; parts left out are 0. Applied to the rows of each step,
         so rows with many cells are held as tightly as rows with few.
@@ -77,7 +78,7 @@ def sgd(
     epochs : int
         Passes over the stored cells.
     tolerance : float
-        Stop when the sampled loss of an epoch falls by less than this share of it; 0 never stops early.
+        Stop once an epoch's sampled loss is less than this share below that of the epoch before; 0 never stops early.
     init : Factors or (U, V), optional
         Warm start. By default rows are uniform with standard deviation 0.1/√k (1/√k for cosine losses), and zero where
         no stored cell brings them in.

@@ -80,7 +80,7 @@ def item_map(
         How often each item occurs: the colour of its point, and who is labelled first.
     view : {"projection", "factors"}
         The two directions in which V[i] / ‖V[i]‖ differs most among the items shown (principal components), or the two
-        strongest canonical factors as they are. Mirrored such that the largest value of either is positive.
+        strongest canonical factors as they are. Mirrored such that the largest of either, by magnitude, is positive.
     ax : matplotlib Axes, optional
 
     Returns

@@ -120,6 +120,7 @@ def popularity_bias(
 ) -> Any:
     """Who gets the places in the lists: their share that goes to the most popular items, beside what users chose.
 
+    Along the axis lies the share of items, most popular first.
     A curve above that of the interactions makes popular items more popular still.
 
     Parameters
