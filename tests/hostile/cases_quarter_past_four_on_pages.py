@@ -313,6 +313,63 @@ def _reported(place: Path) -> list[str]:
     )
 
 
+def _alike_with_empty_rows() -> list[str]:
+    """Two of the new users have nothing: their cosines are 0, with themselves too."""
+    A, rows = stars(12, 8, seed=180), stars(6, 8, seed=181)
+    rows[[1, 4]] = NAN
+    fit = fitted(csr(A), A.shape)
+    folded = fit.fold_in_users(csr(rows))
+    U = HU.half(rows, HU.sweeps(A, start(12, 8, 3)[1], 3)[1])
+    norms = np.linalg.norm(U, axis=1)
+    C = np.divide(U @ U.T, np.outer(norms, norms), out=np.zeros((6, 6)), where=np.outer(norms, norms) > 0)
+    C[(norms > 0) & np.eye(6, dtype=bool)] = 1.0
+    ids, cosines = folded.similar_users([4, 0, 1, 5], N=6)
+    found = np.array([c[np.argsort(i)] for c, i in zip(cosines, ids, strict=True)])
+    return wrong(
+        everybody=np.sort(ids, 1).tolist() == [list(range(6))] * 4,
+        cosines=close(found, C[[4, 0, 1, 5]], 1e-8),
+        nothing=ids[0].tolist() == ids[2].tolist() == list(range(6)) and not cosines[0].any(),
+        falling=bool((np.diff(cosines, axis=1) <= 0).all()),
+    )
+
+
+def _judged_before_and_after() -> list[str]:
+    """The users of the test rows are solved again from all they have, and judged by what else they like."""
+    A, B = halves(stars(20, 12, seed=182), 5)
+    C, D = halves(B, 6)
+    fit = fitted(csr(A), A.shape)
+    users = np.flatnonzero((~np.isnan(C)).any(1))
+    known = np.where(np.isnan(C), A, C)
+    more = fit.update(csr(known[users]), users=users)
+    U, V = HU.sweeps(A, start(20, 12, 3)[1], 3)
+    W = U.copy()
+    W[users] = HU.half(known[users], V)
+    names, facts = ("ndcg@4", "auc", "mrr"), {}
+    for name, model, S, train in (("before", fit, U @ V.T, A), ("after", more, W @ V.T, known)):
+        found = lfm_np.evaluate(model, csr(train), csr(D), names)
+        told = judged(S, ~np.isnan(train), ~np.isnan(D), 4)
+        facts[name] = all(close(found[n], told[n], 1e-12) for n in names) and found["users"] == told["users"]
+    return wrong(**facts, J=close(lfm_np.objective(csr(known), more), HU.objective(known, W, V), 1e-9))
+
+
+def _vectors_of_everybody() -> list[str]:
+    from lfm_np import ann
+
+    X = stars(10, 9, seed=183)
+    fit = lfm_np.sgd(csr(X), losses.BPR(), biases="item", factors=3, epochs=4, random_state=2, dtype="float64")
+    P, Q, one = ann.item_vectors(fit), ann.user_vectors(fit), ann.user_vectors(fit, 6)
+    V, b = fit.item_factors, fit.item_bias
+    last = np.sqrt(np.maximum(0, ((V**2).sum(1) + b**2).max() - (V**2).sum(1) - b**2))
+    S = all_scores(fit)
+    far = ((P[:, None].astype(float) - Q[None].astype(float)) ** 2).sum(2)
+    return wrong(
+        items=P.dtype == np.float32 and close(P, np.column_stack([V, b, last]), 1e-6),
+        users=close(Q, np.column_stack([fit.user_factors, np.ones(10), np.zeros(10)]), 1e-6),
+        one=np.array_equal(one, Q[6]) and one.shape == (5,),
+        nearest=fit.recommend(range(10), N=1).ids[:, 0].tolist() == far.argmin(0).tolist() == S.argmax(1).tolist(),
+    )
+
+
 def cases() -> list[Case]:
     return list(_cases())
 
@@ -320,7 +377,7 @@ def cases() -> list[Case]:
 def _cases() -> Iterator[Case]:
     if installed("matplotlib"):
         yield _holds("a callback measures, the curve shows", _curve_of_quality)
-        for metric in ("recall", "ndcg", "precision", "capped_recall"):
+        for metric in ("recall", "ndcg", "precision", "capped_recall", "map", "mrr", "hit_rate"):
             yield _holds(f"{metric} by the length of lists", lambda m=metric: _metric_by_length(m))
         for solver in ("als", "sgd"):
             yield _holds(f"singular values of {solver}, then six times", lambda s=solver: _spectrum(s))
@@ -331,9 +388,12 @@ def _cases() -> Iterator[Case]:
         yield _holds("a model from a file on a page", inside(_report_of_python))
         if installed("typer", "pyarrow", "narwhals"):
             yield _holds("a report with labels that need escaping", inside(_reported))
-    for n, dtype in ((2, "float64"), (255, "float32"), (256, "float64"), (257, "float32")):
+    for n, dtype in ((2, "float64"), (3, "float32"), (255, "float32"), (256, "float64"), (257, "float32")):
         yield _holds(f"whole scores of {n} items, {dtype}", lambda a=n, b=dtype: _whole_numbers(a, b))
     if installed("pyarrow", "narwhals"):
         yield _holds("some to some, into a file and a frame", inside(_written_and_read))
     yield _holds("among drawn items, some of them twice", _among_negatives)
     yield _holds("popular with zeros and without", _zeros_kept_or_dropped)
+    yield _holds("users alike, two of them empty", _alike_with_empty_rows)
+    yield _holds("judged before an update and after", _judged_before_and_after)
+    yield _holds("vectors of everybody, with biases of items", _vectors_of_everybody)
