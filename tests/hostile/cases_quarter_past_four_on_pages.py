@@ -124,9 +124,7 @@ def _covered() -> list[str]:
 
     X = stars(14, 16, seed=83)
     fit = fitted(csr(X), X.shape, 2)
-    some = [9, 2, 5]
-    S = all_scores(fit)
-    shares = []
+    S, shares, some = all_scores(fit), list[float](), [9, 2, 5]
     for n in range(1, 6):
         shown = {i for u in some for i in best(S[u], np.isnan(X[u]), n) if i >= 0}
         shares.append(len(shown) / 16)
