@@ -133,9 +133,18 @@ def to_numpy(ids: pa.Array) -> np.ndarray:
 def to_arrow(ids: np.ndarray) -> pa.Array:
     """The ids of an `Interactions`, or some of them, as an Arrow array."""
     try:
-        return _inferred(ids) if ids.dtype == object else pa.array(ids)
+        return _inferred(ids) if ids.dtype == object else pa.array(_arrows(ids))
     except (pa.ArrowException, OverflowError, UnicodeError) as error:
         raise TypeError(f"ids of {ids.dtype} cannot become a column of a table: {error}") from None
+
+
+def _arrows(ids: np.ndarray) -> np.ndarray:
+    """In the machine's order of bytes, and times in a unit that Arrow has."""
+    ids = ids.astype(ids.dtype.newbyteorder("="), copy=False)
+    if ids.dtype.kind == "M":
+        unit = {"Y": "D", "M": "D", "W": "D", "h": "s", "m": "s"}.get(np.datetime_data(ids.dtype)[0])
+        return ids if unit is None else ids.astype(f"M8[{unit}]")
+    return ids
 
 
 def frame_column(series: Any) -> pa.Array:

@@ -42,12 +42,13 @@ def info(
     `lfm-np info events.parquet --user listener --item track`
     """
     tables.check_output(output)
+    tables.check_distinct({"PATH": path, "--output": output})
     if path is None:
         facts = _installation()
-    elif path.endswith(".safetensors"):
+    elif path.lower().endswith(".safetensors"):
         facts = models.facts(Factors.load(path))
     else:
-        facts = _data(path, Columns(user or "user", item or "item", value, timestamp))
+        facts = _data(path, Columns(user or "user", item or "item", value, timestamp, nulls="keep"))
     tables.write([{"what": list(facts), "value": [_text(fact) for fact in facts.values()]}], output)
 
 
@@ -108,6 +109,7 @@ def crosscheck(
     """
     from lfm_np.torch_backend import crosscheck as compare
 
+    tables.check_distinct({"--data": data, "--json": json, "--html": html})
     for page in filter(None, (json, html)):
         check_place(page)
     X = None if data is None else read(data, Columns()).matrix

@@ -74,7 +74,9 @@ def fit(
     by: Annotated[
         str, typer.Option(help="Hold out at random, each user's last, or by time.", rich_help_panel=FILES)
     ] = "random",
-    fraction: Annotated[float, typer.Option(help="Share to hold out.", rich_help_panel=FILES)] = 0.2,
+    fraction: Annotated[
+        float, typer.Option(help="Share to hold out; `last` takes one of each user.", rich_help_panel=FILES)
+    ] = 0.2,
     checkpoint: Annotated[
         Path | None,
         typer.Option(help="Keep the state of the fit here after every sweep, or go on from it.", rich_help_panel=FILES),
@@ -122,7 +124,9 @@ def fit(
     )  # fmt: skip
     tables.check_output(output, ("safetensors",))
     tables.check_output(hold_out, ("csv", "parquet"))
-    tables.check_distinct({"DATA": data, "--output": output, "--hold-out": hold_out, "--checkpoint": checkpoint})
+    files = {"--output": output, "the file beside --output": models.beside(output), "--hold-out": hold_out}
+    tables.check_distinct({"DATA": data, **files, "--checkpoint": checkpoint})
+    separator = delimiter_of(str(hold_out), delimiter)
     given = {
         "alpha": alpha, "weighting": weighting, "unobserved_weight": unobserved_weight, "negatives": negatives,
         "regularization_exponent": regularization_exponent, "learning_rate": learning_rate, "loss": loss,
@@ -150,7 +154,7 @@ def fit(
         **options,
     )
     if hold_out is not None and held_out is not None:  # not before: a fit that fails leaves the file of the last model
-        tables.write([_records(held_out, columns)], hold_out, delimiter_of(str(hold_out), delimiter))
+        tables.write([_records(held_out, columns)], hold_out, separator)
     result = models.save(output, result, train, columns, hold_out)
     say(f"{output} and {models.beside(output).name}: {len(result.history)} sweeps, {result.status}")
     if test is not None:

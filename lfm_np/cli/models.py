@@ -14,6 +14,7 @@ import scipy.sparse as sp
 from lfm_np.atomic import replacing
 from lfm_np.cells import cells_of, matrix_of
 from lfm_np.cli.sources import Columns, read
+from lfm_np.cli.tables import cells
 from lfm_np.factors import Factors
 from lfm_np.interactions import Interactions, in_type
 
@@ -44,7 +45,10 @@ def save(path: Path, factors: Factors, data: Interactions, columns: Columns, hel
     if data.timestamps is not None:
         arrays["timestamps"] = data.timestamps
     ids = {"user": data.users, "item": data.items}
-    columns = columns._replace(text=[side for side in ids if ids[side].dtype.kind == "U"])
+    columns = columns._replace(
+        text=[side for side in ids if ids[side].dtype.kind == "U"],
+        types={side: type for side in ids if (type := _type_in_csv(ids[side]))},
+    )
     note = _note(factors) | {"columns": columns._asdict(), "ids": _digests_of_ids(data)}
     if held_out is not None:
         note["held_out"] = _digest(held_out)
@@ -56,6 +60,13 @@ def save(path: Path, factors: Factors, data: Interactions, columns: Columns, hel
         factors = dataclasses.replace(factors, params=(factors.params or {}) | {KEY: note})
         factors.save(path)
     return factors
+
+
+def _type_in_csv(ids: np.ndarray) -> str | None:
+    """The type that a CSV file does not tell: floats may be whole there, and integers are taken for int64."""
+    if ids.dtype.kind == "f":
+        return "double"
+    return "uint64" if ids.dtype.kind == "u" and len(ids) and ids.max() >= 2**63 else None
 
 
 def load(path: Path, source: str | None = None) -> tuple[Factors, Interactions]:
@@ -73,7 +84,7 @@ def load(path: Path, source: str | None = None) -> tuple[Factors, Interactions]:
     elif beside(path).exists():
         if _note(factors).get("sha256") != _digest(beside(path)):
             raise ValueError(f"{beside(path)} does not belong to {path}: fit again, or give --data")
-        data = read(str(beside(path)), Columns())
+        data = read(str(beside(path)), Columns(nulls="keep"))
     else:
         raise ValueError(f"{path} has no {beside(path).name} beside it: give --data with what it was fitted to")
     if data.shape != factors.shape:
@@ -157,8 +168,16 @@ def _digest(path: Path) -> str:
 def _digests_of_ids(data: Interactions) -> dict[str, str]:
     """Of their text, which is the same from every kind of file."""
     sides = {"users": data.users, "items": data.items}
-    texts = {side: "\0".join(map(str, ids.tolist())) for side, ids in sides.items()}
+    texts = {side: "\0".join(map(str, _texts(ids))) for side, ids in sides.items()}
     return {side: hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() for side, text in texts.items()}
+
+
+def _texts(ids: np.ndarray) -> list[Any]:
+    """Of nanoseconds that are whole microseconds the text is that of microseconds."""
+    if ids.dtype.kind == "M" and np.datetime_data(ids.dtype)[0] in ("ns", "ps", "fs", "as"):
+        coarse = ids.astype("M8[us]")
+        return coarse.tolist() if np.array_equal(coarse, ids) else cells(ids)
+    return ids.tolist()
 
 
 def facts(factors: Factors) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,9 +11,12 @@ import numpy as np
 import scipy.sparse as sp
 
 from lfm_np import datasets, npz_files
+from lfm_np.cells import DUPLICATES
 from lfm_np.interactions import Interactions
+from lfm_np.splits import unknown
 from lfm_np.validation import check_choice
 
+NULLS = "error", "drop", "keep"
 KINDS = ".parquet or a folder of such, .csv, .tsv, .npz, or movielens:NAME"
 TEXTS = tuple(name + packed for name in (".csv", ".tsv") for packed in ("", ".gz", ".bz2", ".zst"))
 
@@ -33,6 +36,8 @@ class Columns(NamedTuple):
     min_item_interactions: int = 1
     text: Sequence[str] = ()
     """Of "user" and "item": whose ids are text, whatever they look like in a CSV file."""
+    types: Mapping[str, str] = {}
+    """Of "user" and "item": Arrow's type of ids that a CSV file does not tell; of a model's own."""
 
 
 def read(source: str, columns: Columns) -> Interactions:
@@ -44,7 +49,7 @@ def read(source: str, columns: Columns) -> Interactions:
 def read_values(source: str, columns: Columns) -> Interactions:
     """The interactions of a source that count, with their values.
 
-    Ids need no pickle: of objects such as UUIDs, and of durations, for which CSV has no type, they are the text.
+    Ids need no pickle: of bytes, objects such as UUIDs, and durations, for which CSV has no type, they are the text.
 
     Raises
     ------
@@ -52,7 +57,7 @@ def read_values(source: str, columns: Columns) -> Interactions:
         It is not there, or not what its name says.
     """
     data = _read(source, columns)
-    if {"O", "m"}.intersection((data.users.dtype.kind, data.items.dtype.kind)):
+    if {"O", "m", "S"}.intersection((data.users.dtype.kind, data.items.dtype.kind)):
         data = dataclasses.replace(data, users=_plain(source, data.users), items=_plain(source, data.items))
     if columns.threshold is not None:
         data = data._at_least(columns.threshold)
@@ -65,16 +70,19 @@ def _plain(source: str, ids: np.ndarray) -> np.ndarray:
         rounded = ids.astype("m8[us]")  # which are Python's; NumPy makes numbers of finer ones
         return np.array(list(map(str, (rounded if np.all(rounded == ids) else ids).tolist())), str)
     try:
-        return ids.astype(str) if ids.dtype.kind == "O" else ids
+        return ids.astype(str) if ids.dtype.kind in "OS" else ids
     except UnicodeDecodeError:
         raise ValueError(f"{source} has ids of bytes that are no text; only text will do here") from None
 
 
 def _read(source: str, columns: Columns) -> Interactions:
     ending = source.lower()
+    check_choice("nulls", columns.nulls, NULLS)
+    check_choice("duplicates", columns.duplicates, DUPLICATES)
     if source.startswith("movielens:"):
         data = datasets.movielens(source.removeprefix("movielens:"))
-        return data if columns.value or columns.threshold is not None else data.binarize()
+        rated = columns.value or columns.threshold is not None
+        return _known_cells(data if rated else data.binarize(), columns)
     if ending.endswith(".npz"):
         return _npz(source, columns)
     if "://" not in source and not Path(source).exists():
@@ -82,7 +90,8 @@ def _read(source: str, columns: Columns) -> Interactions:
     options: Any = {name: getattr(columns, name) for name in ("user", "item", "value", "timestamp")}
     options |= {"duplicates": columns.duplicates, "nulls": columns.nulls}
     if ending.endswith(TEXTS):
-        types = {options[side]: "string" for side in columns.text}
+        types = {options[side]: type for side, type in columns.types.items()}
+        types |= {options[side]: "string" for side in columns.text}
         delimiter = delimiter_of(source, columns.delimiter)
         return Interactions.from_csv(source, delimiter=delimiter, column_types=types, **options)
     if ending.endswith(".parquet") or "://" in source or Path(source).is_dir():
@@ -92,8 +101,11 @@ def _read(source: str, columns: Columns) -> Interactions:
 
 def delimiter_of(source: str, asked: str | None) -> str:
     """What separates the fields: a comma, or in a .tsv file a tab, unless another is asked for."""
-    usual = "\t" if ".tsv" in Path(source).suffixes else ","
-    return usual if asked is None else asked.replace("\\t", "\t")  # as one types it without $'…'
+    usual = "\t" if ".tsv" in Path(source.lower()).suffixes else ","
+    found = usual if asked is None else asked.replace("\\t", "\t")  # as one types it without $'…'
+    if len(found) != 1 or not found.isascii() or found in '"\r\n':
+        raise ValueError(f"delimiter must be one character, ASCII and no quote or line end, got {asked!r}")
+    return found
 
 
 def _npz(source: str, columns: Columns) -> Interactions:
@@ -104,7 +116,8 @@ def _npz(source: str, columns: Columns) -> Interactions:
     if matrix is not None:
         m, n = matrix.shape
         ids = arrays.get("users", np.arange(m)), arrays.get("items", np.arange(n))
-        return Interactions._own(matrix, *ids, timestamps=arrays.get("timestamps"))
+        make = Interactions._own if matrix.format == "csr" else Interactions
+        return _known_cells(make(matrix, *ids, timestamps=arrays.get("timestamps")), columns)
 
     def column(name: str | None) -> Any:
         if name is not None and name not in arrays:
@@ -115,14 +128,29 @@ def _npz(source: str, columns: Columns) -> Interactions:
     return Interactions.from_arrays(*parts, duplicates=columns.duplicates)
 
 
+def _known_cells(data: Interactions, columns: Columns) -> Interactions:
+    """The cells of a matrix, unknown values, and times if they are asked for, dealt with as in tables."""
+    if columns.nulls == "keep":
+        return data
+    null = [("value", np.isnan(data.matrix.data))]
+    if columns.timestamp is not None and data.timestamps is not None:
+        null.append(("timestamp", unknown(data.timestamps)))
+    bad = _nulls(null, columns.nulls)
+    return data.select(~bad) if bad.any() else data
+
+
 def _without_nulls(named: list[tuple[str | None, Any]], nulls: str) -> list[Any]:
     """The columns of an .npz, NaN and NaT dealt with as in tables."""
-    check_choice("nulls", nulls, ("error", "drop", "keep"))
     arrays = [array for _, array in named]
     shapes = {array.shape for array in arrays if array is not None}
     if nulls == "keep" or len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
         return arrays  # other shapes `from_arrays` refuses by name
-    null = [(name, array != array) for name, array in named if array is not None]
+    bad = _nulls([(name, array != array) for name, array in named if array is not None], nulls)
+    return [None if array is None else array[~bad] for array in arrays]
+
+
+def _nulls(null: list[tuple[Any, Any]], nulls: str) -> Any:
+    """Which records have a null somewhere; ValueError if there are such, and it is to be one."""
     bad = np.logical_or.reduce([where for _, where in null])
     if nulls == "error" and bad.any():
         found = ", ".join(f"{count} in {name!r}" for name, where in null if (count := int(where.sum())))
@@ -130,4 +158,4 @@ def _without_nulls(named: list[tuple[str | None, Any]], nulls: str) -> list[Any]
             f"of {len(bad)} records some have nulls: {found}. nulls='drop' leaves these records out; nulls='keep' "
             "makes values and times unknown"
         )
-    return [None if array is None else array[~bad] for array in arrays]
+    return bad

@@ -72,18 +72,26 @@ def check_output(output: Path | None, formats: tuple[str, ...] = FORMATS) -> Non
 
 
 def check_distinct(files: dict[str, Any]) -> None:
-    """Refuse one file for two purposes, of which one would overwrite the other. None is no file."""
+    """Refuse one file for two purposes, or one in a folder that is read as a whole. None is no file."""
     names: dict[str, str] = {}
     for name, file in files.items():
-        if file is not None and (other := names.setdefault(os.path.realpath(file), name)) != name:
+        if file is None:
+            continue
+        path = os.path.realpath(file)
+        if (other := names.setdefault(path, name)) != name:
             raise ValueError(f"{name} must be another file than {other}, got {file} for both")
+        for folder in filter(os.path.isdir, names):
+            if path.startswith(os.path.join(folder, "")):
+                raise ValueError(
+                    f"{name} must not be in the folder {names[folder]}, of which all files are read: {file}"
+                )
 
 
 def _lines(part: Columns) -> Iterator[tuple[Any, ...]]:
-    return zip(*map(_cells, part.values()))
+    return zip(*map(cells, part.values()))
 
 
-def _cells(column: Any) -> Any:
+def cells(column: Any) -> Any:
     """Python's values; the text of times beyond Python's, such as of nanoseconds, of which NumPy makes numbers."""
     if not isinstance(column, np.ndarray):
         return column
@@ -102,7 +110,10 @@ def _csv(parts: Iterable[Columns], file: TextIO, delimiter: str) -> None:
     for number, part in enumerate(parts):
         if number == 0:
             plain.writerow(part)
-        (quoted if any(map(_needs_quotes, part.values())) else plain).writerows(_lines(part))
+        if any(map(_needs_quotes, part.values())):
+            quoted.writerows([math.nan if cell is None else cell for cell in line] for line in _lines(part))
+        else:
+            plain.writerows(_lines(part))
 
 
 def _needs_quotes(column: Any) -> bool:
@@ -128,7 +139,15 @@ def _parquet(parts: Iterable[Columns], path: Path) -> None:
         import pyarrow as pa
     except ImportError:
         raise missing_extra("pyarrow", "io") from None
-    write_parquet(path, (pa.RecordBatch.from_pydict(part) for part in parts))
+    from lfm_np.id_columns import to_arrow
+
+    def column(values: Any) -> Any:
+        return to_arrow(values) if isinstance(values, np.ndarray) else values
+
+    write_parquet(
+        path,
+        (pa.RecordBatch.from_pydict({name: column(values) for name, values in part.items()}) for part in parts),
+    )
 
 
 def _drawn(parts: Iterable[Columns]) -> None:
@@ -143,4 +162,4 @@ def _drawn(parts: Iterable[Columns]) -> None:
             table.add_column(name, justify="right" if numeric else "left", overflow="fold")
         for line in _lines(part):
             table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in line))
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)  # an id may look like either

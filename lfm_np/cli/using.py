@@ -116,8 +116,8 @@ def evaluate(
     `lfm-np evaluate model.safetensors test.csv --at-least ndcg@10=0.25`
     """
     tables.check_output(output)
-    tables.check_distinct({"--output": output, "TEST": test})
-    tables.check_distinct({"--output": output, "--data": data})
+    tables.check_distinct({"TEST": test, "--output": output})
+    tables.check_distinct({"--data": data, "--output": output})
     bounds = parse_bounds(at_least or [])
     factors, known = models.load(model, data)
     given = {"user": user, "item": item, "value": value, "timestamp": timestamp, "threshold": threshold}
@@ -137,7 +137,8 @@ def evaluate(
 
 
 def _held_out(source: str, factors: Factors, known: Interactions, given: dict[str, Any]) -> Any:
-    columns = models.columns_of(factors, source)._replace(
+    as_held_out = given.get("threshold") is None  # another threshold is of the values again
+    columns = models.columns_of(factors, source if as_held_out else None)._replace(
         **{name: one for name, one in given.items() if one is not None}
     )
     columns = columns._replace(min_user_interactions=1, min_item_interactions=1)
@@ -164,6 +165,7 @@ def update(
     `lfm-np update model.safetensors today.csv -o model.safetensors`
     """
     tables.check_output(output, ("safetensors",))
+    tables.check_distinct({"DATA": new, "--output": output, "the file beside --output": models.beside(output)})
     factors, known = models.load(model, data)
     columns = models.columns_of(factors)
     more = read(new, models.columns_of(factors, new)._replace(min_user_interactions=1, min_item_interactions=1))
@@ -214,4 +216,4 @@ def _labels(path: Path, known: Interactions) -> list[str]:
             labels = {row["item"]: row["label"] or row["item"] for row in table}
         except (csv.Error, ValueError) as error:
             raise ValueError(f"cannot read labels from {path}: {error}") from None
-    return [labels.get(str(item), str(item)) for item in known.items.tolist()]
+    return [labels.get(str(item), str(item)) for item in tables.cells(known.items)]
