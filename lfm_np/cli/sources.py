@@ -104,7 +104,9 @@ def _npz(source: str, columns: Columns) -> Interactions:
     if matrix is not None:
         m, n = matrix.shape
         ids = arrays.get("users", np.arange(m)), arrays.get("items", np.arange(n))
-        return Interactions._own(matrix, *ids, timestamps=arrays.get("timestamps"))
+        data = Interactions._own(matrix, *ids, timestamps=arrays.get("timestamps"))
+        _without_nulls([("data", data.matrix.data)], columns.nulls)
+        return data.select(~np.isnan(data.matrix.data)) if columns.nulls == "drop" else data
 
     def column(name: str | None) -> Any:
         if name is not None and name not in arrays:
