@@ -324,8 +324,13 @@ def check_same_ids(name: str, X: Any, other: str, Y: Any) -> None:
 
 def same_ids(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether these are the same ids in the same order, of whatever dtype."""
+    if a is b:
+        return True
     kinds = {"f" if ids.dtype.kind in "biu" else ids.dtype.kind for ids in (a, b)}
-    return a is b or ((len(kinds) == 1 or "O" in kinds) and np.array_equal(a, b))
+    if len(kinds) == 2 and "O" not in kinds:
+        return False
+    exact, fits = in_type(a, b.dtype)
+    return bool(fits.all()) and np.array_equal(exact, b)
 
 
 class _Index(NamedTuple):

@@ -181,9 +181,8 @@ class _Query(NamedTuple):
             )
         check_same_ids("seen", seen, "data", data)
         rows = np.arange(len(data.users)) if users is None else data.rows_of(users)
-        user_ids = (
-            to_arrow(data.users[rows]) if len(rows) else to_arrow(data.users[:1])[:0]
-        )  # of nothing, but of a type
+        some = data.users[rows] if len(rows) else data.users[:1]  # for their type
+        user_ids = to_arrow(some)[: len(rows)]
         item_ids = to_arrow(data.items)
         types = [user_ids.type, item_ids.type, pa.from_numpy_dtype(factors.user_factors.dtype), pa.int32()]
         schema = pa.schema(list(zip(("user", "item", "score", "rank"), types)))

@@ -188,7 +188,9 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         """The users of the rows of X beside the fitted items; its ``recommend`` ranks items for them."""
         check_is_fitted(self)
         self._check_items(X)
-        X = sp.csr_array(check_array(_safe(X), accept_sparse="csr"))
+        X = _safe(X)
+        if not sp.issparse(X):
+            X = sp.csr_array(check_array(X, ensure_min_samples=0))
         return self.factors_.fold_in_users(X, num_threads=self.num_threads, **self._half_step())
 
     @property

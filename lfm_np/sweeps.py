@@ -36,8 +36,8 @@ class FactorsView(Factors):
         object.__setattr__(self, "_make", make)
 
     def __getattribute__(self, name: str) -> Any:
-        if name in _FIELDS and "_make" in (own := object.__getattribute__(self, "__dict__")):
-            factors = own["_make"]()
+        if name in _FIELDS and (make := (own := object.__getattribute__(self, "__dict__")).get("_make")):
+            factors = make()
             own.update({field: getattr(factors, field) for field in _FIELDS})
             own.pop("_make", None)  # afterwards: another thread would find the defaults of the class meanwhile
         return object.__getattribute__(self, name)

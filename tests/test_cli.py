@@ -164,6 +164,20 @@ def test_what_was_held_out_is_found_without_values(tmp_path, capsys, kind, dupli
     assert "no user with an item" in capsys.readouterr().err
 
 
+def test_what_was_held_out_can_be_judged_by_another_threshold(tmp_path, capsys):
+    pairs = lfm_np.datasets.make_interactions(200, 40, 8, random_state=0)
+    records = np.column_stack((pairs, np.arange(len(pairs)) % 5 + 1))
+    np.savetxt(tmp_path / "events.csv", records, "%d", ",", header="user,item,rating", comments="")
+    model, test = tmp_path / "m.safetensors", tmp_path / "test.csv"
+    threshold = ("--value", "rating", "--threshold", "3", "--hold-out", test)
+    assert run("fit", tmp_path / "events.csv", *threshold, *SMALL, "-o", model) == 0
+    capsys.readouterr()
+    assert run("evaluate", model, test, "--threshold", "5") == 0
+    with open(test) as file:
+        users = {record["user"] for record in csv.DictReader(file) if float(record["rating"]) == 5}
+    assert int(rows(capsys)[0]["users"]) == len(users)
+
+
 @pytest.mark.parametrize("unit", ["us", "ns"])
 def test_times_are_written_as_times(tmp_path, capsys, unit):
     pa, pq = require("pyarrow"), require("pyarrow.parquet")
@@ -203,17 +217,6 @@ def test_durations_are_their_text(tmp_path, capsys, unit):
     assert rows(capsys) == fitted
     assert run("similar", model, "--item", "2:00:00", "-n", "1") == 0
     assert rows(capsys)[0]["item"] == "2:00:00"
-
-
-def test_ids_that_are_true_and_false(tmp_path, capsys):
-    pa, pq = require("pyarrow"), require("pyarrow.parquet")
-    pairs = [(user, item) for user in (True, False) for item in range(5 + user)]
-    pq.write_table(pa.table(dict(zip(("user", "item"), zip(*pairs)))), tmp_path / "events.parquet")
-    model = tmp_path / "m.safetensors"
-    assert run("fit", tmp_path / "events.parquet", *SMALL, "-o", model) == 0
-    assert run("recommend", model, "--user", "False", "-n", "9") == 0
-    assert [(row["user"], row["item"]) for row in rows(capsys)] == [("False", "5")]
-    assert run("recommend", model, "--user", "maybe") == 2
 
 
 def test_large_ids_stay_whole_in_an_update(tmp_path, capsys):

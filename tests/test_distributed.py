@@ -289,6 +289,14 @@ def held(dask_worker=None):
     return sorted(str(key) for key in dask_worker.data if "lfm_" in str(key))
 
 
+@pytest.mark.parametrize("mistake", [{"init": 3}, {"shards": 0}], ids=str)
+def test_a_refused_call_draws_nothing(eager, mistake):
+    given, untouched = np.random.RandomState(0), np.random.RandomState(0)
+    with pytest.raises((TypeError, ValueError)):
+        eager(sp.csr_array(np.eye(4)), random_state=given, **mistake)
+    np.testing.assert_array_equal(given.permutation(50), untouched.permutation(50))
+
+
 def test_an_interrupted_run_leaves_nothing_on_the_workers(client, tall, monkeypatch):
     """Both the sweep that runs and the one after it are given up before the users are solved for the result."""
     sweeps, released = importlib.import_module("lfm_np.distributed.sweep").Sweeps, []

@@ -232,6 +232,7 @@ def test_an_error_leaves_the_axes_as_they_were():
     one = lfm_np.als(X, factors=3, iterations=2, random_state=0)
     other = lfm_np.als(X[:, :15], factors=3, iterations=2, random_state=0)
     silent = lfm_np.Factors(one.user_factors, one.item_factors)
+    huge = lfm_np.Factors(np.full((60, 3), 1e200), np.full((20, 3), 1e200))
     ax = figure.Figure().add_subplot()
     before = list(ax.get_children())
     for draw in (
@@ -239,7 +240,9 @@ def test_an_error_leaves_the_axes_as_they_were():
         lambda: plots.metric_at_n([one, other], None, X, ax=ax),
         lambda: plots.coverage([one, other], X, ax=ax),
         lambda: plots.popularity_bias([one, other], X, ax=ax),
+        lambda: plots.factor_spectrum([one, huge], ax=ax),
+        lambda: plots.item_map(one, labels=dict.fromkeys("abcdefghijklmnopqrst"), ax=ax),
     ):
-        with pytest.raises(ValueError, match=r"must be the whole matrix|have no history"):
+        with pytest.raises((ValueError, KeyError), match=r"must be the whole matrix|have no history|not converge|0"):
             draw()
         assert ax.get_children() == before

@@ -141,36 +141,6 @@ def test_a_loss_of_ones_own_runs_by_autograd(backend, torch):
         backend.sgd(matrix(), Other())
 
 
-class Cosines:
-    """Softmax of cosines; ``shift`` is taken off those of the negatives."""
-
-    cosine = True
-
-    def __init__(self, correct_logq, shift=0.0):
-        self.correct_logq, self.shift = correct_logq, shift
-
-    def value(self, positive, negatives):
-        return np.log(1.0 + np.exp(negatives - self.shift - positive).sum())
-
-    def gradient(self, positive, negatives):
-        shares = np.exp(negatives - self.shift - positive)
-        shares /= 1.0 + shares.sum()
-        return -shares.sum(), shares
-
-    def torch_value(self, positive, negatives):
-        return (negatives - self.shift - positive[:, None]).exp().sum(1).log1p()
-
-
-def test_the_slope_of_a_corrected_cosine_is_that_of_the_cosine(backend):
-    X = sp.csr_array((np.arange(12 * 20).reshape(12, 20) % 5 == 0).astype(float))
-    shift = np.log(3 / 16)  # M·q, the same for every item and row
-    corrected, shifted = (
-        backend.sgd(X, loss, negatives=3, factors=4, epochs=3, dtype=np.float64, random_state=0)
-        for loss in (Cosines(True), Cosines(False, shift))
-    )
-    np.testing.assert_allclose(corrected.item_factors, shifted.item_factors, atol=1e-10)
-
-
 # ---- draws ----------------------------------------------------------------------------------------------------------
 
 

@@ -137,10 +137,8 @@ def evaluate(
 
 
 def _held_out(source: str, factors: Factors, known: Interactions, given: dict[str, Any]) -> Any:
-    as_held_out = given.get("threshold") is None  # another threshold is of the values again
-    columns = models.columns_of(factors, source if as_held_out else None)._replace(
-        **{name: one for name, one in given.items() if one is not None}
-    )
+    asked = {name: one for name, one in given.items() if one is not None}
+    columns = models.columns_of(factors, None if "threshold" in asked else source)._replace(**asked)
     columns = columns._replace(min_user_interactions=1, min_item_interactions=1)
     matrix, unknown = models.align(read(source, columns), known)
     if unknown:

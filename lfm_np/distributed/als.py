@@ -140,13 +140,13 @@ def als(
     every = check_int("checkpoint_every", checkpoint_every, 1)
     run = DriverRun(checkpoint, every, resume, random_state)
     path = check_users_to(users_to, checkpoint)
-    rng = check_random_state(run.random_state)
     shape = source.shape if sharded else problem.X.shape
     given = check_init(init, shape, problem.factors, biases, problem.X.dtype)
     if shards is not None:
         check_int("shards", shards, 1)
         if sharded and shards != len(source.parts):
             raise ValueError(f"shards must be None or {len(source.parts)}, those of source, got {shards}")
+    rng = check_random_state(run.random_state)  # last: a RandomState moves on
 
     with sigint_noted() as interrupted:
         cluster = Cluster(client, interrupted)

@@ -42,9 +42,9 @@ def factor_spectrum(
     the largest. Zeros have no place on the logarithmic axis.
     """
     curves = named(results, labels)
+    spectra = [_singular_values(result.user_factors, result.item_factors) for result, _ in curves]
     ax = make_axes(ax)
-    for result, label in curves:
-        values = _singular_values(result.user_factors, result.item_factors)
+    for values, (_, label) in zip(spectra, curves):
         ax.semilogy(np.arange(1, len(values) + 1), np.where(values > 0, values, np.nan), "o-", ms=3, label=label)
     ax.set(xlabel="latent direction", ylabel="singular value of $U V^T$")
     return tidy(ax, legend=labels is not None)
@@ -101,14 +101,15 @@ def item_map(
         chosen = check_ids("items", items, n)
     if not len(chosen):
         raise ValueError(f"items must be at least one, got none of {n}")
-    ax = make_axes(ax, (8, 6.5))
     places = _places(factors.item_factors[chosen], view)
+    texts = None if labels is None else [str(labels[i]) for i in chosen]
+    ax = make_axes(ax, (8, 6.5))
     _scatter(ax, places, None if counts is None else frequency[chosen])
     names = ("principal component", "canonical factor")[view == "factors"]
     ax.set(xlabel=f"{names} 1", ylabel=f"{names} 2")
     tidy(ax)
-    if labels is not None:
-        _write_labels(ax, places, [str(labels[i]) for i in chosen])
+    if texts is not None:
+        _write_labels(ax, places, texts)
     return ax
 
 

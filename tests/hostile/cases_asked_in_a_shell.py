@@ -129,7 +129,7 @@ def fitting() -> Iterator[Case]:
         "no MovieLens": (lambda f: "movielens:1b", ("1b",)),
         "only a line of names": (lambda f: write_csv(f / "e.csv", "user,item\n"), ("interaction|empty|e.csv|record",)),
         "/dev/null": (lambda f: "/dev/null", ("/dev/null",)),
-        "a matrix with NaN": (lambda f: _npz(f, np.nan), ("nan|finite",)),
+        "a matrix with NaN": (lambda f: _npz(f, np.nan), ("nulls: 1 in 'value'",)),
         "a matrix with wrong indices": (lambda f: _npz(f, 1.0, 99), ("indices|index",)),
         "an .npz of pickles": (lambda f: _objects(f), ("npz|object|pickle",)),
         "a .npz that is none": (lambda f: write_csv(f / "x.npz", "no"), ("x.npz",)),
