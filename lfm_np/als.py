@@ -197,7 +197,7 @@ def als(
         num_threads=threads,
     )
     loop = check_loop("iterations", iterations, tolerance, "objective", callback, progress, raise_on_interrupt)
-    check_choice("solver", solver, SOLVERS)
+    solver = check_choice("solver", solver, SOLVERS)
     start = check_init(init, problem.X.shape, problem.factors, biases, problem.X.dtype)
     if not isinstance(problem.X, StoredMatrix):  # which has a limit of its own
         refuse_what_cannot_fit("als", problem.X, factors=problem.factors, biases=problem.biases, num_threads=threads)

@@ -166,8 +166,8 @@ def most_popular(X: Any, *, zeros: str = "drop") -> Factors:
     array([2, 0])
     """
     m, n = _shape(X)
-    keep = check.check_choice("zeros", zeros, ("drop", "keep")) == "keep"
-    _, _, indices = check.check_seen("X", X, np.arange(m), (m, n), keep_zeros=keep)
+    zeros = check.check_choice("zeros", zeros, ("drop", "keep"))
+    _, _, indices = check.check_seen("X", X, np.arange(m), (m, n), keep_zeros=zeros == "keep")
     counts = np.bincount(indices, minlength=n).astype(np.float64)
     params = {"model": "most_popular", "zeros": zeros}
     return Factors(np.empty((m, 0)), np.empty((n, 0)), item_bias=counts, status=Status.CONVERGED, params=params)
@@ -204,7 +204,7 @@ def _parse(name: Any) -> _Metric:
             "metrics must be recall@k, capped_recall@k, precision@k, hit_rate@k, ndcg, ndcg@k, map, map@k, mrr, mrr@k "
             f"or auc, for example recall@20; got {check.shown(name)}"
         )
-    return _Metric(name, _KINDS[kind], _WHOLE if cutoff is None else int(cutoff))
+    return _Metric("".join(name), _KINDS[kind], _WHOLE if cutoff is None else int(cutoff))
 
 
 def _shape(X: Any) -> tuple[int, int]:

@@ -63,6 +63,7 @@ class Interactions:
     frame_backend: str | None = None
 
     def __post_init__(self) -> None:
+        given = getattr(self.matrix, "matrix", self.matrix)
         matrix = check.check_matrix(
             "matrix", self.matrix, zeros="keep", duplicates="refuse", negative=True, unknown=True
         )
@@ -73,12 +74,11 @@ class Interactions:
             object.__setattr__(self, name, owned(ids))
         if self.timestamps is not None:
             timestamps = check.check_timestamps(self.timestamps, matrix.nnz)
-            if not np.shares_memory(matrix.indices, getattr(self.matrix, "indices", matrix.data)) and matrix.nnz:
+            if not _same_order(matrix, given) and matrix.nnz:
                 raise ValueError(
                     "with timestamps, matrix must be canonical CSR already, else its cells would change places"
                 )
             object.__setattr__(self, "timestamps", owned(timestamps))
-        given = getattr(self.matrix, "matrix", self.matrix)
         names = "data", "indices", "indptr"
         data, indices, indptr = (owned(getattr(matrix, name), getattr(given, name, None)) for name in names)
         object.__setattr__(self, "matrix", check.share_csr(data, indices, indptr, matrix.shape))
@@ -322,6 +322,13 @@ def check_same_ids(name: str, X: Any, other: str, Y: Any) -> None:
             )
 
 
+def _same_order(csr: sp.csr_array, given: Any) -> bool:
+    """Whether the cells of ``given`` have the places that they have in the canonical ``csr`` made of it."""
+    if given.format != "csr":
+        return False
+    return np.shares_memory(csr.indices, given.indices) or np.array_equal(csr.indices, given.indices[: csr.nnz])
+
+
 def same_ids(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether these are the same ids in the same order, of whatever dtype."""
     if a is b:
@@ -399,13 +406,20 @@ def _with_missing(ids: np.ndarray, where: np.ndarray, missing: Any) -> np.ndarra
     same = kinds[0] == kinds[1]
     if (same or kinds in ("iu", "ui", "if", "uf")) and filler.astype(ids.dtype).tolist() == filler.tolist():
         found = ids.copy()
-    elif same:
+    elif same and all(_fits(part, np.result_type(ids, filler)) for part in (ids, filler)):
         found = ids.astype(np.result_type(ids, filler))
     else:
         found = np.empty(ids.shape, object)
         found.ravel()[:] = list(ids.ravel())  # as NumPy's scalars: of nanoseconds ``astype`` makes numbers
     found[where] = filler[0]
     return found
+
+
+def _fits(times: np.ndarray, dtype: np.dtype) -> bool:
+    """Whether ``dtype`` holds all of them: far times wrap around in fine units. What are no times fit."""
+    if dtype.kind not in "mM":
+        return True
+    return bool((np.isnat(times) | (times.astype(dtype).astype(times.dtype) == times)).all())
 
 
 def _rebuild(cls: type[Interactions], *parts: Any) -> Interactions:

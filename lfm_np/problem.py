@@ -107,7 +107,7 @@ def check_problem(
     ``mean``: the μ of a model that is there already. X may be a StoredMatrix where ``stored`` says so. ``num_threads``
     may look at it.
     """
-    check_choice("weighting", weighting, WEIGHTINGS)
+    weighting = check_choice("weighting", weighting, WEIGHTINGS)
     ratings = weighting == "ratings"
     factors = check_int("factors", factors, 1, 65_536)
     regularization = check_float("regularization", regularization, 0.0)

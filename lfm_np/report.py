@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from html import escape
 from typing import Any, NamedTuple
 
@@ -75,10 +75,11 @@ def write_report(
     """
     if not isinstance(factors, Factors):
         raise TypeError(f"factors must be a Factors, got {check.shown(factors)}")
+    path = check.check_path("path", path)
     counts = item_counts("train", train, factors.shape)
     if not factors.shape[1]:
         raise ValueError(f"factors must have an item at least, got shape {factors.shape}")
-    if isinstance(labels, str) or not isinstance(labels, (Sequence, np.ndarray, type(None))):
+    if labels is not None and (isinstance(labels, (str, Set, Mapping)) or not isinstance(labels, Collection)):
         raise TypeError(f"labels must be a sequence of texts, got {check.shown(labels)}")
     title = str(title)
     texts = _texts("items", train, factors.shape[1]) if labels is None else [str(label) for label in labels]

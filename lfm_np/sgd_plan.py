@@ -162,7 +162,7 @@ def _named(thing: Any) -> str:
 def _check_regularization(value: Any) -> dict[str, float]:
     if not isinstance(value, Mapping):
         return dict.fromkeys(PARTS, validation.check_float("regularization", value, 0.0))
-    unknown = sorted(set(map(str, value)) - set(PARTS))
+    unknown = sorted(str(part) for part in value if part not in PARTS)
     if unknown:
         raise ValueError(f"regularization must have keys among {', '.join(PARTS)}, got {', '.join(unknown)}")
     return {part: validation.check_float(f"regularization[{part!r}]", value.get(part, 0.0), 0.0) for part in PARTS}

@@ -21,7 +21,8 @@ from lfm_np.factors import Factors
 from lfm_np.interactions import Interactions, same_ids
 from lfm_np.sgd_plan import takes_any_value
 from lfm_np.sweeps import Callback
-from lfm_np.validation import check_matrix, wrap_csr
+from lfm_np.validation import as_array, check_matrix, wrap_csr
+from lfm_np.validation.formats import check_data
 
 try:
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -77,7 +78,7 @@ class HeldOut(NamedTuple):
             last._check_items(X)
         X = check_matrix(
             "X",
-            sp.csr_array(check_array(_safe(X), accept_sparse="csr")),
+            _csr(check_array(_safe(X), accept_sparse="csr")),
             zeros="keep" if before or ratings else "drop",  # what other steps make of a zero is theirs
             duplicates="refuse" if ratings and not before else "sum",
             negative=True,
@@ -98,9 +99,19 @@ class HeldOut(NamedTuple):
 
 
 def _safe(X: Any) -> Any:
-    """A sparse X as CSR that scikit-learn cannot stumble over: it converts with SciPy before it looks."""
+    """A sparse X as CSR that scikit-learn cannot stumble over: it converts with SciPy before it looks.
+
+    A dense one must have no masked entries, which scikit-learn unmasks.
+    """
     X = X.matrix if isinstance(X, Interactions) else X
+    if isinstance(X, np.ma.MaskedArray):
+        return as_array("X", X)
     return wrap_csr("X", X) if sp.issparse(X) and X.ndim == 2 else X
+
+
+def _csr(X: Any) -> sp.csr_array:
+    """What scikit-learn has checked, also of dtypes that SciPy does not take."""
+    return sp.csr_array(X if sp.issparse(X) else check_data(X, 2))
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -168,7 +179,7 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     def inverse_transform(self, X: Any) -> np.ndarray:
         """Scores of all items, shape (r, n), from what `transform` gave, shape (r, k): U Vᵀ and the biases."""
         check_is_fitted(self)
-        U, model = check_array(X, dtype=(np.float32, np.float64)), self.factors_
+        U, model = check_array(_safe(X), dtype=(np.float32, np.float64)), self.factors_
         if U.shape[1] != self._n_features_out:
             raise ValueError(f"X must have {self._n_features_out} columns, as from transform, got {U.shape[1]}")
         k = model.item_factors.shape[1]
@@ -190,7 +201,7 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         self._check_items(X)
         X = _safe(X)
         if not sp.issparse(X):
-            X = sp.csr_array(check_array(X, ensure_min_samples=0))
+            X = _csr(check_array(X, ensure_min_samples=0))
         return self.factors_.fold_in_users(X, num_threads=self.num_threads, **self._half_step())
 
     @property
@@ -214,7 +225,7 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         X = validate_data(self, _safe(X), accept_sparse="csr", reset=fitting)
         if not (self._takes_any_value() if fitting else self.factors_._zero_is_a_value):
             check_non_negative(X, f"{type(self).__name__}, whose values are confidences; ratings may have any sign")
-        return sp.csr_array(X)
+        return _csr(X)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

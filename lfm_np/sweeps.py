@@ -194,7 +194,7 @@ def run_sweeps(
             if bar is not None:
                 bar.set_postfix({loop.measure: f"{record[loop.measure]:.6g}"}, refresh=False)
                 bar.update()
-            if loop.callback and not _call(loop.callback, record, result, history):
+            if loop.callback is not None and not _call(loop.callback, record, result, history):
                 ended = Status.STOPPED
             elif interrupted():
                 ended = Status.INTERRUPTED

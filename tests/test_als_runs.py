@@ -6,6 +6,7 @@ import itertools
 import signal
 import sys
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -323,3 +324,26 @@ def test_random_states_are_interchangeable_with_their_kind():
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     fit(X)
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+
+
+class _Log(list):
+    """A callback that is empty, and so false, until it is called."""
+
+    def __call__(self, record, factors):
+        self.append(record["iteration"])
+
+
+def test_a_callback_that_is_false_is_called():
+    X, log = lfm_np.to_csr([(0, 0), (1, 1), (2, 0)]), _Log()
+    lfm_np.als(X, factors=2, iterations=3, callback=log, random_state=0)
+    lfm_np.sgd(X, factors=2, epochs=2, callback=log, random_state=0)
+    assert log == [1, 2, 3, 1, 2]
+
+
+def test_biases_to_start_from_must_fit_the_dtype():
+    X = lfm_np.to_csr([(0, 0), (1, 1), (2, 0)])
+    start = lfm_np.Factors(np.ones((3, 2)), np.ones((2, 2)), item_bias=np.full(2, 1e300))
+    with pytest.raises(ValueError, match="item_bias of init"):
+        lfm_np.als(X, factors=2, weighting="ratings", biases=True, init=start)
+    with pytest.raises(TypeError, match="init must be"):
+        lfm_np.als(X, factors=2, init=SimpleNamespace(user_factors=np.ones((3, 2)), item_factors=np.ones((2, 2))))

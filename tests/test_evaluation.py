@@ -1,5 +1,6 @@
 """evaluate against loops over the definitions, against other libraries, and on a published protocol."""
 
+import enum
 import math
 
 import numpy as np
@@ -268,3 +269,17 @@ def test_bad_arguments_are_named(changes, error, says):
     }
     with pytest.raises(error, match=says):
         evaluate(**(good | changes))
+
+
+def test_names_and_choices_that_are_members_of_an_enum():
+    class Name(str, enum.Enum):  # noqa: UP042 (whose str is "Name.KEEP")
+        KEEP = "keep"
+        RECALL = "recall@1"
+
+    X = sp.csr_array(np.array([[1.0, 2.0], [0.0, 3.0]]))
+    X.data[0] = 0
+    popular = most_popular(X, zeros=Name.KEEP)
+    assert popular.params == most_popular(X, zeros="keep").params
+    assert popular._zero_is_a_value
+    assert evaluate(popular, None, X, [Name.RECALL]).keys() == {"recall@1", "recall@1_se", "users"}
+    assert {str(name) for name in evaluate(popular, None, X, [Name.RECALL])} == {"recall@1", "recall@1_se", "users"}

@@ -556,3 +556,34 @@ def test_what_cannot_be_split_says_why():
     ]:
         with pytest.raises(ValueError, match=words):
             sample().split(**options)
+
+
+def test_lists_of_times_in_several_units_do_not_wrap_around():
+    mixed = [np.datetime64("2500-01-01"), np.datetime64(5, "ns")]
+    for users, times in ((mixed, None), ([1, 2], mixed)):
+        with pytest.raises(ValueError, match="times of several units"):
+            Interactions.from_arrays(users, [1, 2], timestamps=times)
+    near = [np.datetime64("2020-01-01"), np.datetime64("2021-01-01T00:00:00", "ns")]
+    data = Interactions.from_arrays(near, [1, 2])
+    assert data.users.tolist() == np.array(["2020", "2021"], "M8[ns]").tolist()
+    assert data.user_ids([0])[0] == near[0]
+    items = Interactions.from_arrays([1, 2], np.array(["2020", "2021"], "M8[ns]"))
+    assert items.item_ids([-1], missing=mixed[0])[0].astype("M8[D]") == mixed[0]
+
+
+def test_a_scalar_id_keeps_its_nul():
+    data = Interactions.from_arrays(["a", "b"], [1, 2])
+    assert data.rows_of("a").tolist() == [0]
+    assert data.rows_of("a\0", missing=-1).tolist() == [-1]
+
+
+def test_times_beside_interactions_and_indices_that_are_converted():
+    data = Interactions.from_arrays(["a", "b", "a"], [1, 2, 3], timestamps=[1, 2, 3])
+    assert Interactions(data, data.users, data.items, data.timestamps).timestamps.tolist() == [1, 3, 2]
+    other = data.matrix.copy()
+    other.indices = other.indices.astype(np.uint32)
+    assert Interactions(other, data.users, data.items, data.timestamps).timestamps.tolist() == [1, 3, 2]
+    other.indices[:2] = other.indices[:2][::-1].copy()
+    other.has_sorted_indices = False
+    with pytest.raises(ValueError, match="canonical CSR"):
+        Interactions(other, data.users, data.items, data.timestamps)

@@ -10,6 +10,7 @@ from optional import require
 import lfm_np
 from lfm_np import Factors, evaluation, plots
 from lfm_np.plots import lists
+from lfm_np.report import write_report
 
 pytestmark = pytest.mark.small
 
@@ -246,3 +247,21 @@ def test_an_error_leaves_the_axes_as_they_were():
         with pytest.raises((ValueError, KeyError), match=r"must be the whole matrix|have no history|not converge|0"):
             draw()
         assert ax.get_children() == before
+
+
+def test_labels_in_a_series_count_by_place(tmp_path):
+    pd = require("pandas")
+    rng = np.random.default_rng(0)
+    factors = lfm_np.Factors(rng.standard_normal((4, 3)), rng.standard_normal((5, 3)))
+    labels = [f"item {i}" for i in range(5)]
+    series = pd.Series(labels, index=range(5)[::-1])
+    both = (plots.item_map(factors, labels=given) for given in (labels, series))
+    plain, indexed = ({(text.get_text(), tuple(text.xy)) for text in ax.texts} for ax in both)
+    assert plain == indexed
+    assert plain
+    X = sp.csr_array(np.eye(4, 5))
+    write_report(tmp_path / "report.html", factors, X, labels=series)
+    with pytest.raises(TypeError, match="path must be"):
+        write_report(None, factors, X)
+    with pytest.raises(ValueError, match="counts must be one-dimensional"):
+        plots.item_map(factors, counts=np.ones((5, 2)))

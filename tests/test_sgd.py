@@ -1,3 +1,4 @@
+import enum
 import itertools
 import signal
 import sys
@@ -401,3 +402,20 @@ def test_empty_matrices(shape):
     fit = lfm_np.sgd(sp.csr_array(shape), factors=2, epochs=1)
     assert fit.user_factors.shape == (shape[0], 2)
     assert not fit.item_factors.any()
+
+
+def test_parts_of_regularization_are_named_by_equal_keys():
+    class Text(str, enum.Enum):  # noqa: UP042 (whose str is "Text.USER")
+        USER = "user"
+
+    class Other(enum.Enum):
+        USER = "user"
+
+        def __str__(self):
+            return "user"
+
+    X = lfm_np.to_csr([(0, 0), (1, 1), (2, 0)])
+    factors = lfm_np.sgd(X, factors=2, epochs=1, regularization={Text.USER: 0.5})
+    assert factors.params["regularization"]["user"] == 0.5
+    with pytest.raises(ValueError, match="regularization must have keys among"):
+        lfm_np.sgd(X, factors=2, epochs=1, regularization={Other.USER: 0.5})

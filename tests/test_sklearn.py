@@ -330,3 +330,16 @@ def test_without_scikit_learn_the_extra_is_named():
     code = "import lfm_np, sys; sys.modules['sklearn'] = None; lfm_np.sklearn"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.stderr.endswith("scikit-learn is not installed; install it with: pip install 'lfm_np[sklearn]'\n")
+
+
+def test_dense_arrays_of_any_real_dtype_and_masked_ones():
+    dense = np.array([[1.0, 0.0, 2.0], [0.0, 3.0, 0.0], [1.0, 1.0, 0.0], [0.0, 2.0, 1.0]])
+    model = lfm_np.sklearn.ALS(factors=2, iterations=2, random_state=0).fit(dense)
+    for dtype in ("f2", ">f4", ">f8"):
+        again = lfm_np.sklearn.ALS(factors=2, iterations=2, random_state=0).fit(dense.astype(dtype))
+        assert np.array_equal(again.item_factors_, model.item_factors_)
+        assert np.array_equal(again.transform(dense.astype(dtype)), model.transform(dense))
+    masked = np.ma.array(dense, mask=dense > 2)
+    for call in (model.fit, model.transform, model.fold_in_users, model.score, model.inverse_transform):
+        with pytest.raises(ValueError, match="masked entries"):
+            call(masked)

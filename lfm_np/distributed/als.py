@@ -154,7 +154,9 @@ def als(
         _refuse_what_cannot_fit(problem, shape[0], workers)
         general = without_cells(problem)
         sources = source.sources(cluster, general) if sharded else _cut(problem, general, shards or workers.threads)
-        driven = bool(loop.tolerance or loop.callback)  # the driver decides after every sweep whether to go on
+        driven = (
+            bool(loop.tolerance) or loop.callback is not None
+        )  # the driver decides after every sweep whether to go on
         state = Sweeps(
             cluster,
             general,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from lfm_np.factors import Factors
 from lfm_np.plots.axes import GREY, make_axes, named, tidy
 from lfm_np.quiet import eigh, quietly
 from lfm_np.ranking import unit_rows
-from lfm_np.validation import check_choice, check_ids, shown
+from lfm_np.validation import check_choice, check_column, check_ids, shown
 
 SHOWN = 500  # items of a map by default: where the rare ones are is mostly chance
 LABELS = 40  # labels of a map at most
@@ -94,7 +94,7 @@ def item_map(
             raise ValueError(f"{name} must have one entry for each of the {n} items, got {len(given)}")
     if factors.item_factors.shape[1] < 2:
         raise ValueError(f"factors must have at least two latent dimensions for a map, got {shown(factors)}")
-    frequency = np.ones(n) if counts is None else np.asarray(counts, np.float64)
+    frequency = np.ones(n) if counts is None else check_column("counts", counts).astype(np.float64)
     if items is None:
         chosen = np.argsort(-frequency, kind="stable")[: n if counts is None else SHOWN]
     else:
@@ -102,7 +102,8 @@ def item_map(
     if not len(chosen):
         raise ValueError(f"items must be at least one, got none of {n}")
     places = _places(factors.item_factors[chosen], view)
-    texts = None if labels is None else [str(labels[i]) for i in chosen]
+    texts = labels if labels is None or isinstance(labels, Mapping) else list(labels)  # a Series counts by its index
+    texts = None if texts is None else [str(texts[i]) for i in chosen]
     ax = make_axes(ax, (8, 6.5))
     _scatter(ax, places, None if counts is None else frequency[chosen])
     names = ("principal component", "canonical factor")[view == "factors"]

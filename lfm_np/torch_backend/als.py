@@ -124,7 +124,7 @@ def als(
     )
     loop = check_loop("iterations", iterations, tolerance, "objective", callback, progress, raise_on_interrupt)
     loop = loop._replace(callback=as_outside(loop.callback))
-    check_choice("solver", solver, SOLVERS)
+    solver = check_choice("solver", solver, SOLVERS)
     start = check_init(init, problem.X.shape, problem.factors, biases, problem.X.dtype)
     where = check_device(device, problem.X.dtype, memory_budget)
     refuse_what_cannot_fit("als", problem.X, factors=problem.factors, biases=problem.biases, **where.memory())

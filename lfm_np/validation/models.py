@@ -12,6 +12,7 @@ from lfm_np.validation.matrices import MOST_ROWS
 from lfm_np.validation.scalars import as_array, shown
 
 _AT_ONCE = 1 << 20  # numbers looked at together
+_PARTS = ("user_factors", "item_factors", "user_bias", "item_bias")
 
 
 def check_dense(name: str, array: Any, ndim: int, dtype: np.dtype | None = None) -> np.ndarray:
@@ -52,8 +53,8 @@ def check_init(
     """Starting factors (U, V, user_bias, item_bias) as finite arrays; biases are zero where ``init`` has none."""
     if init is None:
         return None
-    if hasattr(init, "user_factors"):
-        U, V, user_bias, item_bias = init.user_factors, init.item_factors, init.user_bias, init.item_bias
+    if all(hasattr(init, part) for part in _PARTS):
+        U, V, user_bias, item_bias = (getattr(init, part) for part in _PARTS)
     elif isinstance(init, (tuple, list)) and len(init) == 2:
         (U, V), user_bias, item_bias = init, None, None
     else:
@@ -70,8 +71,10 @@ def check_init(
         if not np.isfinite(array).all():
             raise ValueError(f"init has a non-finite value in {name} (or one too large for {dtype})")
         checked.append(array)
-    for bias, rows in ((user_bias, shape[0]), (item_bias, shape[1])):
-        checked.append(np.zeros(rows) if bias is None or not biases else np.asarray(bias))
+    for name, bias, rows in (("user_bias", user_bias, shape[0]), ("item_bias", item_bias, shape[1])):
+        used = bias if biases else None
+        check_bias(f"{name} of init", used, rows, dtype)
+        checked.append(np.zeros(rows) if used is None else np.asarray(used))
     return tuple(checked)
 
 

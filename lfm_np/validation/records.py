@@ -141,6 +141,8 @@ def as_ids(name: str, ids: Any) -> np.ndarray:
         array = as_array(name, ids)
         if array.ndim == 1 and _changed(array, ids):
             array = _objects(ids)
+        elif array.ndim == 0 and _changed(array.reshape(1), [ids]):
+            array = _objects([ids]).reshape(())
     except MemoryError:
         array = _objects(ids)
     return array.astype(object) if array.dtype.kind == "T" else array

@@ -27,13 +27,24 @@ def shown(value: Any) -> str:
 
 
 def as_array(name: str, value: Any) -> np.ndarray:
-    """``numpy.asarray`` that refuses ragged lists and masked entries, which it would drop or unmask."""
+    """``numpy.asarray`` that refuses ragged lists, masked entries, which it would unmask, and wrapped times."""
     if np.ma.is_masked(value):
         raise ValueError(f"{name} must have no masked entries; leave them out first (array.compressed())")
     try:
-        return np.asarray(value)
+        array = np.asarray(value)
     except ValueError:
         raise ValueError(f"{name} must be an array, got rows of unequal length: {shown(value)}") from None
+    if array.dtype.kind in "mM" and array.ndim == 1 and _wrapped(array, value):
+        raise ValueError(f"{name} has times of several units, which {array.dtype} cannot hold; give one array")
+    return array
+
+
+def _wrapped(array: np.ndarray, given: Any) -> bool:
+    """Whether times of a list are others in the unit that NumPy chose for all."""
+    if hasattr(given, "dtype") or len({getattr(time, "dtype", None) for time in given}) < 2:
+        return False
+    pairs = ((a, b) for a, b in zip(array, given) if isinstance(b, np.generic))
+    return any(a.astype(b.dtype) != b for a, b in pairs if not np.isnat(b))
 
 
 MAX_THREADS = 1024
