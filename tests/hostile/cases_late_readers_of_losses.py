@@ -217,19 +217,20 @@ def _inverse_of_counts() -> list[str]:
 
 
 def _tolerance() -> list[str]:
-    U, V = (F.copy() for F in _start(3, 3, 2))
+    U, V = (2.5 * F for F in _start(3, 3, 2))
     paid: list[float] = []
     for _ in range(60):
         E = np.array([U[r] @ V[r] for r in range(3)]) - RATINGS
         paid.append(float((E**2).mean() / 2))
-        U, V = U - 0.1 * E[:, None] * V, V - 0.1 * E[:, None] * U
+        U, V = U - 0.05 * E[:, None] * V, V - 0.05 * E[:, None] * U
     share = 0.25
     gains = [1 - after / before for before, after in pairwise(paid)]
     last = next(e for e, gain in enumerate(gains, 1) if gain < share)
+    assert last == 9
     assert all(abs(gain - share) > 1e-3 for gain in gains[:last])
     fit: Any = lfm_np.sgd(
-        _diagonal(RATINGS), losses.Squared(), sampler=None, factors=2, epochs=60, learning_rate=0.1, tolerance=share,
-        regularization=0.0, init=_start(3, 3, 2), dtype="float64", random_state=0,
+        _diagonal(RATINGS), losses.Squared(), sampler=None, factors=2, epochs=60, learning_rate=0.05, tolerance=share,
+        regularization=0.0, init=tuple(2.5 * F for F in _start(3, 3, 2)), dtype="float64", random_state=0,
     )  # fmt: skip
     return wrong(
         epochs=len(fit.history) == last + 1,
