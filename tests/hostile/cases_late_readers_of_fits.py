@@ -82,7 +82,8 @@ def data(m: int = 17, n: int = 11, seed: int = 5, share: float = 0.35, top: floa
 
 def _swept(model: Rows, X: np.ndarray, k: int = 4, times: int = 3, **words: Any) -> list[str]:
     """Scores after some sweeps, and J after either half of each."""
-    U, V = start(*X.shape, k)
+    m, n = X.shape
+    U, V = start(m, n, k)
     init, halves, wholes = (U, V), [], []
     for _ in range(times):
         U = model.half(X, V)
@@ -218,7 +219,8 @@ def plain(m: int, n: int, k: int, dtype: Any = np.float64, **words: Any) -> lfm_
 
 
 def _objective(model: Rows, X: np.ndarray) -> list[str]:
-    factors = plain(*X.shape, 3)
+    m, n = X.shape
+    factors = plain(m, n, 3)
     found = lfm_np.objective(csr(X), factors, **model.words)
     return wrong(number=close(found, model.J(X, factors.user_factors, factors.item_factors), 1e-11))
 
