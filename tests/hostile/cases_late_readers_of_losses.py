@@ -20,10 +20,6 @@ _GROUP = Group("late readers, losses")
 _holds = faultless(_GROUP)
 
 
-def _sigmoid(s: float) -> float:
-    return 1 / (1 + math.exp(-s))
-
-
 def _softplus(s: float) -> float:
     return max(s, 0.0) + math.log1p(math.exp(-abs(s)))
 
