@@ -63,7 +63,8 @@ def fold_in_users(
     num_threads : int, optional
     **parameters
         ``regularization``, ``alpha``, ``unobserved_weight``, ``regularization_exponent``, ``weighting`` as in `als`.
-        By default those that the factors were fitted with; factors of `sgd` need all but ``unobserved_weight``.
+        By default those that the factors were fitted with; others, such as those of `sgd`, need all but
+        ``unobserved_weight``, and but ``alpha`` with "ratings".
 
     Returns
     -------
@@ -226,6 +227,8 @@ def half_step(factors: Factors, asked: HalfStep) -> HalfStep:
     if isinstance(fitted["regularization"], Mapping):  # of the parts of an `sgd` step, another objective
         fitted["regularization"] = None
     values = fitted | {name: value for name, value in asked.items() if value is not None}
+    if values["weighting"] == "ratings" and values["alpha"] is None:
+        values["alpha"] = 1.0  # which ratings do not use
     needed = [name for name in names if name != "unobserved_weight" and values[name] is None]
     if needed:
         raise ValueError(f"the factors do not come from als, so fold-in needs {' and '.join(needed)}")

@@ -103,6 +103,9 @@ def test_factors_of_sgd_need_parameters():
     assert factors.update(X[:2], users=[0, 50], **parameters).shape == (51, 30)
     score = factors.fold_in_users(X, **parameters).scores(3, 5)
     assert factors.explain(3, 5, X, **parameters).score == pytest.approx(float(score), abs=1e-9)
+    ratings = {"regularization": 0.1, "regularization_exponent": 0.0, "weighting": "ratings"}  # which have no alpha
+    alone, same = factors.fold_in_users(X, **ratings), factors.fold_in_users(X, **ratings, alpha=1.0)
+    np.testing.assert_array_equal(alone.user_factors, same.user_factors)
 
 
 def test_the_regularization_of_sgd_is_not_taken_for_that_of_als():
