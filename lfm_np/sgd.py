@@ -106,11 +106,11 @@ def sgd(
     Returns
     -------
     Factors
-        In the canonical basis; of unit length for cosine losses, or zero. ``history``: iteration, sampled_loss (mean over
-        the stored cells of the loss just before each step, 0 for those of skipped rows, float64), seconds. ``params``:
-        the arguments, ``zeros`` ("keep": a stored zero is a value, also for ``seen=`` and `evaluate`; "drop": it counts as
-        absent), ``blocks``, ``skipped_rows`` (rows that left nothing to draw), and ``seed``, the ``random_state`` that
-        repeats the fit (None for an object).
+        In the canonical basis; of unit length for cosine losses, or zero. ``history``: iteration, sampled_loss (mean
+        over the stored cells of the loss just before each step, 0 for those of skipped rows, float64), seconds.
+        ``params``: the arguments, ``zeros`` ("keep": a stored zero is a value, also for ``seen=`` and `evaluate`;
+        "drop": it counts as absent), ``blocks``, ``skipped_rows`` (rows that left nothing to draw), and ``seed``, the
+        ``random_state`` that repeats the fit (None for an object).
 
     Raises
     ------
