@@ -8,7 +8,7 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,21 @@ import lfm_np
 from lfm_np import losses
 
 from .case import Case
-from .cases_rough_treatment_of_matrices import HOW,
- at, throw, V0, Spilled, X, caught, fit, follows, listed, names, rough
+from .cases_rough_treatment_of_matrices import (
+    HOW,
+    V0,
+    Spilled,
+    X,
+    at,
+    caught,
+    fit,
+    follows,
+    listed,
+    names,
+    rough,
+    throw,
+    watched,
+)
 from .working_days import Model, close, csr, stars, start, tells, wrong
 
 
@@ -178,19 +191,12 @@ def _pressed_in_sgd(home: Path) -> list[str]:
 
 
 def _watchdog(home: Path) -> list[str]:
-    def bark(number: int, frame: Any) -> None:
-        raise Spilled("too long")
-
     def sleep(factors: Any) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0.005)
         time.sleep(2)
 
-    old = signal.signal(signal.SIGALRM, bark)
-    try:
+    with watched():
         got = caught(lambda: fit(callback=at(2, sleep), checkpoint=home / "run"))
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, old)
     return wrong(
         itself=isinstance(got, Spilled), whole=follows(fit(checkpoint=home / "run"), 3), alone=names(home) == ["run"]
     )

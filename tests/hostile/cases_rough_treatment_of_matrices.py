@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import random
 import signal
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,23 @@ def throw(error: BaseException) -> Callable[[Any], Any]:
         raise error
 
     return what
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[None]:
+    """An alarm is `Spilled`; the alarms of before come back."""
+
+    def bark(number: int, frame: Any) -> None:
+        raise Spilled("too long")
+
+    before = signal.setitimer(signal.ITIMER_REAL, 0)
+    handler = signal.signal(signal.SIGALRM, bark)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, *before)
 
 
 BIG = stars(5000, 20, seed=7)
