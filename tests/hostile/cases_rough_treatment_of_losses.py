@@ -160,7 +160,7 @@ def _blind(home: Path) -> list[str]:
     if not isinstance(got, lfm_np.SolverError):
         told = isinstance(got, (ValueError, TypeError)) and tells(got, "blind|loss|gradient")
         return [] if told else [repr(got)]
-    before = got.factors
+    before: Any = got.factors
     return wrong(
         epoch=tells(got, "epoch"),
         start=close(_gram(before.user_factors, before.item_factors), _gram(U0, V0), 1e-10),
@@ -244,7 +244,7 @@ def _diverged(home: Path) -> list[str]:
     got = caught(lambda: lfm_np.sgd(csr(X), losses.Squared(), epochs=9, learning_rate=1e6, checkpoint=path, **words))
     if not isinstance(got, lfm_np.SolverError):
         return [repr(got)]
-    left = got.factors
+    left: Any = got.factors
     return wrong(
         epoch=tells(got, "epoch"),
         finite=bool(np.isfinite(left.user_factors).all() and np.isfinite(left.item_factors).all()),
@@ -264,7 +264,7 @@ def _nothing_to_draw(home: Path) -> list[str]:
     g = -1 / (1 + math.exp(S - T))
     mine = _gram(start[0][0], u[0] - ETA * g * (V[0] - V[1]), V[0] - ETA * g * u[0], V[1] + ETA * g * u[0])
     return wrong(
-        skipped=done.params["skipped_rows"] == 1,
+        skipped=(done.params or {})["skipped_rows"] == 1,
         moved=close(_gram(done.user_factors, done.item_factors), mine, 1e-12),
         paid=close(done.history[0]["sampled_loss"], math.log1p(math.exp(T - S)) / 3, 1e-12),
     )
