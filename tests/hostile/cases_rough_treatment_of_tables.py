@@ -1,4 +1,4 @@
-"""Stored matrices and tables that are cut, spoilt deep within or meet small limits; what is read or fitted afterwards."""
+"""Stored matrices and tables that are cut, spoilt deep within or meet small limits; what is read afterwards."""
 
 from __future__ import annotations
 
@@ -264,10 +264,11 @@ def _cut_archives(home: Path) -> list[str]:
         found += wrong(**{f"whole_{ending}": np.array_equal(_csv(path), _sums(records))})
         for size in (len(raw) // 2, len(raw) - 5):
             path.write_bytes(raw[:size])
-            got = caught(lambda p=path: _csv(p))  # type: ignore[misc]
-            found += (
-                [] if isinstance(got, (OSError, ValueError, EOFError)) and str(got) else [f"{ending} {size}: {got!r}"]
-            )
+            try:
+                told = np.array_equal(_csv(path), _sums(records))  # where only the check sum was cut
+            except (OSError, ValueError, EOFError) as error:
+                told = bool(str(error))
+            found += [] if told else [f"{ending}, {size} of {len(raw)} bytes"]
     return found
 
 
@@ -354,7 +355,8 @@ def _copied_interactions(home: Path) -> list[str]:
     found = []
     for n, one in enumerate((data, copy.copy(data), copy.deepcopy(data), pickle.loads(pickle.dumps(data)))):
         for name in ("data", "indices", "indptr"):
-            got = caught(lambda a=getattr(one.matrix, name): a.__setitem__(0, 1))  # type: ignore[misc]
+            array = getattr(one.matrix, name)
+            got = caught(lambda a=array: a.__setitem__(0, 1))  # type: ignore[misc]
             found += [] if isinstance(got, ValueError) else [f"copy {n}: {name} can be written"]
         test = one.split("last")[1].matrix.toarray()
         # times fall, so that a row's first cell is its latest: columns 1, 0 and 0 where 0, 5 and 10 are empty
