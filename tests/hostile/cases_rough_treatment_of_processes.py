@@ -130,7 +130,8 @@ def _memory() -> int:
 def _little_memory(home: Path) -> list[str]:
     users, records = np.zeros(2_000_000, np.int64), np.broadcast_to(np.int64(3), 200_000_000)
     PLAIN.recommend(0)
-    with limited(resource.RLIMIT_AS, _memory() + (300 << 20)):
+    most, hard = _memory() + (300 << 20), resource.getrlimit(resource.RLIMIT_AS)[1]
+    with limited(resource.RLIMIT_AS, most if hard == resource.RLIM_INFINITY else min(most, hard)):
         lists = caught(lambda: PLAIN.recommend(users, N=200))
         made = caught(lambda: lfm_np.Interactions.from_arrays(records, records))
     return wrong(lists=isinstance(lists, MemoryError), made=isinstance(made, MemoryError))
@@ -189,7 +190,7 @@ def _deep(home: Path) -> list[str]:
     found = []
     for left in (15, 30, 60, 120):
         got: list[Any] = []
-        error = caught(lambda n=room - left, g=got: down(n, lambda: g.append(fit())))  # type: ignore[misc]
+        error = caught(lambda n=room - left, g=got: down(n, lambda: g.append(fit())))
         if not (isinstance(error, RecursionError) or (error is None and follows(got[0], 3))):
             found.append(f"{left} frames left: {error!r}")
     return found
@@ -241,7 +242,7 @@ def _traced(home: Path) -> list[str]:
         same = sys.gettrace() is trace
     finally:
         sys.settrace(before)
-        threading.settrace(before)  # type: ignore[arg-type]
+        threading.settrace(before)
     return wrong(right=follows(done, 3), same=same, some=lines[0] > 10)
 
 
