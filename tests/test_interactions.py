@@ -140,6 +140,14 @@ def test_bad_arguments_of_to_csr(options, error, words):
         to_csr([(0, 0), (1, 2)], **options)
 
 
+def test_pairs_beyond_32_bits_are_named():
+    with pytest.raises(ValueError, match=f"pairs must be numbers below 2147483647, got {2**63}"):
+        to_csr(np.array([(0, 2**63)], np.uint64))
+    assert to_csr([(0, 2**31 - 2)]).shape == (1, 2**31 - 1)
+    with pytest.raises(ValueError, match="pairs must be numbers below 2147483647, got 2147483647"):
+        to_csr([(0, 2**31 - 1)])
+
+
 def test_repeated_pairs_can_be_an_error_and_must_not_overflow():
     assert to_csr([(1, 1), (0, 1)], duplicates="error").nnz == 2
     with pytest.raises(ValueError, match=r"pair \(4, 7\) occurs more than once"):

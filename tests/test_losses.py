@@ -325,6 +325,26 @@ class WrongList:
         return -1.0, 2 * np.ones(len(negatives))
 
 
+class Spoils:
+    """``sgd`` would go on with what is left of the scores."""
+
+    def value(self, positive, negatives):
+        negatives[:] = 0.0
+        return -positive
+
+    def gradient(self, positive, negatives):
+        return -1.0, np.zeros(len(negatives))
+
+
+class SpoilsToo(NamedTuple):
+    def value(self, positive, negatives):
+        return -positive
+
+    def gradient(self, positive, negatives):
+        negatives[:] = 0.0
+        return -1.0, negatives
+
+
 class Hidden:
     def __init__(self):
         self._margin = 1.0
@@ -368,6 +388,8 @@ class NeedsTrials(NamedTuple):
         (WrongNames(), "WrongNames.value must take"),
         (Mixed(), "value is pointwise but its gradient is pairwise"),
         (WrongList(), r"negatives\[0\]"),
+        (Spoils(), "Spoils.value must not write to negatives"),
+        (SpoilsToo(), "SpoilsToo.gradient must not write to negatives"),
         (Text(), "Text.name must be a number"),
         (Hidden(), "Hidden._margin must not begin with _"),
         (NeedsTrials(), "trials has a meaning for pairwise"),

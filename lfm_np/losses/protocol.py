@@ -157,7 +157,8 @@ def _check_methods(loss: Any, kind: str) -> None:
                 f"{name}.{method} must not raise or assert, which compiled code ignores; return nan instead"
             )
     if kind == "list":
-        found = _slopes(loss)
+        _called(loss, "value")
+        found = _called(loss, "gradient")
         if np.shape(found) != (3,):
             raise ValueError(
                 f"{name}.gradient must return the slope of positive and an array with one slope for each of negatives: "
@@ -165,12 +166,17 @@ def _check_methods(loss: Any, kind: str) -> None:
             )
 
 
-def _slopes(loss: Any) -> Any:
-    """The slopes of three negatives, by the Python code; what Python cannot run is left to the compiler to refuse."""
+def _called(loss: Any, method: str) -> Any:
+    """What the Python code makes of three negatives; what Python cannot run is left to the compiler to refuse."""
+    scores = np.array([-0.5, 0.0, 0.75])
     try:
-        return quietly(loss.gradient, 0.25, np.array([-0.5, 0.0, 0.75]))[1]
+        found = quietly(getattr(loss, method), 0.25, scores)
+        found = found[1] if method == "gradient" else found
     except Exception:
-        return np.empty(3)
+        found = np.empty(3)
+    if not np.array_equal(scores, [-0.5, 0.0, 0.75]):
+        raise ValueError(f"{type(loss).__name__}.{method} must not write to negatives, which are the scores of a step")
+    return found
 
 
 # ---- check ----------------------------------------------------------------------------------------------------------

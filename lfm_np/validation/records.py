@@ -216,6 +216,8 @@ def check_shape(shape: Any, pairs: np.ndarray) -> tuple[int, int]:
     if not isinstance(shape, Sequence) or len(shape) != 2:
         raise TypeError(f"shape must be a pair (rows, columns), got {shown(shape)}")
     limit = np.iinfo(np.int32).max
+    if shape is need and max(need) > limit:
+        raise ValueError(f"pairs must be numbers below {limit}, got {max(need) - 1}")
     for axis, size, least in zip(("rows", "columns"), shape, need):
         check_int(f"shape ({axis})", size, 0, limit)
         if size < least:

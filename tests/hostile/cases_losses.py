@@ -211,7 +211,7 @@ SGD: dict[str, tuple[Any, Any]] = {
     "odd list": (ListUnfilled(), raises(TypeError, "gradient")),
     "list too long": (ListTooLong(), SLOPES),
     "list too short": (ListTooShort(), SLOPES),
-    "list that writes": (ListWrites(), FINE),
+    "list that writes": (ListWrites(), raises(ValueError, "gradient must not write to negatives")),
     "a property that raises": (Raising(), raises(BAD, "value")),
     "its own": (Fine(), FINE),
     "wrong sign": (WrongSign(), Either(FINE, raises((RuntimeError, ValueError), "epoch|gradient"))),

@@ -37,7 +37,9 @@ def _case(name: str, work: Callable[[Path], list[str]]) -> Case:
 
 
 def refusal(got: BaseException | None, *words: str) -> list[str]:
-    return [] if isinstance(got, (OSError, ValueError)) and tells(got, *words) else [f"no clear error: {got!r}"]
+    return (
+        [] if isinstance(got, (OSError, TypeError, ValueError)) and tells(got, *words) else [f"no clear error: {got!r}"]
+    )
 
 
 def few_files() -> Any:

@@ -263,7 +263,7 @@ def cases() -> list[Case]:
             "offsets that do not begin with 0",
             lambda: damaged(indptr=setting(0, 1)),
             lambda A: lfm_np.objective(A, large(), **HOW.words),
-            "indptr|offset",
+            "index pointer",
         ),
         _refuses(
             "a column of 2³² and nothing is stored",
@@ -282,7 +282,7 @@ def cases() -> list[Case]:
             sgd,
             "indptr|offset",
         ),
-        _refuses("a shape of one row more", _reshaped, als, "indptr|shape|length"),
+        _refuses("a shape of one row more", _reshaped, als, "index pointer size"),
         _refuses("NaN deep in als", lambda: celled(3777, np.nan), als, "3777"),
         _refuses("less than nothing deep in sgd", lambda: celled(3777, -1.0), sgd, "3777"),
         _refuses(

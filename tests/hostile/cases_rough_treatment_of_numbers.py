@@ -205,11 +205,6 @@ def cases() -> list[Case]:
         _gives("arrays with steps that cannot be written", _strided, lambda A: _swept(A, X)),
         _gives("bytes the other way round", _turned, _turned_back),
         _gives("mapped files that are gone", _gone, lambda A: _swept(A, X)),
-        _gives(
-            "float16 in an objective",
-            lambda: csr(X, np.float16),
-            lambda A: close(lfm_np.objective(A, PLAIN, **found.words), found.objective(X, U0, V0), 1e-10),
-        ),
         _gives("a column of LIL twice", lambda: lil([5, 2, 2]), _lil_sum),
         _gives(
             "a start that is two views of one array",

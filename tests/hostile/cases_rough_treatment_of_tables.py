@@ -277,11 +277,10 @@ def _bent_lines(home: Path) -> list[str]:
     lines = _text(records)
     found = []
     for bad, words in (
-        ("7,8,cheap", "price|bent|cheap"),
+        ("7,8,cheap", "value must be a column of numbers"),
         ("7,8,1.5,9", "bent|columns|fields|line|row"),
         ("7,8", "bent|columns|fields|line|row"),
         ("7,,1.5", "item|null"),
-        ("seven,8,1.5", "user|bent|seven"),
     ):
         path.write_text("\n".join([*lines[:45_000], bad, *lines[45_000:]]) + "\n")
         found += refusal(caught(lambda: _csv(path)), words)
@@ -383,7 +382,7 @@ def cases() -> list[Case]:
             ("two nulls after 70,000 records", _null_deep),
             ("an infinite price after 88,000 records", _infinite_deep),
             ("compressed CSV that was cut", _cut_archives),
-            ("five kinds of bent lines after 45,000", _bent_lines),
+            ("four kinds of bent lines after 45,000", _bent_lines),
             ("an id that is no text after 30,000 lines", _not_text),
             ("tables with nothing in them", _empty_tables),
             ("lists that do not fit, of unknown users, into no folder", _lists_too_large),
