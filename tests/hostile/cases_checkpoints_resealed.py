@@ -101,7 +101,7 @@ def resealed() -> Iterator[Case]:
     )
     for tensor in ("user_squares", "item_bias_squares"):
         name = f"a sum of squares below zero in {tensor} of a checkpoint"
-        yield _refused(name, of_run(number(tensor, np.float32(-0.5))), tensor, kind=bad)
+        yield _refused(name, of_run(number(tensor, np.float64(-0.5))), tensor, kind=bad)
 
     def resumed(change: Callable[[dict[str, Any]], Any], X: Any = None) -> Callable[[], Any]:
         def act(folder: Path) -> Any:

@@ -275,7 +275,7 @@ def _asked_of_an_index(kind: str) -> list[str]:
     return wrong(
         ids=found.ids.tolist() == mine,
         scores=np.array_equal(found.scores, exact.scores),
-        one=one.ids.tolist() == [ranked(S[3], range(12), 2)],
+        one=one.ids.tolist() == ranked(S[3], range(12), 2),
     )
 
 
