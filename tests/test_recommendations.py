@@ -162,6 +162,7 @@ def test_nobody_has_the_types_of_somebody():
 
 
 def test_seen_of_other_ids_is_refused(tmp_path):
+    require("pyarrow")
     factors, data = sample()
     for ids in ((data.users[::-1], data.items), (data.users, data.items[::-1])):
         other = Interactions(data.matrix, *ids)
