@@ -95,7 +95,7 @@ def _append(file: Writer, parts: list[np.ndarray]) -> None:
 def _values(plan: Plan, batch: pa.RecordBatch) -> np.ndarray:
     if "value" not in plan.names:
         return np.ones(len(batch))
-    return check.check_values("value", numbers("value", batch.column(plan.names["value"])), len(batch))
+    return check.check_values("value", numbers("value", plan.names["value"], batch), len(batch))
 
 
 def _write_ids(path: Path, ids: pa.Array) -> None:
