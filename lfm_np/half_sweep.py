@@ -26,7 +26,7 @@ GRAM_BYTES = 8 << 20  # memory of the partial sums of a Gram matrix
 BLAS_FACTORS, BLAS_ROWS = 128, 1024  # from so many factors on BLAS sums a Gram matrix faster, so many rows at a time
 RETRY_BYTES = 1 << 20, 32 << 20  # least and most of a chunk of rows that are solved again in float64
 ROTATED_BYTES = 1 << 18  # memory of the rows that a thread rotates at once
-FEWEST_ROWS = 128  # of a block: with fewer, ld² numbers that are read or added up take longer than the products
+FEWEST_ROWS = 128  # that are rotated at once: of fewer, reading the basis takes longer than the products
 LOSS_CELLS = 1 << 14  # cells of a block that sums their loss
 PIVOT_LOSS = 1e-5  # a pivot may lose digits until eps · loss reaches this; such rows are solved again in float64
 
@@ -44,7 +44,7 @@ class Fixed(NamedTuple):
 def gram_chunks(rows: int, ld: int) -> range:
     """Where the chunks begin that `gram_matrix` adds up, ld² numbers of float64 each."""
     most = max(16, GRAM_BYTES // (8 * ld * ld))
-    least = max(FEWEST_ROWS, int(row_plan.SMALLEST_BLOCK / (row_plan.GRAM_ROW * ld * ld)))
+    least = max(ld, int(row_plan.SMALLEST_BLOCK / (row_plan.GRAM_ROW * ld * ld)))  # else adding up takes longest
     return range(0, rows, max(least, -(-rows // most)))
 
 
