@@ -59,7 +59,8 @@ def sgd(
 
     What is minimised, every argument but the last three, the starting factors and the result are those of
     `lfm_np.sgd`; see there. The steps are taken in batches: all records of a batch move their rows by the slopes before
-    the batch, and the moves of one row add up.
+    the batch, and the moves of one row add up. λ is a part of each move: a row that moves r times in a batch shrinks by
+    r·η·λ of what it was before it.
 
     Parameters
     ----------
@@ -82,6 +83,8 @@ def sgd(
     ------
     TypeError, ValueError
         A bad argument; the message names it.
+    MemoryError
+        The fit would take more than the device has; see `lfm_np.estimate_memory`.
     SolverError
         The factors diverged; ``.factors`` holds those of the epoch before.
 
