@@ -316,11 +316,11 @@ def test_a_replaced_row_does_not_keep_its_old_bias(side, parts, scores):
 @pytest.mark.parametrize("parts", PARTS)
 def test_biases_and_a_constant_are_for_ratings(weighting, parts):
     X, factors = matrix(), partly_biased(*parts)
-    named = "biases=True" if any(parts[1:]) else "global_bias"
+    named = "biases need" if any(parts[1:]) else "global_bias needs"
     for call in (
         factors.fold_in_users,
         factors.fold_in_items,
         lambda X, **words: lfm_np.objective(X, factors, **words),
     ):
-        with pytest.raises(ValueError, match=f"{named} needs weighting=\"ratings\", got weighting='{weighting}'"):
+        with pytest.raises(ValueError, match=f"{named} weighting=\"ratings\", got weighting='{weighting}'"):
             call(X, weighting=weighting)
