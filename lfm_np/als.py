@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from lfm_np.canonical import canonical
+from lfm_np.canonical import canonical, rows_at_once
 from lfm_np.checkpoint import Run
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
@@ -221,7 +221,6 @@ def als(
 
 
 SOLVERS = ("auto", "exact", *STEP_COSTS)
-_ROWS = 1 << 14  # rows of factors drawn or copied at once
 
 
 def draw_items(V: np.ndarray, rng: np.random.Generator) -> None:
@@ -229,8 +228,9 @@ def draw_items(V: np.ndarray, rng: np.random.Generator) -> None:
 
     Drawn in float32 for either dtype, so that float32 and float64 runs start from the same numbers.
     """
-    for lo in range(0, len(V), _ROWS):
-        rows = V[lo : lo + _ROWS]
+    step = rows_at_once(V.shape[1])
+    for lo in range(0, len(V), step):
+        rows = V[lo : lo + step]
         rows[:] = rng.standard_normal(rows.shape, dtype=np.float32) * np.float32(0.1 / np.sqrt(V.shape[1]))
 
 
@@ -310,8 +310,9 @@ class _State:
         if fixed.basis is not None:
             rotated(old, fixed.basis, X, self._pool, only=stepped)
         else:
-            for lo in range(0, len(stepped), _ROWS):
-                X[stepped[lo : lo + _ROWS]] = old[stepped[lo : lo + _ROWS]]
+            step = rows_at_once(k)
+            for lo in range(0, len(stepped), step):
+                X[stepped[lo : lo + step]] = old[stepped[lo : lo + step]]
         loss = penalty = 0.0
         for part in side.parts():
             own = X[part.first : part.first + part.rows]

@@ -16,7 +16,11 @@ from lfm_np.kernels.jit import Pool, single_threaded_blas
 from lfm_np.quiet import eigh, quietly
 
 Empty = Callable[[tuple[int, ...], Any], np.ndarray]
-ROWS = 1 << 14  # rows rotated at once
+
+
+def rows_at_once(k: int) -> int:
+    """Rows of k factors that are looked at together: 1 MiB in float64, but enough for BLAS."""
+    return max(1024, (1 << 17) // k)
 
 
 def canonical(
@@ -65,9 +69,9 @@ def gram(A: np.ndarray) -> np.ndarray:
 
 def _gram(A: np.ndarray) -> np.ndarray:
     total = np.zeros((A.shape[1], A.shape[1]))
-    for lo in range(0, len(A), ROWS):
-        rows = A[lo : lo + ROWS].astype(np.float64)
-        total += rows.T @ rows
+    for rows in _blocks(A):
+        exact = rows.astype(np.float64)
+        total += exact.T @ exact
     return total
 
 
@@ -83,8 +87,7 @@ def spectrum(products: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _signs(V: np.ndarray) -> np.ndarray:
     """±1 for each column: the sign of its entry of largest magnitude."""
     top = np.zeros(V.shape[1], V.dtype)
-    for lo in range(0, len(V), ROWS):
-        block = V[lo : lo + ROWS]
+    for block in _blocks(V):
         candidate = np.take_along_axis(block, np.abs(block).argmax(axis=0)[None], axis=0)[0]
         top = np.where(np.abs(candidate) > np.abs(top), candidate, top)
     return np.where(top < 0, -1, 1).astype(V.dtype)
@@ -94,9 +97,16 @@ def _rotated(A: np.ndarray, basis: np.ndarray, pool: Pool, empty: Empty) -> np.n
     out = empty(A.shape, A.dtype)
     basis = quietly(np.ascontiguousarray, basis, dtype=A.dtype)
 
-    def work(block: int, worker: int) -> None:
-        rows = slice(block * ROWS, (block + 1) * ROWS)
-        np.matmul(A[rows], basis, out=out[rows])
+    blocks = [*zip(_blocks(A), _blocks(out), strict=True)]
 
-    pool.run(work, -(-len(A) // ROWS))
+    def work(block: int, worker: int) -> None:
+        rows, own = blocks[block]
+        np.matmul(rows, basis, out=own)
+
+    pool.run(work, len(blocks))
     return out
+
+
+def _blocks(A: np.ndarray) -> list[np.ndarray]:
+    step = rows_at_once(A.shape[1])
+    return [A[lo : lo + step] for lo in range(0, len(A), step)]

@@ -23,8 +23,10 @@ from lfm_np.step_rows import Given, step_block, step_heavy
 from lfm_np.validation import frozen
 
 GRAM_BYTES = 8 << 20  # memory of the partial sums of a Gram matrix
+BLAS_FACTORS, BLAS_ROWS = 128, 1024  # from so many factors on BLAS sums a Gram matrix faster, so many rows at a time
 RETRY_BYTES = 1 << 20, 32 << 20  # least and most of a chunk of rows that are solved again in float64
-ROTATED_BYTES = 1 << 20  # memory of the rows that a thread rotates at once
+ROTATED_BYTES = 1 << 18  # memory of the rows that a thread rotates at once
+FEWEST_ROWS = 128  # of a block: with fewer, ld² numbers that are read or added up take longer than the products
 LOSS_CELLS = 1 << 14  # cells of a block that sums their loss
 PIVOT_LOSS = 1e-5  # a pivot may lose digits until eps · loss reaches this; such rows are solved again in float64
 
@@ -42,7 +44,8 @@ class Fixed(NamedTuple):
 def gram_chunks(rows: int, ld: int) -> range:
     """Where the chunks begin that `gram_matrix` adds up, ld² numbers of float64 each."""
     most = max(16, GRAM_BYTES // (8 * ld * ld))
-    return range(0, rows, max(1, int(row_plan.SMALLEST_BLOCK / (row_plan.GRAM_ROW * ld * ld)), -(-rows // most)))
+    least = max(FEWEST_ROWS, int(row_plan.SMALLEST_BLOCK / (row_plan.GRAM_ROW * ld * ld)))
+    return range(0, rows, max(least, -(-rows // most)))
 
 
 def gram_matrix(Y: np.ndarray, pool: Pool) -> np.ndarray:
@@ -53,19 +56,28 @@ def gram_matrix(Y: np.ndarray, pool: Pool) -> np.ndarray:
     Y = frozen(Y)
 
     def work(block: int, worker: int) -> None:
-        lo = starts[block]
-        dense.gram_rows(Y, lo, min(lo + starts.step, len(Y)), np.empty((ld, ld), Y.dtype), parts[block])
+        lo, hi = starts[block], min(starts[block] + starts.step, len(Y))
+        if ld < BLAS_FACTORS:
+            dense.gram_rows(Y, lo, hi, np.empty((ld, ld), Y.dtype), parts[block])
+        else:
+            quietly(_add_products, Y[lo:hi], parts[block])  # `fixed_gram` sees what overflows
 
     pool.run(work, len(starts))
     upper = np.triu(parts.sum(axis=0))
     return upper + np.triu(upper, 1).T
 
 
+def _add_products(Y: np.ndarray, out: np.ndarray) -> None:
+    for lo in range(0, len(Y), BLAS_ROWS):
+        rows = Y[lo : lo + BLAS_ROWS]
+        out += rows.T @ rows
+
+
 def rotated(Y: np.ndarray, Q: np.ndarray, out: np.ndarray, pool: Pool, only: np.ndarray | None = None) -> np.ndarray:
     """Write YQ to ``out`` (which may be Y) by blocks of rows, all or ``only`` some."""
     Q = quietly(Q.astype, Y.dtype)
     step = int(row_plan.SMALLEST_BLOCK / (row_plan.ROTATE_ROW * Q.size))
-    step = max(1, min(step, ROTATED_BYTES // (Y.shape[1] * Y.itemsize)))
+    step = max(FEWEST_ROWS, min(step, ROTATED_BYTES // (Y.shape[1] * Y.itemsize)))
 
     @cache  # new memory for every block may cost as much as the product: a dask worker's malloc gives it back each time
     def scratch(worker: int) -> np.ndarray:

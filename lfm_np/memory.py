@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from lfm_np import validation as check
-from lfm_np.canonical import ROWS
+from lfm_np.canonical import rows_at_once
 from lfm_np.half_sweep import gram_chunks
 from lfm_np.kernels.simd import LANES
 from lfm_np.row_plan import FEWEST_FOR_STEPS, most_segments, padded
@@ -80,8 +80,9 @@ def estimate_memory(
     Returns
     -------
     int
-        Within 15 % of the arrays that are alive at the peak, of fits that take 20 MB or more. What Python, Numba and
-        torch take for themselves, some 150 MB and more, is not counted.
+        Within 15 % of the arrays that are alive at the peak, of fits that take 2 MB or more; `als` of short rows only,
+        where threads need no scratch for long ones, takes up to 36 · ld² numbers a thread less (ld: see Notes). What
+        Python, Numba and torch take for themselves, some 150 MB and more, is not counted.
 
     Raises
     ------
@@ -120,7 +121,7 @@ def estimate_memory(
         gram = ld * ld * 8 * max(len(gram_chunks(max(m, n), ld)) + 3, 5)  # a Gram matrix's parts and sum, or its basis
         needed = 2 * ld * size * rows + nnz * (_INDEX + size) + max(systems, gram)
     else:
-        rotating = min(max(m, n), ROWS) * k * 8  # to the canonical basis, in float64
+        rotating = min(max(m, n), rows_at_once(k)) * k * 8  # to the canonical basis, in float64
         cells = nnz * (_RECORD + _INDEX * sampled + size * uses_values)
         needed = 2 * ld * size * rows + cells + k * size * rows + rotating
     return needed + _ROW_BYTES[solver] * rows
@@ -141,7 +142,7 @@ def _torch_sgd(shape: tuple[int, int], nnz: int, k: int, size: int, biases: bool
     """The cells, and the random bits that order them; U and V twice, and once more while the result is made."""
     rows = sum(shape)
     numbers, cells = (k + biases) * size * rows, nnz * (24 + 16 * sampled + size)
-    rotating = min(max(shape), ROWS) * k * 8
+    rotating = min(max(shape), rows_at_once(k)) * k * 8
     return cells + 24 * rows + max(24 * nnz + 2 * numbers, 3 * numbers + rotating)
 
 

@@ -326,7 +326,7 @@ def assemble(
         users.add(batch.column(plan.names["user"]))
         items.add(batch.column(plan.names["item"]))
         if "value" in plan.names:
-            values.append(numbers("value", batch.column(plan.names["value"])))
+            values.append(numbers("value", plan.names["value"], batch))
         if "timestamp" in plan.names:
             times.append(batch.column(plan.names["timestamp"]))
     user_ids, rows = users.finish()
@@ -373,15 +373,22 @@ def _check_arrow(batch: pa.RecordBatch) -> None:
         raise ValueError(f"the data hold an invalid Arrow array: {error}") from None
 
 
-def numbers(name: str, column: pa.Array) -> np.ndarray:
-    """Float64, NaN where null."""
+def numbers(argument: str, name: str, batch: pa.RecordBatch) -> np.ndarray:
+    """The column of that name as float64, NaN where null."""
     import pyarrow as pa
 
-    types = pa.types
+    types, column = pa.types, batch.column(name)
     tests = types.is_integer, types.is_floating, types.is_decimal, types.is_boolean, types.is_null
     if not any(test(column.type) for test in tests):
-        raise TypeError(f"{name} must be a column of numbers, got {column.type}")
+        such = [f", such as {check.shown(entry)}" for entry in column.to_pylist() if not _reads_as_number(entry)]
+        raise TypeError(f"{argument} must be a column of numbers, got {column.type} in {name!r}{''.join(such[:1])}")
     return column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+
+
+def _reads_as_number(entry: Any) -> bool:
+    with contextlib.suppress(TypeError, ValueError):
+        return entry is None or isinstance(float(entry), float)
+    return False
 
 
 def _times(parts: list[pa.Array], type: pa.DataType) -> np.ndarray:

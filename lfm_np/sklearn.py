@@ -18,7 +18,8 @@ import scipy.sparse as sp
 from lfm_np import als, evaluate, losses, sampling, sgd
 from lfm_np.errors import missing_extra
 from lfm_np.factors import Factors
-from lfm_np.interactions import Interactions, same_ids
+from lfm_np.ids import same_ids
+from lfm_np.interactions import Interactions
 from lfm_np.sgd_plan import takes_any_value
 from lfm_np.sweeps import Callback
 from lfm_np.validation import as_array, check_matrix, wrap_csr

@@ -230,6 +230,21 @@ def test_large_ids_stay_whole_in_an_update(tmp_path, capsys):
     assert np.load(tmp_path / "m.interactions.npz")["users"].tolist() == [*users.tolist(), 2**60 + 3]
 
 
+def test_an_update_without_times_says_that_the_model_has_none_any_more(tmp_path, capsys):
+    cells = sp.csr_array(([1.0, 1, 1, 1], ([0, 0, 1, 2], [0, 1, 1, 0])))
+    for name, times in (("timed", {"timestamps": np.arange(4)}), ("more", {})):
+        sp.save_npz(tmp_path / f"{name}.npz", cells)
+        arrays = dict(np.load(tmp_path / f"{name}.npz"))
+        np.savez(tmp_path / f"{name}.npz", **arrays, **times)
+    model = tmp_path / "m.safetensors"
+    assert run("fit", tmp_path / "timed.npz", *SMALL, "-o", model) == 0
+    for source, said in (("timed", False), ("more", True)):
+        capsys.readouterr()
+        assert run("update", model, tmp_path / f"{source}.npz", "-o", tmp_path / "new.safetensors") == 0
+        assert ("has no times" in capsys.readouterr().err) is said
+        assert ("timestamps" in np.load(tmp_path / "new.interactions.npz")) is not said
+
+
 def test_evaluate_leaves_out_whom_the_model_does_not_know(cli_folder, tmp_path, capsys):
     text = (cli_folder / "test.csv").read_text()
     (tmp_path / "more.csv").write_text(text + "stranger,101,1\nu001,999,1\n")

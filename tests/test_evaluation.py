@@ -1,6 +1,7 @@
 """evaluate against loops over the definitions, against other libraries, and on a published protocol."""
 
 import enum
+import itertools
 import math
 
 import numpy as np
@@ -209,6 +210,10 @@ def test_interactions_of_other_ids_are_refused():
         with pytest.raises(ValueError, match=f"test has other {side} than train, or in another order"):
             evaluate(factors, train, other)
         assert evaluate(factors, train.matrix, other)["users"] == 1
+    large = [np.array([1, 2**53 + 1]), np.array([1.0, 2.0**53])]  # which NumPy finds equal
+    for ids in itertools.permutations(large):
+        with pytest.raises(ValueError, match="test has other items"):
+            evaluate(factors, *(Interactions(data.matrix, data.users, own) for data, own in zip((train, test), ids)))
     days = np.array(["99999-01-01", "2024-05-01"], "M8[D]")  # the first is beyond nanoseconds, and wraps to its twin
     with pytest.raises(ValueError, match="test has other items"):
         evaluate(

@@ -152,6 +152,8 @@ def test_repeated_pairs_can_be_an_error_and_must_not_overflow():
     assert to_csr([(1, 1), (0, 1)], duplicates="error").nnz == 2
     with pytest.raises(ValueError, match=r"pair \(4, 7\) occurs more than once"):
         to_csr([(1, 1), (4, 7), (0, 0), (4, 7)], duplicates="error")
+    with pytest.raises(ValueError, match=r"pair \('eve', 30\) occurs more than once"):
+        Interactions.from_arrays(["eve", "ann", "eve"], [30, 10, 30], duplicates="error")
     with pytest.raises(ValueError, match="add up to more than float32"):
         to_csr([(0, 0), (0, 0)], values=[3e38, 3e38])
 

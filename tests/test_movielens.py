@@ -82,7 +82,7 @@ def test_splits_of_the_archive(folder):
     [
         ([(1, 2, 3)], "3 columns instead of 4"),
         ([(1, 2, "x", 4)], "cannot read ratings.csv"),
-        ([*ROWS, ROWS[0]], r"pair \(2, 1\) occurs more than once"),
+        ([*ROWS, ROWS[0]], r"pair \(3, 20\) occurs more than once"),
     ],
 )
 def test_damaged_ratings(folder, rows, words):

@@ -210,7 +210,12 @@ def test_lazy_frames_are_collected():
         ({"user": [1]}, {}, ValueError, "item='item' is no column; there are 'user'"),
         ({"user": [1], "item": [1]}, {"value": "stars"}, ValueError, "value='stars' is no column"),
         ({"user": [1], "item": [1]}, {"user": 3}, TypeError, "user must be the name of a column, got 3"),
-        ({"user": [1], "item": ["a"]}, {"value": "item"}, TypeError, "value must be a column of numbers, got"),
+        (
+            {"user": [1, 2], "item": ["1", "a"]},
+            {"value": "item"},
+            TypeError,
+            "value must be a column of numbers, got string in 'item', such as 'a'",
+        ),
         ({"user": [1], "item": ["a"]}, {"timestamp": "item"}, TypeError, "timestamp must be a column of integers"),
         ({"user": [[1]], "item": [1]}, {}, TypeError, "user must hold integers, strings, UUIDs"),
         ({"user": [1], "item": [1]}, {"nulls": "ignore"}, ValueError, "'error', 'drop', 'keep'"),

@@ -16,7 +16,8 @@ from lfm_np.cells import cells_of, matrix_of
 from lfm_np.cli.sources import Columns, read
 from lfm_np.cli.tables import cells
 from lfm_np.factors import Factors
-from lfm_np.interactions import Interactions, in_type
+from lfm_np.ids import in_type
+from lfm_np.interactions import Interactions
 
 KEY = "command_line"  # in the model's params: the columns, and which files of interactions are the model's
 

@@ -156,7 +156,8 @@ def update(
     """Take further interactions into a model of als without a refit: those who have some are solved again or added.
 
     All items and all other users stay as they are, and items that the model does not know are left out. A pair that is
-    there already is combined as `fit --duplicates` said (with a threshold: it counts 1; a mean: of old and new).
+    there already is combined as `fit --duplicates` said (with a threshold: it counts 1; a mean: of old and new). The
+    interactions beside the new model have times if those of both have.
 
     Examples:
 
@@ -173,6 +174,8 @@ def update(
     whole, rows, unknown = models.extend(known, more, duplicates)
     if unknown:
         say(f"{new}: {unknown:,} of {more.matrix.nnz:,} interactions are of unknown items, left out")
+    if known.timestamps is not None and whole.timestamps is None:
+        say(f"{new} has no times: {models.beside(output)} has none either")
     models.save(output, factors.update(whole.matrix[rows], users=rows, num_threads=threads), whole, columns)
     added = len(whole.users) - len(known.users)
     say(f"{output}: {added:,} users added, {len(rows) - added:,} solved again")

@@ -96,7 +96,7 @@ def _append(file: Writer, parts: list[np.ndarray]) -> None:
 def _values(plan: Plan, batch: pa.RecordBatch, first: int) -> np.ndarray:
     if "value" not in plan.names:
         return np.ones(len(batch))
-    column = numbers("value", batch.column(plan.names["value"]))
+    column = numbers("value", plan.names["value"], batch)
     return check.check_values("value", column, len(batch), first=first, noun=plan.noun)
 
 

@@ -1,0 +1,104 @@
+"""Ids of users and items: whether they are the same, where each is, and one that stands for none."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lfm_np import validation as check
+
+
+def same_ids(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether these are the same ids in the same order, of whatever dtype."""
+    if a is b:
+        return True
+    kinds = {"f" if ids.dtype.kind in "biu" else ids.dtype.kind for ids in (a, b)}
+    if len(kinds) == 2 and "O" not in kinds:
+        return False
+    if {a.dtype.kind, b.dtype.kind} in ({"f", "i"}, {"f", "u"}):  # NumPy rounds large integers to floats
+        return a.tolist() == b.tolist()
+    exact, fits = in_type(a, b.dtype)
+    return bool(fits.all()) and np.array_equal(exact, b)
+
+
+class IdIndex(NamedTuple):
+    """Where every id is."""
+
+    name: str
+    ids: np.ndarray  # ascending
+    positions: np.ndarray
+
+    @classmethod
+    def of(cls, name: str, ids: np.ndarray) -> IdIndex:
+        with check.sorting(name):
+            if np.all(ids[1:] > ids[:-1]):  # as from records; a sort of strings takes long
+                return cls(name, ids, np.arange(len(ids)))
+            order = np.argsort(ids, kind="stable")
+        ids = ids[order]
+        same = ids[1:] == ids[:-1]
+        if same.any():
+            raise ValueError(f"{name} must be distinct ids, got {ids[1:][same].tolist()[0]!r} more than once")
+        return cls(name, ids, order)
+
+    def find(self, wanted: Any, missing: int | None) -> np.ndarray:
+        wanted = np.atleast_1d(check.as_ids(self.name, wanted))
+        if wanted.size == 0:
+            return np.zeros(wanted.shape, np.int64)
+        kinds = {"u": "i", "b": "?"}
+        have, want = (kinds.get(kind, kind) for kind in (self.ids.dtype.kind, wanted.dtype.kind))
+        if have != want and "O" not in (have, want):
+            raise TypeError(f"{self.name} have ids of dtype {self.ids.dtype}, got dtype {wanted.dtype}")
+        exact, fits = in_type(wanted, self.ids.dtype)
+        try:
+            place = np.searchsorted(self.ids, exact)
+        except TypeError:
+            raise TypeError(
+                f"{self.name} have ids of dtype {self.ids.dtype}, got {check.shown(wanted.tolist())}"
+            ) from None
+        found = fits & (place < len(self.ids))
+        found[found] = self.ids[place[found]] == exact[found]
+        if found.all():
+            return self.positions[place]
+        if missing is None:
+            raise ValueError(
+                f"{self.name} has no id {wanted[~found].tolist()[0]!r} ({np.sum(~found)} of {wanted.size} unknown)"
+            )
+        rows = np.full(wanted.shape, check.check_int("missing", missing, -1), np.int64)
+        rows[found] = self.positions[place[found]]
+        return rows
+
+
+def in_type(wanted: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Integers and times as ``dtype``, where NumPy's common type would round them or wrap around; which of them fit."""
+    kinds = {wanted.dtype.kind, dtype.kind}
+    if kinds not in ({"i", "u"}, {"M"}, {"m"}):
+        return wanted, np.ones(wanted.shape, np.bool_)
+    found = wanted.astype(dtype)
+    fits = found.astype(wanted.dtype) == wanted
+    return found, fits & ((found < 0) == (wanted < 0)) if len(kinds) == 2 else fits
+
+
+def with_missing(ids: np.ndarray, where: np.ndarray, missing: Any) -> np.ndarray:
+    """``ids`` with ``missing`` in some places: in their dtype or a longer one, else as objects, so that both stay."""
+    filler = check.as_ids("missing", [missing])
+    if filler.shape != (1,):
+        raise TypeError(f"missing must be one id, got {check.shown(missing)}")
+    kinds = filler.dtype.kind + ids.dtype.kind
+    same = kinds[0] == kinds[1]
+    if (same or kinds in ("iu", "ui", "if", "uf")) and filler.astype(ids.dtype).tolist() == filler.tolist():
+        found = ids.copy()
+    elif same and all(_fits(part, np.result_type(ids, filler)) for part in (ids, filler)):
+        found = ids.astype(np.result_type(ids, filler))
+    else:
+        found = np.empty(ids.shape, object)
+        found.ravel()[:] = list(ids.ravel())  # as NumPy's scalars: of nanoseconds ``astype`` makes numbers
+    found[where] = filler[0]
+    return found
+
+
+def _fits(times: np.ndarray, dtype: np.dtype) -> bool:
+    """Whether ``dtype`` holds all of them: far times wrap around in fine units. What are no times fit."""
+    if dtype.kind not in "mM":
+        return True
+    return bool((np.isnat(times) | (times.astype(dtype).astype(times.dtype) == times)).all())
