@@ -50,7 +50,7 @@ def training_curve(
     curves = named(results, labels)
     found = []
     for result, label in curves:
-        name = measure or _loss(result)
+        name = measure or measured(result)
         records = [record for record in result.history if name in record]
         if not records:
             fields = sorted({field for record in result.history for field in record})
@@ -70,7 +70,8 @@ def training_curve(
     return tidy(ax, legend=labels is not None)
 
 
-def _loss(result: Factors) -> str:
+def measured(result: Factors) -> str:
+    """What a history measures by default."""
     return "sampled_loss" if result.history and "sampled_loss" in result.history[0] else "objective"
 
 
