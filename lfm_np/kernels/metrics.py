@@ -13,9 +13,10 @@ import math
 
 import numpy as np
 
+from lfm_np.kernels.bits import count_bits
 from lfm_np.kernels.jit import exact_jit as jit
-from lfm_np.kernels.scores import PANEL, TILE, pack, score_tile
-from lfm_np.kernels.simd import LANES, store
+from lfm_np.kernels.scores import PANEL, TILE, pack, wide_tile
+from lfm_np.kernels.simd import LANES, at_least, load, splat, store
 from lfm_np.kernels.topk import contains
 
 CHUNK = 16  # panels whose scores are kept at a time
@@ -59,15 +60,20 @@ def count_rows(starts, items, scores, other_starts, other_items, other_scores, s
 
 
 @jit
-def count_chunk(chunk, size, before, score):
-    """(above, equal, equal among the first ``before``) of chunk[:size]. Integer sums, which LLVM vectorises."""
+def count_chunk(tile, at, size, before, score):
+    """(above, equal, equal among the first ``before``) of the ``size`` scores from ``at`` on; NaN after them."""
     above = 0
     equal = 0
-    for j in range(size):
-        above += chunk[j] > score
-        equal += chunk[j] == score
+    wanted = splat(score, PANEL)
+    for j in range(at, at + size, PANEL):
+        some = load(tile, j, PANEL)
+        reached = at_least(some, wanted)
+        same = reached & at_least(wanted, some)
+        above += count_bits(reached ^ same)
+        equal += count_bits(same)
     first = 0
     if equal > 0:
+        chunk = tile.reshape(-1)[at : at + before]
         for j in range(before):
             first += chunk[j] == score
     return above, equal, first
@@ -91,7 +97,7 @@ def count_all(model, users, starts, items, scores, counts):
             for u in range(a, min(a + TILE, len(users))):
                 for p in range(starts[u], starts[u + 1]):
                     before = min(max(items[p] - start, 0), size)
-                    above, equal, first = count_chunk(tile[u - a], size, before, scores[p])
+                    above, equal, first = count_chunk(tile, (u - a) * CHUNK * PANEL, size, before, scores[p])
                     counts[ABOVE, p] += above
                     counts[EQUAL, p] += equal
                     counts[FIRST, p] += first
@@ -105,12 +111,18 @@ def score_chunk(model, users, a, panels, size, tile):
     u2, u3 = users[min(a + 2, last)], users[min(a + 3, last)]
     width = tile.shape[1]
     rows = model.item_factors.shape[1] + 1
-    for c in range(0, size, PANEL):
-        s = score_tile(model.user_factors, model.user_constant, u0, u1, u2, u3, panels, c * rows)
+    U, constant = model.user_factors, model.user_constant
+    for c in range(0, size, 2 * PANEL):
+        d = c + PANEL  # of one panel more than there are the old scores or none: nobody looks at them
+        s = wide_tile(U, constant, u0, u1, u2, u3, panels, c * rows, d * rows)
         store(tile, c, s[0])
         store(tile, width + c, s[1])
         store(tile, 2 * width + c, s[2])
         store(tile, 3 * width + c, s[3])
+        store(tile, d, s[4])
+        store(tile, width + d, s[5])
+        store(tile, 2 * width + d, s[6])
+        store(tile, 3 * width + d, s[7])
 
 
 @jit

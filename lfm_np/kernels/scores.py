@@ -104,6 +104,46 @@ def chains(A, r0, r1, r2, r3, panel, at, first, step, rows):
 
 
 @inlined
+def wide_chains(A, r0, r1, r2, r3, panel, at, beside, first, rows):
+    """`chains` of step 8 for the panels at offsets ``at`` and ``beside``, which keep twice as many sums busy."""
+    a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = zeros(A, PANEL)
+    for f in range(first, rows, 8):
+        a, b = load(panel, at + f * PANEL, PANEL), load(panel, beside + f * PANEL, PANEL)
+        x0, x1 = broadcast(A, r0 + f, PANEL), broadcast(A, r1 + f, PANEL)
+        x2, x3 = broadcast(A, r2 + f, PANEL), broadcast(A, r3 + f, PANEL)
+        a0, a1, a2, a3 = fma(x0, a, a0), fma(x1, a, a1), fma(x2, a, a2), fma(x3, a, a3)
+        b0, b1, b2, b3 = fma(x0, b, b0), fma(x1, b, b1), fma(x2, b, b2), fma(x3, b, b3)
+    return a0, a1, a2, a3, b0, b1, b2, b3
+
+
+@inlined
+def add8(x, y):
+    low = add4((x[0], x[1], x[2], x[3]), (y[0], y[1], y[2], y[3]))
+    high = add4((x[4], x[5], x[6], x[7]), (y[4], y[5], y[6], y[7]))
+    return low[0], low[1], low[2], low[3], high[0], high[1], high[2], high[3]
+
+
+@inlined
+def wide_tile(U, constant, u0, u1, u2, u3, panel, at, beside):
+    """`score_tile` for the panels at offsets ``at`` and ``beside``: four scores of either."""
+    k = U.shape[1]
+    r0, r1, r2, r3 = u0 * k, u1 * k, u2 * k, u3 * k
+    s = wide_chains(U, r0, r1, r2, r3, panel, at, beside, 0, k)
+    s = add8(s, wide_chains(U, r0, r1, r2, r3, panel, at, beside, 1, k))
+    t = wide_chains(U, r0, r1, r2, r3, panel, at, beside, 2, k)
+    low = add8(s, add8(t, wide_chains(U, r0, r1, r2, r3, panel, at, beside, 3, k)))
+    s = wide_chains(U, r0, r1, r2, r3, panel, at, beside, 4, k)
+    s = add8(s, wide_chains(U, r0, r1, r2, r3, panel, at, beside, 5, k))
+    t = wide_chains(U, r0, r1, r2, r3, panel, at, beside, 6, k)
+    s = add8(low, add8(s, add8(t, wide_chains(U, r0, r1, r2, r3, panel, at, beside, 7, k))))
+    a, b = load(panel, at + k * PANEL, PANEL), load(panel, beside + k * PANEL, PANEL)
+    s = add8(s, (a, a, a, a, b, b, b, b))
+    c0, c1 = broadcast(constant, u0, PANEL), broadcast(constant, u1, PANEL)
+    c2, c3 = broadcast(constant, u2, PANEL), broadcast(constant, u3, PANEL)
+    return add8(s, (c0, c1, c2, c3, c0, c1, c2, c3))
+
+
+@inlined
 def add4(x, y):
     return add(x[0], y[0]), add(x[1], y[1]), add(x[2], y[2]), add(x[3], y[3])
 
