@@ -74,7 +74,7 @@ def als(
         are summed and stored zeros count as absent; with ``weighting="ratings"`` a zero is a value and duplicates are
         refused.
     factors : int
-        k, the number of latent dimensions.
+        k, the number of latent dimensions, 1 to 65,536.
     regularization : float
         λ ≥ 0.
     alpha : float
@@ -106,7 +106,8 @@ def als(
     biases : bool
         With "ratings": fit x ≈ μ + b_u + b_i + u·v, μ the mean rating, each bias penalised like its row's factors.
     init : (U, V) or Factors, optional
-        Starting factors of shapes (m, k) and (n, k); the default draws N(0, (0.1/√k)²) entries.
+        Starting factors of shapes (m, k) and (n, k); the default draws N(0, (0.1/√k)²) entries. With ``biases`` those
+        of Factors are started from too, and 0 where there are none; μ is the mean rating of X whatever theirs is.
     dtype : {float32, float64}
         Storage and arithmetic. In float32, Gram matrices of whole sides, long sums and the objective are still summed
         in float64, and a row whose system is too ill-conditioned for float32 is solved again in float64.
@@ -140,6 +141,10 @@ def als(
     ------
     TypeError, ValueError
         For a bad argument; the message names it.
+    MemoryError
+        The fit would take more than there is; see `estimate_memory`.
+    OSError
+        The checkpoint cannot be read or written.
     SolverError
         When a row's normal equations are singular in float64 too; ``.factors`` is the last complete sweep.
 

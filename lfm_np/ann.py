@@ -131,7 +131,7 @@ def search(index: Any, factors: Factors, users: Any, N: int = 10) -> Ranked:
         For a scalar the result is of shape (N,).
     N : int
     """
-    rows, N = check.check_ids("users", users, factors.shape[0]), check.check_length("N", N)
+    rows, N = check.check_ids("users", users, _checked(factors).shape[0]), check.check_length("N", N)
     vectors = user_vectors(factors, rows)
     _check_index(index, factors, vectors.shape[1])
     ids = np.full((len(rows), N), -1, np.int64)

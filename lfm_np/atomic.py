@@ -9,7 +9,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from lfm_np.signals import signals_held
 
@@ -19,6 +19,7 @@ except ImportError:  # Windows: temporary files of killed writers stay
     fcntl = None  # type: ignore[assignment]
 
 _KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+_TEMPORARY = ".lfm_np."
 _NOT_FOLLOWED = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
@@ -171,13 +172,20 @@ def check_place(path: str | os.PathLike[str]) -> None:
 
 @contextlib.contextmanager
 def _named(path: str) -> Iterator[None]:
-    """Errors of the system name the file that the caller knows."""
+    """Errors of the system name the file that the caller knows; those of other files are left as they are."""
     try:
         yield
     except OSError as error:
-        if error.errno is None:
+        if error.errno is None or _of_another(error.filename, path):
             raise
         raise OSError(error.errno, f"{error.strerror}; nothing was written", path) from error
+
+
+def _of_another(name: Any, path: str) -> bool:
+    """Whether an error names a file that is neither ``path`` nor the temporary one beside it."""
+    if not isinstance(name, str) or os.path.basename(name).startswith(_TEMPORARY):
+        return False
+    return os.path.realpath(name) != os.path.realpath(path)
 
 
 def _target(path: str) -> str:
@@ -231,7 +239,7 @@ def _create(folder: str) -> tuple[str, BinaryIO]:
     """
     slot = 0
     while True:
-        path = os.path.join(folder, f".lfm_np.{slot}.tmp")
+        path = os.path.join(folder, f"{_TEMPORARY}{slot}.tmp")
         try:
             file = open(path, "x+b")  # noqa: SIM115 (the caller closes it)
         except FileExistsError:

@@ -20,7 +20,7 @@ Empty = Callable[[tuple[int, ...], Any], np.ndarray]
 
 def rows_at_once(k: int) -> int:
     """Rows of k factors that are looked at together: 1 MiB in float64, but enough for BLAS."""
-    return max(1024, (1 << 17) // k)
+    return max(1024, (1 << 17) // max(k, 1))
 
 
 def canonical(

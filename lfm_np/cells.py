@@ -6,6 +6,7 @@ several records of one pair make one cell.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,8 +116,18 @@ class Cells(NamedTuple):
     timestamps: np.ndarray | None
 
 
-def cells_of(rows: Any, columns: Any, values: Any, timestamps: Any, duplicates: str) -> Cells:
-    """Records grouped into cells, in row-major order. The time of a cell is that of its last record."""
+def cells_of(
+    rows: Any,
+    columns: Any,
+    values: Any,
+    timestamps: Any,
+    duplicates: str,
+    ids_at: Callable[[int, int], Iterable[Any]] | None = None,
+) -> Cells:
+    """Records grouped into cells, in row-major order. The time of a cell is that of its last record.
+
+    ``ids_at(row, column)``: what a message names a pair by; None is the numbers.
+    """
     check.check_choice("duplicates", duplicates, DUPLICATES)
     if not _ascend(rows, columns):
         order = _record_order(rows, columns, timestamps)
@@ -127,8 +138,10 @@ def cells_of(rows: Any, columns: Any, values: Any, timestamps: Any, duplicates: 
     last = np.append(first, len(rows))[1:] - 1
     if duplicates == "error" and len(first) < len(rows):
         cell = first[np.argmax(last > first)]
+        numbers = int(rows[cell]), int(columns[cell])
+        pair = ", ".join(map(repr, numbers if ids_at is None else ids_at(*numbers)))
         raise ValueError(
-            f"the pair ({rows[cell]}, {columns[cell]}) occurs more than once; "
+            f"the pair ({pair}) occurs more than once; "
             'say how to combine such pairs: duplicates="sum", "last", "mean", "max" or "count"'
         )
     combined = _combined(values, first, last, duplicates)
@@ -187,6 +200,11 @@ def _order_of(numbers: np.ndarray) -> np.ndarray:
         return np.argsort(numbers, kind="stable")
     parts = np.ones(len(numbers), np.bool_), numbers.astype(np.int32, copy=False), np.arange(len(numbers) + 1)
     return sp.csr_array(parts, shape=(len(numbers), count)).tocsc().indices
+
+
+def ids_in(users: np.ndarray, items: np.ndarray) -> Callable[[int, int], Iterable[Any]]:
+    """The ``ids_at`` of `cells_of`, from the ids of all rows and columns."""
+    return lambda row, column: (users[[row]].tolist()[0], items[[column]].tolist()[0])
 
 
 def matrix_of(cells: Cells, shape: tuple[int, int]) -> sp.csr_array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 
@@ -23,6 +24,12 @@ class MissingExtraError(ImportError):
     """An optional dependency is not installed. The message is the pip command that installs it."""
 
 
+_MODULES = {"scikit-learn": "sklearn", "faiss-cpu": "faiss"}  # of packages of another name
+
+
 def missing_extra(package: str, extra: str) -> MissingExtraError:
-    """The one sentence that every missing optional dependency gives."""
-    return MissingExtraError(f"{package} is not installed; install it with: pip install 'lfm_np[{extra}]'")
+    """The one sentence that every missing optional dependency gives, called where its import has failed."""
+    error, module = sys.exc_info()[1], _MODULES.get(package, package)
+    absent = isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] == module
+    what = "is not installed" if absent else f"cannot be imported ({error})"
+    return MissingExtraError(f"{package} {what}; install it with: pip install 'lfm_np[{extra}]'")

@@ -243,11 +243,9 @@ def _cells(factors: Factors, train: Any, test: Any) -> tuple[_Known, _Cells]:
     shape = factors.shape
     everyone = np.arange(shape[0])
     zeros = factors._zero_is_a_value
-    _, indptr, indices = check.check_seen("train", train, everyone, shape, keep_zeros=zeros)
+    _, indptr, indices = check.check_seen("train", train, everyone, shape, keep_zeros=zeros, optional=True)
     if train is None:
         indptr = np.zeros(shape[0] + 1, np.int64)
-    if test is None:
-        raise TypeError("test must be a sparse matrix or Interactions, got None")
     check_same_ids("test", test, "train", train)
     _, starts, items = check.check_seen("test", test, everyone, shape, keep_zeros=zeros)
     missing = _missing(starts, items, everyone, _Known(indptr, indices))

@@ -227,6 +227,8 @@ def _copied(params: dict[str, Any]) -> Params:
         return Params.of(params)
     except RecursionError:
         raise ValueError("params must not be nested so deeply") from None
+    except TypeError as error:  # of what cannot be copied
+        raise TypeError(f"params must hold what JSON can: {error}") from None
 
 
 def _rebuild(cls: type[Factors], values: dict[str, Any]) -> Factors:

@@ -43,11 +43,12 @@ class Explanation(NamedTuple):
     """Why a score is what it is: baseline + Σ contributions = score."""
 
     items: np.ndarray
-    """(n_u,) the user's own items, the largest contribution first."""
+    """(n_u,) the user's own items, by falling contribution: one that lowers the score most comes last."""
     contributions: np.ndarray
     """(n_u,) float64."""
     baseline: float
-    """What the score would be without them: μ + b_i, each 0 in a model without."""
+    """The score of a user without interactions: μ + b_i, each 0 in a model without. A bias of the user follows from the
+    interactions, and is part of their contributions."""
     score: float
 
 
@@ -76,6 +77,8 @@ def fold_in_users(
     TypeError, ValueError
         A bad argument or a parameter that is missing; or the model has biases or a μ and ``weighting`` is not
         "ratings".
+    SolverError
+        The normal equations of a row of X are singular, with λ = 0, or overflow.
 
     Notes
     -----
@@ -120,7 +123,8 @@ def update(
     X : sparse matrix
         With ``users``: their rows, shape (len(users), n). With ``items``: their columns, shape (m, len(items)).
     users, items : array of int
-        Exactly one of them. Row numbers to write; those from the end on must follow one another without a gap.
+        Exactly one of them: which row each row (column) of X becomes. Rows that are there are replaced. New ones must
+        be all of m, m + 1, … (n, n + 1, …) up to some number, and may stand in any order, also among others.
     num_threads : int, optional
     **parameters
         As in `fold_in_users`.
@@ -140,7 +144,8 @@ def update(
     ids = check.check_new_ids(side, ids, size)
     rows, bias = _new_rows(factors, side, X, parameters, num_threads)
     if len(rows) != len(ids):
-        raise ValueError(f"X must have one {'row' if side == 'users' else 'column'} for each of {side}, {len(ids)}")
+        noun = "row" if side == "users" else "column"
+        raise ValueError(f"X must have one {noun} for each of the {len(ids)} {side}, got {len(rows)}")
     name = side[:-1]
     changed: dict[str, Any] = {f"{name}_factors": _replaced(getattr(factors, f"{name}_factors"), ids, rows)}
     if bias is not None:
@@ -194,7 +199,7 @@ def _new_rows(
         key = side, problem.weights.a0
         if key not in factors._prepared:
             factors._prepared[key] = prepare(other, problem, pool)
-        return solve(problem, other, factors._prepared[key], pool)
+        return solve(problem, other, factors._prepared[key], pool, "row" if side == "users" else "column")
 
 
 def _other_side(factors: Factors, side: str) -> Other:
@@ -266,13 +271,18 @@ def prepare(other: Other, problem: Problem, pool: Pool) -> Fixed:
     return prepare_fixed(bool(problem.weights.a0), Y, Y, problem.weights, k + problem.biases, pool)
 
 
-def solve(problem: Problem, other: Other, fixed: Fixed, pool: Pool) -> tuple[np.ndarray, np.ndarray | None]:
-    """Factors (rows, k) and biases (rows,) or None of the new rows, in the basis of ``other``."""
+def solve(
+    problem: Problem, other: Other, fixed: Fixed, pool: Pool, noun: str = "row"
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Factors (rows, k) and biases (rows,) or None of the new rows, in the basis of ``other``.
+
+    ``noun``: what they are in the caller's X.
+    """
     X, k = narrow(problem.X), problem.factors
     lam = problem.row_regularization(np.diff(X.indptr), X.shape[1])
     csr = X.indptr, X.indices, X.data
     # Rotated already, so rotation is free.
-    side = plan_side(csr, lam, problem.weights, k + problem.biases, fixed_rows=0)
+    side = dataclasses.replace(plan_side(csr, lam, problem.weights, k + problem.biases, fixed_rows=0), noun=noun)
     out = np.empty((X.shape[0], problem.columns), X.dtype)
     solve_rows(side, fixed, problem.weights, check.frozen(shifts(other, X.dtype)), out, pool)
     if fixed.basis is not None:

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from lfm_np import reading, splits
 from lfm_np import validation as check
-from lfm_np.cells import cells_of, encode, matrix_of
+from lfm_np.cells import cells_of, encode, ids_in, matrix_of
 from lfm_np.ids import IdIndex, same_ids, with_missing
 from lfm_np.kept import kept
 from lfm_np.owned import lock, owned
@@ -119,7 +119,7 @@ class Interactions:
             values = check.check_values("values", values, len(rows), unknown=True)
         if timestamps is not None:
             timestamps = check.check_timestamps(timestamps, len(rows))
-        cells = cells_of(rows, columns, values, timestamps, duplicates)
+        cells = cells_of(rows, columns, values, timestamps, duplicates, ids_in(user_ids, item_ids))
         return cls._own(matrix_of(cells, (len(user_ids), len(item_ids))), user_ids, item_ids, cells.timestamps)
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -25,12 +26,14 @@ _DAMAGED = (
 
 @contextlib.contextmanager
 def reading(path: str | Path) -> Iterator[None]:
-    """Whatever is wrong with the file becomes a ValueError that names it; OSError is left to what cannot be opened."""
+    """Whatever is wrong with the file becomes a ValueError that names it; OSError is left to what cannot be read."""
     with open(path, "rb"):
         pass
     try:
         yield
     except _DAMAGED as error:
+        if isinstance(error, OSError) and (type(error) is not OSError or error.errno not in (None, errno.EINVAL)):
+            raise  # of the disk, or of a handler: what a damaged file asks for is a place that is none
         raise ValueError(f"{path} is not a whole and valid .npz file: {error}") from None
 
 

@@ -101,11 +101,12 @@ def check_problem(
     shape: tuple[int | None, int | None] = (None, None),
     stored: bool = False,
     num_threads: int = 1,
+    name: str = "X",
 ) -> Problem:
     """Check what `als` is asked to minimise; see there for the meaning of the arguments.
 
     ``mean``: the μ of a model that is there already. X may be a StoredMatrix where ``stored`` says so. ``num_threads``
-    may look at it.
+    may look at it. ``name``: what the caller calls X.
     """
     weighting = check_choice("weighting", weighting, WEIGHTINGS)
     ratings = weighting == "ratings"
@@ -119,15 +120,15 @@ def check_problem(
     if ratings and unobserved_weight:
         raise ValueError(f'unobserved_weight must be 0 with weighting="ratings", got {shown(unobserved_weight)}')
     if check_bool("biases", biases) and not ratings:
-        raise ValueError(f'biases=True needs weighting="ratings", got weighting={weighting!r}')
+        raise ValueError(f'biases need weighting="ratings", got weighting={weighting!r}')
     if mean and not ratings:
         raise ValueError(f'a model with a global_bias needs weighting="ratings", got weighting={weighting!r}')
     dtype = check_dtype("dtype", dtype)
     if stored and isinstance(X, StoredMatrix):
-        cells, highest = X.checked("X", ratings, ratings, dtype), X.highest
+        cells, highest = X.checked(name, ratings, ratings, dtype), X.highest
     else:
         cells, highest = check_cells(
-            "X",
+            name,
             X,
             shape=shape,
             zeros="keep" if ratings else "drop",

@@ -124,7 +124,7 @@ def recommend(
     """
     m, n = factors.shape
     u, N = check.check_ids("users", users, m), check.check_length("N", N)
-    rows = check.check_seen("seen", seen, u, (m, n), keep_zeros=factors._zero_is_a_value)
+    rows = check.check_seen("seen", seen, u, (m, n), keep_zeros=factors._zero_is_a_value, optional=True)
     denied = np.unique(check.check_ids("exclude", [] if exclude is None else exclude, n))
     if items is None:
         index = factors._index
@@ -173,7 +173,7 @@ def _similar(factors: Factors, side: str, ids: Any, N: int, metric: str, num_thr
         unit = ranking.unit_rows(A) if metric == "cosine" else A
         model = ranking.make_model(unit, unit, None, None, None)
         factors._similarity[key] = model, build_index(model, np.arange(len(A)))
-    nothing = check.check_seen("seen", None, rows, (0, 0))
+    nothing = check.check_seen("seen", None, rows, (0, 0), optional=True)
     threads = check.check_num_threads(num_threads)
     result = ranking.best(*factors._similarity[key], rows, N, nothing, np.empty(0, np.int64), threads)
     return result if np.ndim(ids) else Ranked(result.ids[0], result.scores[0])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack
 import numpy as np
 
 from lfm_np import validation as check
-from lfm_np.cells import DUPLICATES, cells_of, matrix_of
+from lfm_np.cells import DUPLICATES, cells_of, ids_in, matrix_of
 from lfm_np.errors import missing_extra
 
 if TYPE_CHECKING:
@@ -190,6 +190,11 @@ class Plan(NamedTuple):
         """The arguments whose columns must not be null."""
         return ["user", "item"] if self.nulls == "keep" else list(self.names)
 
+    @property
+    def noun(self) -> str:
+        """What a message numbers."""
+        return "record without nulls" if self.nulls == "drop" else "record"
+
 
 def plan_columns(function: str, columns: Columns) -> Plan:
     check.check_names(function, columns, Columns.__annotations__)
@@ -329,9 +334,10 @@ def assemble(
     del users, items
     value = None
     if "value" in plan.names:
-        value = check.check_values("value", joined(values, np.dtype(np.float64)), len(rows), unknown=True)
+        whole = joined(values, np.dtype(np.float64))
+        value = check.check_values("value", whole, len(rows), unknown=True, noun=plan.noun)
     timestamps = _times(times, schema.field(plan.names["timestamp"]).type) if "timestamp" in plan.names else None
-    cells = cells_of(rows, columns, value, timestamps, plan.duplicates)
+    cells = cells_of(rows, columns, value, timestamps, plan.duplicates, ids_in(user_ids, item_ids))
     del rows, columns, value, timestamps
     matrix = matrix_of(cells, (len(user_ids), len(item_ids)))
     return cls._own(matrix, user_ids, item_ids, cells.timestamps, backend).core(*plan.least)

@@ -18,6 +18,7 @@ from lfm_np.atomic import replacing
 from lfm_np.evaluation import beside, evaluate
 from lfm_np.factors import Factors
 from lfm_np.plots.lists import item_counts
+from lfm_np.plots.training import measured
 
 METRICS = ("recall@10", "ndcg@10", "map@10", "mrr@10", "hit_rate@10")
 LISTS = 20_000  # users whose lists the pictures of lists look at, at most
@@ -178,7 +179,7 @@ def _chosen(model: _Model) -> Iterator[tuple[Callable[[], Any], str, bool]]:
     """What to draw, what it says, and whether it takes the whole width."""
     factors, train, test = model.factors, model.train, model.test
     k = factors.user_factors.shape[1]
-    if factors.history:
+    if factors.history and all({"iteration", measured(factors)} <= record.keys() for record in factors.history):
         yield lambda: plots.training_curve(factors), "What the solver minimises, after every sweep.", False
     if test is not None:
         both, labels = [factors, beside(factors, train)], ["this model", "most popular"]

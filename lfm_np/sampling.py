@@ -50,6 +50,10 @@ class Popularity(NamedTuple):
 class Hard(NamedTuple):
     """The best-scored of ``candidates`` uniform draws: dynamic negative sampling.
 
+    For the first negative of a step the first candidate is drawn from all items that the row has not stored. All other
+    candidates come from those of them in its block: `sgd` deals the items to 2G random blocks anew each epoch, G being
+    ``params["blocks"]``, or to a single one where G = 1. `torch_backend.sgd` draws all candidates from all items.
+
     Costs one score a candidate. Many candidates find stored-but-missing positives as well as hard negatives. Which item
     is best changes with the scores, so its probability is not known: SampledSoftmax corrects by that of one uniform
     draw.

@@ -61,16 +61,17 @@ def sgd(
     sampler : Uniform, Popularity, Hard or None
         `lfm_np.sampling`. None trains on stored cells only (pointwise losses: ratings).
     negatives : int
-        M, negatives a stored cell. Pairwise and pointwise losses add up over them.
+        M, negatives a stored cell, 1 to 10,000. Pairwise and pointwise losses add up over them.
     factors : int
-        k.
+        k, 1 to 65,536.
     learning_rate : float
         η of the first epoch.
     schedule : {"constant", "inverse", "adagrad"}
         η; η / (1 + e/10) in epoch e = 0, 1, …; or η / √(1 + Σ mean(g²)) with a sum for every row of U and V and
         every bias, where g, λ in it, is what the row is moved by.
     regularization : float or mapping
-        λ, or {"user": …, "item": …, "negative": …, "bias": …}; parts left out are 0. Applied to the rows of each step,
+        λ of all, or {"user": …, "item": …, "negative": …, "bias": …}: of the rows of the user, the stored item and the
+        items drawn as negatives, and of every bias in the step. Parts left out are 0. Applied to the rows of each step,
         so rows with many cells are held as tightly as rows with few.
     biases : False, "item" or True
         No biases, b_i, or b_i and b_u and the constant μ. μ is the constant that fits all stored cells best by itself,
@@ -80,8 +81,9 @@ def sgd(
     tolerance : float
         Stop once an epoch's sampled loss is less than this share below that of the epoch before; 0 never stops early.
     init : Factors or (U, V), optional
-        Warm start. By default rows are uniform with standard deviation 0.1/√k (1/√k for cosine losses), and zero where
-        no stored cell brings them in.
+        Warm start. Of the biases of Factors those that ``biases`` asks for are started from, and 0 where there are
+        none; μ is found anew whatever theirs is. By default rows are uniform with standard deviation 0.1/√k (1/√k for
+        cosine losses), and zero where no stored cell brings them in.
     dtype : float32 or float64
         Of the factors. Losses are computed in float64.
     num_threads : int, optional
@@ -116,6 +118,10 @@ def sgd(
     ------
     TypeError, ValueError
         A bad argument; the message names it.
+    MemoryError
+        The fit would take more than there is; see `estimate_memory`.
+    OSError
+        The checkpoint cannot be read or written.
     SolverError
         The factors diverged; the message names the epoch, ``.factors`` holds those of the epoch before.
 

@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 
 from lfm_np import sgd_grid
-from lfm_np.canonical import canonical
-from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
 from lfm_np.kernels import random, sgd_cells, sgd_draws, sgd_loss
 from lfm_np.kernels.als_rows import aligned
@@ -149,10 +147,7 @@ class Trainer(Start):
         rate = plan.rate(self.done)
         total = self.epoch(number, plan.rule._replace(rate=rate))
         if not np.isfinite(total) or not self.keep():
-            raise SolverError(
-                f"the factors diverged in epoch {number} at learning_rate {rate:g}, or the loss returned nan: try "
-                f'learning_rate={plan.rule.rate / 4:g}, schedule="adagrad" or more regularization'
-            )
+            raise plan.diverged(number)
         self.done = number
         return {"sampled_loss": total / max(plan.X.nnz, 1)}
 
@@ -162,7 +157,7 @@ class Trainer(Start):
         U, V = kept.users[:, :k], kept.items[:, :k]
         if self.plan.rule.cosine:
             U, V = _unit(U), _unit(V)
-        U, V = canonical(U, V, self.pool.num_threads)
+        U, V = self.plan.in_canonical_basis(U, V, self.pool.num_threads, self.done)
         user_bias = kept.user_bias.copy() if biases is True else None
         item_bias = kept.item_bias.copy() if biases else None
         mean = self.plan.rule.mean if biases is True else None

@@ -9,6 +9,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from lfm_np import losses, sampling, sgd_grid, validation
+from lfm_np.canonical import canonical
+from lfm_np.errors import SolverError
 from lfm_np.kernels import sgd_cells, sgd_loss
 from lfm_np.losses import protocol
 from lfm_np.memory import refuse_what_cannot_fit
@@ -55,6 +57,25 @@ class Plan(NamedTuple):
     def rate(self, e: int) -> float:
         """Learning rate of epoch e = 0, 1, …; Adagrad divides it further, row by row."""
         return self.rule.rate / (1 + e / 10) if self.schedule == "inverse" else self.rule.rate
+
+    def diverged(self, epoch: int, remedy: str = "") -> SolverError:
+        """The error of an epoch = 1, 2, … whose factors are not finite, or too large for their Gram matrix."""
+        rate = self.rate(epoch - 1)
+        return SolverError(
+            f"the factors diverged in epoch {epoch} at learning_rate {rate:g}, or the loss returned nan: try "
+            f'learning_rate={self.rule.rate / 4:g}, {remedy}schedule="adagrad" or more regularization'
+        )
+
+    def in_canonical_basis(
+        self, U: np.ndarray, V: np.ndarray, num_threads: int, epoch: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What `canonical` gives of the factors after an epoch; 0 is the start."""
+        try:
+            return canonical(U, V, num_threads)
+        except SolverError:
+            if not epoch:
+                raise
+            raise self.diverged(epoch) from None
 
 
 def _value_is_target(read: protocol.Protocol) -> bool:

@@ -22,7 +22,7 @@ from lfm_np.ids import same_ids
 from lfm_np.interactions import Interactions
 from lfm_np.sgd_plan import takes_any_value
 from lfm_np.sweeps import Callback
-from lfm_np.validation import as_array, check_matrix, wrap_csr
+from lfm_np.validation import as_array, check_matrix, shown, wrap_csr
 from lfm_np.validation.formats import check_data
 
 try:
@@ -73,6 +73,8 @@ class HeldOut(NamedTuple):
         """
         *before, last = [step for _, step in estimator.steps] if isinstance(estimator, Pipeline) else [estimator]
         before = [step for step in before if step is not None and step != "passthrough"]
+        if not isinstance(last, _Estimator):
+            raise TypeError(f"estimator must be ALS or SGD, or a pipeline that ends in one, got {shown(last)}")
         check_is_fitted(last)
         ratings = last.factors_._zero_is_a_value
         if not before:

@@ -272,7 +272,7 @@ BAD = [
     ({"unobserved_weight": 1.0, "weighting": "ratings"}, ValueError, "unobserved_weight must be 0 with"),
     ({"regularization_exponent": -1}, ValueError, "regularization_exponent must be"),
     ({"weighting": "bm25"}, ValueError, "weighting must be one of 'hu-koren'"),
-    ({"biases": True}, ValueError, "biases=True needs weighting"),
+    ({"biases": True}, ValueError, "biases need weighting"),
     ({"biases": 1}, TypeError, "biases must be True or False"),
     ({"iterations": 0}, ValueError, "iterations must be"),
     ({"tolerance": -1e-3}, ValueError, "tolerance must be"),

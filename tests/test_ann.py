@@ -71,3 +71,5 @@ def test_one_user_is_one_vector():
     np.testing.assert_array_equal(ann.user_vectors(factors, 3), ann.user_vectors(factors)[3])
     with pytest.raises(ValueError, match="users must be from 0 to 39, got 40"):
         ann.user_vectors(factors, 40)
+    with pytest.raises(TypeError, match="factors must be Factors, got None"):
+        ann.search(None, None, 0)

@@ -43,6 +43,19 @@ def test_a_new_file_has_the_mode_of_the_umask(tmp_path, mask, expected):
     assert mode(tmp_path / "m") == expected
 
 
+def test_an_error_of_another_file_keeps_its_name(tmp_path):
+    """As where two files are written that belong together: one of them is written within the block of the other."""
+    for other, error in ((tmp_path / "nowhere" / "m", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(OSError, match=error) as caught, atomic.replacing(tmp_path / "new"):
+            model().save(other)
+        assert caught.value.filename == str(other)
+        assert str(caught.value).count("nothing was written") == 1
+    with pytest.raises(OSError, match="nothing was written") as caught, atomic.replacing(tmp_path / "new"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "new")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("kept", [0o600, 0o640, 0o666, 0o755])
 def test_a_replaced_file_keeps_its_mode(tmp_path, kept):
     path = tmp_path / "m"

@@ -343,6 +343,12 @@ def test_info(cli_folder, capsys):
     assert installation["lfm_np"] == lfm_np.__version__
 
 
+def test_info_of_a_model_with_another_history(tmp_path, capsys):
+    lfm_np.Factors(np.eye(2), np.eye(2), history=[{"epoch": 1, "rmse": 0.5}]).save(tmp_path / "m.safetensors")
+    assert run("info", tmp_path / "m.safetensors") == 0
+    assert {row["what"]: row["value"] for row in rows(capsys)}["sweeps"] == "1"
+
+
 def test_crosscheck_fails_with_status_1(tmp_path, capsys, monkeypatch):
     require("torch")
     from lfm_np import torch_backend

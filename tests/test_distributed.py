@@ -128,6 +128,13 @@ def test_refuses_other_solvers_by_name(eager, solver):
         eager(matrix(5, 4), solver=solver)
 
 
+def test_calls_its_argument_source(eager):
+    X = matrix(5, 4)
+    for bad, error, words in ((X.toarray(), TypeError, "got ndarray; a dense"), (-X, ValueError, "negative value")):
+        with pytest.raises(error, match=f"^source .*{words}"):
+            eager(bad)
+
+
 def test_refuses_what_is_no_client():
     needed()
     X = matrix(5, 4)

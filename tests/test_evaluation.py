@@ -226,6 +226,8 @@ def test_interactions_of_other_ids_are_refused():
 @pytest.mark.small
 def test_most_popular_counts_stored_cells():
     popular = most_popular(sp.csr_array(([1.0, 5.0, 0.0, 1.0], ([0, 1, 1, 1], [2, 2, 0, 1])), shape=(2, 4)))
+    with pytest.raises(TypeError, match=r"X must be a two-dimensional scipy\.sparse matrix or Interactions, got None"):
+        most_popular(None)
     assert popular.item_bias.tolist() == [0, 1, 2, 0]
     assert popular.recommend([0], N=4).ids.tolist() == [[2, 1, 0, 3]]
 
@@ -256,7 +258,7 @@ def test_most_popular_beside_a_model_of_ratings_is_judged_by_the_same_items():
         ({"metrics": [3]}, ValueError, "got 3"),
         ({"metrics": []}, ValueError, "at least one"),
         ({"factors": np.ones((2, 3))}, TypeError, "factors must be a Factors"),
-        ({"test": None}, TypeError, "test must be a sparse matrix"),
+        ({"test": None}, TypeError, "test must be a two-dimensional scipy.sparse matrix"),
         ({"test": sp.csr_array((2, 3))}, ValueError, "test has no user"),
         ({"test": sp.csr_array((3, 2))}, ValueError, "test must be the whole matrix"),
         ({"train": sp.csr_array((1, 3))}, ValueError, "train must be the whole matrix"),

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -106,6 +107,7 @@ def test_status_is_a_string_and_may_be_given_as_one():
             r"global_bias must be a finite number in \[-3.4\S*e\+38",
         ),
         ({"status": "unheard of"}, ValueError, "unheard of"),
+        ({"params": {"lock": threading.Lock()}}, TypeError, "params must hold what JSON can"),
     ],
 )
 def test_bad_input_is_named(changes, error, says):

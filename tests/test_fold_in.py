@@ -154,7 +154,7 @@ def test_update_adds_and_refreshes_rows():
         ({"users": [0], "items": [0]}, TypeError, "either users or items"),
         ({"users": [0, 0, 1]}, ValueError, "users must be distinct"),
         ({"users": [0, 1, 52]}, ValueError, "must go on from 50 without a gap"),
-        ({"users": [0, 1]}, ValueError, "X must have one row for each of users, 2"),
+        ({"users": [0, 1]}, ValueError, "X must have one row for each of the 2 users, got 3"),
         ({"users": [-1, 0, 1]}, ValueError, "users must be from 0"),
     ],
 )
@@ -189,6 +189,9 @@ def test_a_singular_row_is_refused_as_it_is_by_folding_in(k):
         for call in (lambda f=factors: f.fold_in_users(X), lambda f=factors: f.explain(1, 2, X)):
             with pytest.raises(lfm_np.SolverError, match=r"normal equations of row 1 .* singular"):
                 call()
+    turned = lfm_np.Factors(V, np.zeros((2, k)), params=params)
+    with pytest.raises(lfm_np.SolverError, match=r"normal equations of column 1 .* singular"):
+        turned.fold_in_items(X.T)
     few = lfm_np.Factors(np.zeros((2, 4)), rng.standard_normal((3, 4)), params=params)  # two cells, four factors
     with pytest.raises(lfm_np.SolverError, match="normal equations of row 1 "):
         few.explain(1, 2, X)
@@ -313,11 +316,11 @@ def test_a_replaced_row_does_not_keep_its_old_bias(side, parts, scores):
 @pytest.mark.parametrize("parts", PARTS)
 def test_biases_and_a_constant_are_for_ratings(weighting, parts):
     X, factors = matrix(), partly_biased(*parts)
-    named = "biases=True" if any(parts[1:]) else "global_bias"
+    named = "biases need" if any(parts[1:]) else "global_bias needs"
     for call in (
         factors.fold_in_users,
         factors.fold_in_items,
         lambda X, **words: lfm_np.objective(X, factors, **words),
     ):
-        with pytest.raises(ValueError, match=f"{named} needs weighting=\"ratings\", got weighting='{weighting}'"):
+        with pytest.raises(ValueError, match=f"{named} weighting=\"ratings\", got weighting='{weighting}'"):
             call(X, weighting=weighting)

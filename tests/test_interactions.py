@@ -152,6 +152,8 @@ def test_repeated_pairs_can_be_an_error_and_must_not_overflow():
     assert to_csr([(1, 1), (0, 1)], duplicates="error").nnz == 2
     with pytest.raises(ValueError, match=r"pair \(4, 7\) occurs more than once"):
         to_csr([(1, 1), (4, 7), (0, 0), (4, 7)], duplicates="error")
+    with pytest.raises(ValueError, match=r"pair \('eve', 30\) occurs more than once"):
+        Interactions.from_arrays(["eve", "ann", "eve"], [30, 10, 30], duplicates="error")
     with pytest.raises(ValueError, match="add up to more than float32"):
         to_csr([(0, 0), (0, 0)], values=[3e38, 3e38])
 
@@ -537,11 +539,30 @@ def test_moments_are_compared_exactly(times, at, expected):
     assert data.split("time", at=at)[1].matrix.nnz == expected
 
 
-@pytest.mark.parametrize("at", ["NaT", "soon", 5, np.datetime64("NaT", "D"), [1]])
+WRAPPED = [  # by NumPy: into 1830, before the Big Bang, to 1970
+    "3000-01-01T00:00:00.000000000",
+    "99999999999999999999999-01-01",
+    b"2024-01-01T00:00:00.000000000000000000",
+    "294277-01-10T04:00:54.775808",
+]
+
+
+@pytest.mark.parametrize("at", ["NaT", "soon", 5, np.datetime64("NaT", "D"), [1], *WRAPPED])
 def test_what_is_no_moment_is_refused(at):
+    """Nor is text that NumPy reads as another one."""
     data = Interactions.from_arrays([1], [1], timestamps=np.array(["2024"], "M8[D]"))
     with pytest.raises(ValueError, match="at must be a time"):
         data.split("time", at=at)
+
+
+@pytest.mark.parametrize(
+    "at", ["1960-01-01T00:00:00.5", "2262-04-11T23:47:16.854775807", "1677-09-22T00:00:00.000000001"]
+)
+def test_moments_may_have_decimals(at):
+    data = Interactions.from_arrays(
+        [1, 1], [1, 2], timestamps=np.array([at, at], "M8[ns]") - np.array([0, 1], "m8[ns]")
+    )
+    assert data.split("time", at=at)[1].matrix.nnz == 1
 
 
 def test_dates_split_too():

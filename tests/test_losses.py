@@ -369,6 +369,16 @@ class Text:
         return 0.0
 
 
+class Listed(NamedTuple):
+    targets = [1.0, -1.0]  # noqa: RUF012 (a mistake that users make)
+
+    def value(self, score, target):
+        return 0.0
+
+    def gradient(self, score, target):
+        return 0.0
+
+
 class NeedsTrials(NamedTuple):
     trials: int = 3
 
@@ -394,6 +404,7 @@ class NeedsTrials(NamedTuple):
         (Hidden(), "Hidden._margin must not begin with _"),
         (NeedsTrials(), "trials has a meaning for pairwise"),
         (losses.Logistic(weighted=1), "Logistic.weighted"),
+        (Listed(), "Listed.targets must be a tuple of two floats"),
     ],
 )
 def test_check_says_what_is_wrong(loss, message):

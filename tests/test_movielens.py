@@ -1,5 +1,6 @@
 """MovieLens: archives made here, the local npz files where there are any, and a download from a server of our own."""
 
+import errno
 import hashlib
 import http.server
 import sys
@@ -11,6 +12,7 @@ import pytest
 from optional import require
 
 import lfm_np
+from lfm_np import npz_files
 from lfm_np.datasets import grouplens, movielens, movielens_records, movielens_split, movielens_titles
 
 ROWS = [(3, 20, 4, 881250949), (1, 20, 5, 881250950), (3, 7, 1, 881250951), (2, 31, 3.5, 881250952)]
@@ -80,7 +82,7 @@ def test_splits_of_the_archive(folder):
     [
         ([(1, 2, 3)], "3 columns instead of 4"),
         ([(1, 2, "x", 4)], "cannot read ratings.csv"),
-        ([*ROWS, ROWS[0]], r"pair \(2, 1\) occurs more than once"),
+        ([*ROWS, ROWS[0]], r"pair \(3, 20\) occurs more than once"),
     ],
 )
 def test_damaged_ratings(folder, rows, words):
@@ -188,7 +190,7 @@ def test_drawn_negatives_that_nobody_rated_are_none(folder):
         ("known", [1, 0, 1, 1], "known in .* must be a bool array"),
         ("ncf_split", [0, 2], "ncf_split in .* 4 records, got 2"),
         ("ncf_split", [0, 0, 2, 0], "must hold out one rating of every user"),
-        ("ncf_test_negatives", [[4], [1]], "negatives must be from 0 to 3, or -1 for none, got 4"),
+        ("ncf_test_negatives", [[4], [1]], "ncf_test_negatives in .* must be from 0 to 3, or -1 for none, got 4"),
         ("timestamp", None, "has no array 'timestamp'"),
         ("ncf_split", None, "has no array 'ncf_split'"),
         ("value", np.array([1, 2, 3, None]), "not a whole and valid .npz file"),
@@ -199,6 +201,19 @@ def test_a_bad_npz_is_said_to_be_one(folder, name, array, error):
     np.savez(folder / "ml-1m.npz", **arrays)
     with pytest.raises((TypeError, ValueError), match=error):
         movielens_split("1m", "ncf")
+
+
+@pytest.mark.small
+@pytest.mark.parametrize("error", [TimeoutError("of a watchdog"), OSError(errno.EIO, "Input/output error")])
+def test_an_error_of_the_disk_or_a_handler_says_nothing_about_the_file(folder, monkeypatch, error):
+    def load(*args, **keywords):
+        raise error
+
+    np.savez(folder / "ml-1m.npz", **NPZ)
+    monkeypatch.setattr(npz_files.np, "load", load)
+    with pytest.raises(OSError, match=r"watchdog|Input") as caught:
+        movielens("1m")
+    assert caught.value is error
 
 
 @pytest.mark.small

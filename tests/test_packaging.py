@@ -114,6 +114,21 @@ def test_a_missing_extra_is_one_sentence_with_the_command():
     assert found == "pooch is not installed; install it with: pip install 'lfm_np[io]'\n"
 
 
+def test_an_extra_that_is_broken_is_not_said_to_be_absent(tmp_path):
+    """An error of the package itself, or a package that it needs in turn."""
+    for code, why in (("raise ImportError('libx.so.7: no such file')", "libx"), ("import not_there", "not_there")):
+        (tmp_path / "pooch.py").write_text(code)
+        found = run(
+            f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+            "import lfm_np\n"
+            "try: lfm_np.datasets.movielens('latest-small')\n"
+            "except ImportError as error: print(error)",
+            LFM_NP_DATA="",
+        )
+        assert found.startswith("pooch cannot be imported (")
+        assert why in found
+
+
 def test_the_version_is_the_changelogs():
     changelog = (ROOT / "CHANGELOG.md").read_text()
     assert re.search(rf"^## \[({re.escape(lfm_np.__version__)}|Unreleased)\]", changelog, re.MULTILINE)

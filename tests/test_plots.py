@@ -222,8 +222,25 @@ def test_bad_arguments():
     ]:
         with pytest.raises(ValueError, match=words):
             call()
-    with pytest.raises(TypeError, match="results must be a Factors"):
-        plots.coverage([3])
+    for call, words in [
+        (lambda: plots.coverage([3]), "results must be a Factors"),
+        (lambda: plots.popularity_bias(model(), None), "seen must be a two-dimensional"),
+        (lambda: plots.item_map(model(), labels=5), "labels must be a sequence"),
+        (lambda: plots.item_map(model(), labels="twelve items"), "labels must be a sequence"),
+        (lambda: plots.item_map(model(), counts=["a"] * 12), "counts must be real numbers"),
+    ]:
+        with pytest.raises(TypeError, match=words):
+            call()
+    bare = [Factors(np.eye(2), np.eye(2), history=[record]) for record in ({"objective": 1.0}, {"iteration": 1})]
+    for call, words in [
+        (lambda: plots.item_map(model(), counts=[np.nan] * 12), "counts must be .* nan in item 0"),
+        (lambda: plots.item_map(model(), counts=5), "counts must be one-dimensional"),
+        (lambda: plots.item_map(model(), labels=dict.fromkeys(range(1, 13))), "every item; 0 has none"),
+        (lambda: plots.training_curve(bare[0]), "'iteration' in every record"),
+        (lambda: plots.training_curve(bare[1], measure="iteration", by="seconds"), "'seconds' in every record"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            call()
 
 
 def test_an_error_leaves_the_axes_as_they_were():
@@ -263,5 +280,7 @@ def test_labels_in_a_series_count_by_place(tmp_path):
     write_report(tmp_path / "report.html", factors, X, labels=series)
     with pytest.raises(TypeError, match="path must be"):
         write_report(None, factors, X)
+    with pytest.raises(TypeError, match="train must be"):
+        write_report(tmp_path / "report.html", factors, None)
     with pytest.raises(ValueError, match="counts must be one-dimensional"):
         plots.item_map(factors, counts=np.ones((5, 2)))

@@ -128,8 +128,17 @@ def test_batches_make_no_difference(drawn, duplicates, size):
 
 def test_repeated_pairs_can_be_an_error():
     pa = require("pyarrow")
-    with pytest.raises(ValueError, match="occurs more than once"):
-        Interactions.from_frame(pa.table({"user": [1, 1], "item": [2, 2]}), duplicates="error")
+    with pytest.raises(ValueError, match=r"pair \('ann', 2\) occurs more than once"):
+        Interactions.from_frame(pa.table({"user": ["abe", "ann", "ann"], "item": [1, 2, 2]}), duplicates="error")
+
+
+def test_a_bad_value_is_named_by_its_record():
+    pa = require("pyarrow")
+    table = pa.table({"user": [1, None, 3], "item": [1, 1, 1], "x": [1.0, 1.0, np.inf]})
+    with pytest.raises(ValueError, match="got inf in record without nulls 1"):
+        Interactions.from_frame(table, value="x", nulls="drop")
+    with pytest.raises(ValueError, match="got inf in record 2"):
+        Interactions.from_frame(table.set_column(0, "user", pa.array([1, 2, 3])), value="x")
 
 
 # ---- nulls, values, times -------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The report: its numbers are those of the library, and a browser shows it as it should."""
 
+import dataclasses
 import io
 import re
 
@@ -43,6 +44,13 @@ def test_the_page_says_what_evaluate_says(page, data, factors):
         assert re.findall(r'class="number">(.*?)<', cells) == expected, name
     assert "<b>800</b><span>users" in text
     assert f"<b>{data[0].matrix.nnz:,}</b><span>interactions" in text
+
+
+def test_a_model_with_another_history_has_no_training_curve(data, factors, tmp_path):
+    other = dataclasses.replace(factors, history=[{"epoch": 1, "rmse": 0.5}])
+    for model in (factors, other):
+        report.write_report(tmp_path / "report.html", model, data[0])
+        assert ("after every sweep" in (tmp_path / "report.html").read_text(encoding="utf-8")) == (model is factors)
 
 
 def test_the_examples_are_those_of_the_library(page, data, factors):

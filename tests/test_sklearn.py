@@ -322,7 +322,9 @@ def test_what_cannot_be_done_is_said():
         model.inverse_transform(np.ones((2, 3)))
     with pytest.raises(ValueError, match="metrics must be"):
         lfm_np.sklearn.HeldOut("accuracy")(model, X)
-    with pytest.raises(ValueError, match='biases=True needs weighting="ratings"'):
+    with pytest.raises(TypeError, match="estimator must be ALS or SGD, or a pipeline that ends in one, got"):
+        lfm_np.sklearn.HeldOut()(lfm_np.als(X, factors=2), X)
+    with pytest.raises(ValueError, match='biases need weighting="ratings"'):
         lfm_np.sklearn.SGD(BPR(), **SGD, biases="item").fit(X).transform(X)
 
 

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -381,10 +382,16 @@ def test_parquet_gives_what_interactions_give(kind, duplicates, tmp_path, monkey
             getattr(stored, name)
     with pytest.raises(TypeError, match="from_parquet has no argument timestamp"):
         StoredMatrix.from_parquet(source, tmp_path / "no", timestamp="stars")
-    with pytest.raises(ValueError, match="occurs more than once"):
+    with pytest.raises(ValueError, match="occurs more than once") as there:
+        lfm_np.Interactions.from_parquet(source, duplicates="error")
+    with pytest.raises(ValueError, match=re.escape(str(there.value))):  # the pair by its ids
         StoredMatrix.from_parquet(source, tmp_path / "no", duplicates="error")
     with pytest.raises(ValueError, match="value='nothing' is no column"):
         StoredMatrix.from_parquet(source, tmp_path / "no", value="nothing")
+    table = table.set_column(2, "stars", pa.array([1.0] * 399 + [np.inf]))  # beyond the first batch
+    pq.write_table(table, tmp_path / "records" / "0.parquet")
+    with pytest.raises(ValueError, match="got inf in record 399"):
+        StoredMatrix.from_parquet(source, tmp_path / "no", value="stars")
     assert sorted(os.listdir(tmp_path)) == ["drop", "keep", "records"]
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from strategies import many, raw_csr
 
 from lfm_np.problem import WEIGHTINGS, check_problem
-from lfm_np.validation import check_matrix, matrices
+from lfm_np.validation import check_ids, check_matrix, check_path, check_values, matrices
 from lfm_np.validation.matrices import highest_if_plain
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -93,7 +93,10 @@ PARAMETERS = {  # name -> (good values, bad values)
     "exponent": SIZES,
     "weighting": (WEIGHTINGS[:3], (*JUNK, "IALS", "hu-koren ", ("ials",))),
     "biases": ((False, np.False_), (*JUNK, 0, "False")),
-    "dtype": (("float32", np.float64, np.dtype(np.float32)), ("float16", np.int32, "f99", 3, [1], "object")),
+    "dtype": (
+        ("float32", np.float64, np.dtype(np.float32)),
+        ("float16", np.int32, "f99", 3, [1], "object", "f4,(", {"names": ["a"]}),
+    ),
 }
 
 
@@ -121,3 +124,23 @@ def test_parameters(drawn):
         check_problem(X, **values)
     names = {"exponent": "regularization_exponent"}
     assert any(names.get(name, name) in str(caught.value) for name in bad)
+
+
+@pytest.mark.small
+def test_what_is_no_name_of_a_file_is_refused():
+    for path in ("", "a\0b", "half of a pair \ud800"):
+        with pytest.raises(ValueError, match=r"^path must"):
+            check_path("path", path)
+
+
+@pytest.mark.small
+def test_values_beyond_float64_are_refused_whatever_numpy_says_of_overflow():
+    with np.errstate(all="raise"), pytest.raises(ValueError, match=r"values must be .* record 0"):
+        check_values("values", np.array([np.longdouble("1e4000")]), 1)
+
+
+@pytest.mark.small
+def test_of_nothing_there_is_no_number():
+    with pytest.raises(ValueError, match="users must be none, as there are none, got 3"):
+        check_ids("users", [3], 0)
+    assert check_ids("users", [], 0).shape == (0,)

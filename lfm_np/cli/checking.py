@@ -14,7 +14,7 @@ import typer
 from lfm_np._version import __version__
 from lfm_np.atomic import check_place
 from lfm_np.cli import models, tables
-from lfm_np.cli.options import Item, Output, Seed, Timestamp, User, Value
+from lfm_np.cli.options import LONGEST, Item, Output, Seed, Timestamp, User, Value
 from lfm_np.cli.sources import KINDS, Columns, read
 from lfm_np.factors import Factors
 from lfm_np.validation import check_num_threads
@@ -48,7 +48,10 @@ def info(
     elif path.lower().endswith(".safetensors"):
         facts = models.facts(Factors.load(path))
     else:
-        facts = _data(path, Columns(user or "user", item or "item", value, timestamp, nulls="keep"))
+        facts = _data(
+            path,
+            Columns("user" if user is None else user, "item" if item is None else item, value, timestamp, nulls="keep"),
+        )
     tables.write([{"what": list(facts), "value": [_text(fact) for fact in facts.values()]}], output)
 
 
@@ -125,7 +128,7 @@ def crosscheck(
 
 def demo(
     data: Annotated[str, typer.Option(help="auto, movielens or synthetic.")] = "auto",
-    rows: Annotated[int, typer.Option(min=1, help="Rows of the synthetic data.")] = 1_000_000,
+    rows: Annotated[int, typer.Option(min=1, max=LONGEST, help="Rows of the synthetic data.")] = 1_000_000,
     output: Annotated[Path, typer.Option(help="Folder for the model and the picture.")] = Path(),
     seed: Seed = 0,
 ) -> None:

@@ -34,7 +34,7 @@ from lfm_np.cli.sources import Columns, delimiter_of, read_values
 from lfm_np.factors import Status
 from lfm_np.interactions import Interactions
 from lfm_np.sgd import sgd
-from lfm_np.validation import check_choice
+from lfm_np.validation import check_choice, check_float
 
 INTERRUPTED = 130
 
@@ -85,7 +85,7 @@ def fit(
     factors: Annotated[int, _of_model("k, the number of latent dimensions.")] = 64,
     regularization: Annotated[float, _of_model("λ.")] = 0.01,
     iterations: Annotated[
-        int | None, _of_model("Sweeps of als (15) or epochs of sgd (20).", show_default=False)
+        int | None, _of_model("Sweeps of als (15) or epochs of sgd (20).", min=1, show_default=False)
     ] = None,
     alpha: Annotated[float | None, _of_model("als: weight of a value.")] = None,
     weighting: Annotated[str | None, _of_model("als: hu-koren, ials, confidence or ratings.")] = None,
@@ -118,7 +118,8 @@ def fit(
     `lfm-np fit events.csv --factors 256 --solver subspace --checkpoint events.checkpoint`
     """
     columns = Columns(
-        user or "user", item or "item", value, timestamp, threshold, duplicates, nulls, delimiter,
+        "user" if user is None else user, "item" if item is None else item, value, timestamp, threshold, duplicates,
+        nulls, delimiter,
         min_user_interactions, min_item_interactions,
         [check_choice("--text", side, ("user", "item")) for side in text or ()],
     )  # fmt: skip
@@ -126,6 +127,7 @@ def fit(
     tables.check_output(hold_out, ("csv", "parquet"))
     files = {"--output": output, "the file beside --output": models.beside(output), "--hold-out": hold_out}
     tables.check_distinct({"DATA": data, **files, "--checkpoint": checkpoint})
+    fraction = check_float("--fraction", fraction, 0, 1, open_low=True, open_high=True)
     separator = delimiter_of(str(hold_out), delimiter)
     given = {
         "alpha": alpha, "weighting": weighting, "unobserved_weight": unobserved_weight, "negatives": negatives,

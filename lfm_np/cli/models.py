@@ -187,7 +187,8 @@ def facts(factors: Factors) -> dict[str, Any]:
     known: dict[str, Any] = {"users": m, "items": n, "factors": factors.user_factors.shape[1]}
     known |= {"dtype": str(factors.user_factors.dtype), "biases": factors.item_bias is not None}
     known |= {"status": str(factors.status), "sweeps": len(history)}
-    if history:
-        name = "objective" if "objective" in history[-1] else "sampled_loss"
-        known |= {name: history[-1][name], "seconds": round(sum(record["seconds"] for record in history), 3)}
+    if history:  # of a model from elsewhere it may hold anything
+        known |= {name: history[-1][name] for name in ("objective", "sampled_loss") if name in history[-1]}
+    if history and all("seconds" in record for record in history):
+        known["seconds"] = round(sum(record["seconds"] for record in history), 3)
     return known | {k: v for k, v in (factors.params or {}).items() if k not in (KEY, *known)}

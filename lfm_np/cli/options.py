@@ -8,7 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from lfm_np.cli.sources import KINDS
+from lfm_np.validation import MAX_THREADS
 
+LONGEST = 2**31 - 1  # lists and data sets
 DATA, MODEL_PANEL, FILES = "Data", "Model", "Files"
 
 Source = Annotated[str, typer.Argument(metavar="DATA", help=f"Interactions: {KINDS}.", show_default=False)]
@@ -27,8 +29,10 @@ Output = Annotated[
         "--output", "-o", help="A .csv, .json or .parquet file; else a table on a terminal and CSV in a pipe."
     ),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="By default all cores; the result does not depend on it.")]
-Length = Annotated[int, typer.Option("-n", min=1, help="Length of a list.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, max=MAX_THREADS, help="By default all cores; the result does not depend on it.")
+]
+Length = Annotated[int, typer.Option("-n", min=1, max=LONGEST, help="Length of a list.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")]
 
 User = Annotated[str | None, typer.Option(help="Column of the users.", rich_help_panel=DATA)]

@@ -174,7 +174,8 @@ def movielens_split(name: str, split: str) -> Split:
             raise ValueError(f"ncf_split in {path} must hold out one rating of every user")
         column_of_item = np.full(item.max() + 2, -1, np.int64)  # the last one for -1
         column_of_item[item] = columns
-        negatives = column_of_item[check.check_negatives(negatives, (data.shape[0], len(column_of_item) - 1))]
+        shape, name = (data.shape[0], len(column_of_item) - 1), f"ncf_test_negatives in {path}"
+        negatives = column_of_item[check.check_negatives(negatives, shape, name)]
         negatives[negatives == test.matrix.indices[:, None]] = -1
     return Split(data.select(~held), test, negatives)
 

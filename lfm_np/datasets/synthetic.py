@@ -74,8 +74,9 @@ def make_interactions_train_test(
     m, n, max_j_per_i, random_state
         As in `make_interactions`.
     test_fraction : float in [0, 1)
-        Share of the pairs to hold out, at random. Every i keeps a pair in ``train``, so that the share is smaller when
-        most rows have a single one.
+        Share of all pairs to hold out at random, rounded to a whole number of pairs. Every i keeps a pair in ``train``:
+        where there are too few others, all of them are held out. (`Interactions.split` takes the share of the cells of
+        each user instead.)
 
     Returns
     -------
@@ -115,14 +116,15 @@ def planted(
     Parameters
     ----------
     m, n : int
-        Number of users and of items.
+        Number of users and of items, at least 1 and 4.
     cells : int
-        Number of interactions, at least m and at most m·n/4; met to about one per cent.
+        Number of interactions, from m to m·n/4. It is met on average: each user's share is
+        rounded at random, which makes the sum differ by a standard deviation of at most √m/2.
     rank : int
         Number of topics, at most n. The matrix of probabilities has this rank.
-    tail : float > 1
+    tail : float > 1, at most 100
         A user's number of interactions follows a power law: P(more than d) ∝ d^−tail.
-    zipf : float ≥ 0
+    zipf : float, 0 to 10
         The r-th most popular item is drawn ∝ (r + 20)^−zipf.
     random_state : None, int, SeedSequence, Generator or RandomState
 

@@ -133,6 +133,7 @@ def als(
         weighting=weighting,
         biases=biases,
         dtype=dtype,
+        name="source",
     )
     loop = check_loop("iterations", iterations, tolerance, "objective", callback, progress, raise_on_interrupt)
     check_choice("solver", solver, ("auto", "exact"))

@@ -87,7 +87,7 @@ class WARP:
     ----------
     margin : float
     trials : int
-        Most negatives drawn for one stored cell.
+        Most negatives drawn for one stored cell, 1 to 10,000.
     weighted : bool
         Whether the value of the stored cell multiplies the loss.
 

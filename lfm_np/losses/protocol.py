@@ -52,7 +52,9 @@ def read(loss: Any) -> Protocol:
     name, kind = type(loss).__name__, _kind(loss)
     targets = getattr(loss, "targets", None)
     if targets is not None and (not isinstance(targets, tuple) or [type(t) for t in targets] != [float, float]):
-        raise TypeError(f"{name}.targets must be two floats (of a stored cell, of a negative), got {shown(targets)}")
+        raise TypeError(
+            f"{name}.targets must be a tuple of two floats (of a stored cell, of a negative), got {shown(targets)}"
+        )
     flags = {
         flag: check_bool(f"{name}.{flag}", getattr(loss, flag, False))
         for flag in ("weighted", "cosine", "correct_logq")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from lfm_np.factors import Factors
 from lfm_np.plots.axes import GREY, make_axes, named, tidy
 from lfm_np.quiet import eigh, quietly
 from lfm_np.ranking import unit_rows
-from lfm_np.validation import check_choice, check_column, check_ids, shown
+from lfm_np.validation import check_choice, check_ids, check_values, shown
 
 SHOWN = 500  # items of a map by default: where the rare ones are is mostly chance
 LABELS = 40  # labels of a map at most
@@ -89,12 +89,13 @@ def item_map(
     """
     check_choice("view", view, ("projection", "factors"))
     n = factors.shape[1]
-    for name, given in (("labels", labels), ("counts", counts)):
-        if given is not None and len(given) != n:
-            raise ValueError(f"{name} must have one entry for each of the {n} items, got {len(given)}")
+    if isinstance(labels, str) or not (labels is None or isinstance(labels, Sized)):
+        raise TypeError(f"labels must be a sequence of texts, got {shown(labels)}")
+    if labels is not None and len(labels) != n:
+        raise ValueError(f"labels must have one entry for each of the {n} items, got {len(labels)}")
     if factors.item_factors.shape[1] < 2:
         raise ValueError(f"factors must have at least two latent dimensions for a map, got {shown(factors)}")
-    frequency = np.ones(n) if counts is None else check_column("counts", counts).astype(np.float64)
+    frequency = np.ones(n) if counts is None else check_values("counts", counts, n, noun="item")
     if items is None:
         chosen = np.argsort(-frequency, kind="stable")[: n if counts is None else SHOWN]
     else:
@@ -102,8 +103,7 @@ def item_map(
     if not len(chosen):
         raise ValueError(f"items must be at least one, got none of {n}")
     places = _places(factors.item_factors[chosen], view)
-    texts = labels if labels is None or isinstance(labels, Mapping) else list(labels)  # a Series counts by its index
-    texts = None if texts is None else [str(texts[i]) for i in chosen]
+    texts = None if labels is None else _texts(labels, chosen.tolist())
     ax = make_axes(ax, (8, 6.5))
     _scatter(ax, places, None if counts is None else frequency[chosen])
     names = ("principal component", "canonical factor")[view == "factors"]
@@ -112,6 +112,17 @@ def item_map(
     if texts is not None:
         _write_labels(ax, places, texts)
     return ax
+
+
+def _texts(labels: Any, chosen: list[int]) -> list[str]:
+    """The labels of some items."""
+    every = labels if isinstance(labels, Mapping) else list(labels)  # a Series counts by its index
+    try:
+        return [str(every[i]) for i in chosen]
+    except KeyError as error:
+        raise ValueError(
+            f"labels must be a sequence, or a mapping with a key for every item; {error} has none"
+        ) from None
 
 
 def _places(V: np.ndarray, view: str) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from lfm_np.factors import Factors
 from lfm_np.plots.axes import make_axes, named, tidy
-from lfm_np.validation import check_choice
+from lfm_np.validation import check_choice, shown
 
 
 def training_curve(
@@ -44,13 +44,13 @@ def training_curve(
     MissingExtraError
         matplotlib is not installed.
     ValueError
-        A result without history, or without that field in it.
+        A result without history, without that field in it, or with a record that has no iteration, or no seconds.
     """
     check_choice("by", by, ("iteration", "seconds"))
     curves = named(results, labels)
     found = []
     for result, label in curves:
-        name = measure or _loss(result)
+        name = measure or measured(result)
         records = [record for record in result.history if name in record]
         if not records:
             fields = sorted({field for record in result.history for field in record})
@@ -70,12 +70,16 @@ def training_curve(
     return tidy(ax, legend=labels is not None)
 
 
-def _loss(result: Factors) -> str:
+def measured(result: Factors) -> str:
+    """What a history measures by default."""
     return "sampled_loss" if result.history and "sampled_loss" in result.history[0] else "objective"
 
 
 def _places(result: Factors, by: str) -> dict[int, float]:
     """Where each iteration is on the horizontal axis."""
+    for record in result.history:
+        if absent := sorted({"iteration", by} - record.keys()):
+            raise ValueError(f"results must have {absent[0]!r} in every record of their history, got {shown(record)}")
     iterations = [record["iteration"] for record in result.history]
     if by == "iteration":
         return dict(zip(iterations, iterations))

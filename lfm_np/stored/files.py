@@ -83,6 +83,11 @@ class Writer:
     def __enter__(self) -> Writer:
         return self
 
+    @property
+    def length(self) -> int:
+        """Of what is written."""
+        return self._end
+
     def append(self, numbers: np.ndarray) -> None:
         self.write(self._end, numbers)
 

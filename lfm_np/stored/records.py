@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -70,7 +71,7 @@ def _number(
         files = {name: stack.enter_context(Writer(file_of(scratch, "records", name), np.int32)) for name in names}
         values = stack.enter_context(Writer(file_of(scratch, "records", "value"), _VALUE))
         for batch in without_nulls(plan, batches):
-            values.append(_values(plan, batch))
+            values.append(_values(plan, batch, values.length))
             for name in names:
                 encoders[name].add(batch.column(plan.names[name]))
                 _append(files[name], encoders[name].drain())
@@ -92,10 +93,11 @@ def _append(file: Writer, parts: list[np.ndarray]) -> None:
         file.append(part)
 
 
-def _values(plan: Plan, batch: pa.RecordBatch) -> np.ndarray:
+def _values(plan: Plan, batch: pa.RecordBatch, first: int) -> np.ndarray:
     if "value" not in plan.names:
         return np.ones(len(batch))
-    return check.check_values("value", numbers("value", plan.names["value"], batch), len(batch))
+    column = numbers("value", plan.names["value"], batch)
+    return check.check_values("value", column, len(batch), first=first, noun=plan.noun)
 
 
 def _write_ids(path: Path, ids: pa.Array) -> None:
@@ -140,6 +142,14 @@ def read_ids(folder: Path, name: str, digests: dict[str, str]) -> np.ndarray | N
     return to_numpy(pq.read_table(pa.BufferReader(content))["id"].combine_chunks())
 
 
+def _ids_at(folder: Path, first: int, row: int, column: int) -> list[Any]:
+    """The ids of a row, counted from ``first``, and of a column."""
+    import pyarrow.parquet as pq
+
+    places = {"users": first + row, "items": column}
+    return [pq.read_table(folder / f"{name}.parquet")["id"][place].as_py() for name, place in places.items()]
+
+
 def _group(buckets: Buckets, shape: tuple[int, ...], duplicates: str, zeros: str, folder: Path) -> None:
     """Records to cells, bucket after bucket, which are runs of rows."""
     lengths = np.zeros(shape[0] + 1, np.int64)
@@ -151,7 +161,8 @@ def _group(buckets: Buckets, shape: tuple[int, ...], duplicates: str, zeros: str
         for bucket, (lo, hi) in enumerate(buckets.runs):
             major, minor, values = buckets.take(bucket)
             major -= lo
-            part = matrix_of(cells_of(major, minor, values, None, duplicates), (hi - lo, shape[1]))
+            ids_at = partial(_ids_at, folder, lo)
+            part = matrix_of(cells_of(major, minor, values, None, duplicates, ids_at), (hi - lo, shape[1]))
             if zeros == "drop":
                 part.eliminate_zeros()
             lengths[lo + 1 : hi + 1] = np.diff(part.indptr)

@@ -83,6 +83,8 @@ def als(
     ------
     TypeError, ValueError
         For a bad argument; the message names it.
+    MemoryError
+        The fit would take more than the device has; see `lfm_np.estimate_memory`.
     SolverError
         When a row's normal equations are singular; ``.factors`` is the last complete sweep.
 

@@ -11,9 +11,7 @@ import numpy as np
 
 from lfm_np import losses as builtin
 from lfm_np import sampling, validation
-from lfm_np.canonical import canonical
 from lfm_np.checkpoint import Run
-from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
 from lfm_np.kernels.jit import Interrupted, Pool
 from lfm_np.losses.code import code_of
@@ -59,7 +57,8 @@ def sgd(
 
     What is minimised, every argument but the last three, the starting factors and the result are those of
     `lfm_np.sgd`; see there. The steps are taken in batches: all records of a batch move their rows by the slopes before
-    the batch, and the moves of one row add up.
+    the batch, and the moves of one row add up. λ is a part of each move: a row that moves r times in a batch shrinks by
+    r·η·λ of what it was before it.
 
     Parameters
     ----------
@@ -82,6 +81,8 @@ def sgd(
     ------
     TypeError, ValueError
         A bad argument; the message names it.
+    MemoryError
+        The fit would take more than the device has; see `lfm_np.estimate_memory`.
     SolverError
         The factors diverged; ``.factors`` holds those of the epoch before.
 
@@ -186,11 +187,7 @@ class _State:
         finite = torch.stack([torch.isfinite(part).all() for part in self._model.tensors().values()]).all()
         loss, finite = torch.stack([total, finite.to(total.dtype)]).tolist()
         if not np.isfinite(loss) or not finite:
-            raise SolverError(
-                f"the factors diverged in epoch {number} at learning_rate {rate:g}, or the loss returned nan: try "
-                f'learning_rate={self._plan.rule.rate / 4:g}, a smaller batch_size, schedule="adagrad" or more '
-                "regularization"
-            )
+            raise self._plan.diverged(number, "a smaller batch_size, ")
         self.done = number
         self._keep()
         return {"sampled_loss": loss / max(nnz, 1)}
@@ -268,7 +265,7 @@ class _State:
             U, V = (W * steps._inverse_norm(W.to(self._device.wide))[:, None].to(W.dtype) for W in (U, V))
         host = lambda bias: None if bias is None else bias.cpu().numpy().copy()  # noqa: E731
         return Factors(
-            *canonical(U.cpu().numpy(), V.cpu().numpy(), threads),
+            *self._plan.in_canonical_basis(U.cpu().numpy(), V.cpu().numpy(), threads, self.done),
             user_bias=host(kept.user_bias),
             item_bias=host(kept.item_bias),
             global_bias=self._plan.rule.mean if biases is True else None,

@@ -83,10 +83,8 @@ def check_cells(
 def _check_shape(name: str, X: Any, shape: tuple[int | None, int | None]) -> None:
     """A sparse matrix of real numbers, of such a shape."""
     if not sp.issparse(X):
-        raise TypeError(
-            f"{name} must be a scipy.sparse matrix or Interactions, got {type(X).__name__}; "
-            "a dense array is wrapped with scipy.sparse.csr_array(array)"
-        )
+        remedy = "" if hasattr(X, "nnz") else "; a dense array is wrapped with scipy.sparse.csr_array(array)"
+        raise TypeError(f"{name} must be a scipy.sparse matrix or Interactions, got {type(X).__name__}{remedy}")
     if X.ndim != 2:
         raise ValueError(f"{name} must have two dimensions, got shape {X.shape}")
     check_real(name, X)

@@ -18,15 +18,16 @@ def check_length(name: str, value: Any) -> int:
 
 
 def check_seen(
-    name: str, X: Any, users: np.ndarray, shape: tuple[int, int], *, keep_zeros: bool = False
+    name: str, X: Any, users: np.ndarray, shape: tuple[int, int], *, keep_zeros: bool = False, optional: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The stored columns of some rows of ``X``: (row of each user, indptr int64, ascending indices int32), read-only.
 
     A repeated cell counts once. Values do not matter, except that a stored zero counts as absent unless ``keep_zeros``.
+    None has no cells, where the matrix is ``optional``.
     For few users of a CSR matrix only their rows are looked at, so that one recommendation does not cost a pass over
     the matrix.
     """
-    if X is None:
+    if X is None and optional:
         return read_only(np.zeros(len(users), np.int64), np.zeros(2, np.int64), np.empty(0, np.int32))
     X = _whole(name, X, shape)
     rows = users
@@ -76,14 +77,14 @@ def _take_rows(name: str, X: Any, rows: np.ndarray) -> tuple[sp.csr_array, np.nd
     return share_csr(data[cells], indices[cells], starts, (len(taken), X.shape[1])), place.astype(np.int64)
 
 
-def check_negatives(negatives: Any, shape: tuple[int, int]) -> np.ndarray:
+def check_negatives(negatives: Any, shape: tuple[int, int], name: str = "negatives") -> np.ndarray:
     """A row of item ids for each user, −1 for none, int64."""
-    array = as_array("negatives", negatives)
+    array = as_array(name, negatives)
     if array.dtype.kind not in "iu":
-        raise TypeError(f"negatives must be integers, got dtype {array.dtype}")
+        raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
     if array.ndim != 2 or len(array) != shape[0]:
-        raise ValueError(f"negatives must have a row for each of the {shape[0]} users, got shape {array.shape}")
+        raise ValueError(f"{name} must have a row for each of the {shape[0]} users, got shape {array.shape}")
     bad = (array < -1) | (array >= shape[1])
     if bad.any():
-        raise ValueError(f"negatives must be from 0 to {shape[1] - 1}, or -1 for none, got {array[bad][0]}")
+        raise ValueError(f"{name} must be from 0 to {shape[1] - 1}, or -1 for none, got {array[bad][0]}")
     return array.astype(np.int64)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import re
 from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 import numpy as np
 
+from lfm_np.quiet import quietly
 from lfm_np.validation.scalars import as_array, check_float, check_int, is_whole, shown
 
 
@@ -26,6 +28,8 @@ def check_ids(name: str, ids: Any, size: int) -> np.ndarray:
     array = np.atleast_1d(array)
     if array.size:
         low, high = array.min(), array.max()
+        if not size:
+            raise ValueError(f"{name} must be none, as there are none, got {low}")
         if low < 0 or high >= size:
             raise ValueError(f"{name} must be from 0 to {size - 1}, got {low if low < 0 else high}")
     return np.ascontiguousarray(array, dtype=np.int64)
@@ -79,18 +83,23 @@ def check_column(name: str, values: Any, length: int | None = None) -> np.ndarra
     return array
 
 
-def check_values(name: str, values: Any, length: int, *, unknown: bool = False) -> np.ndarray:
-    """Finite real numbers as float64, one a record; NaN allowed where it may mean unknown."""
+def check_values(
+    name: str, values: Any, length: int, *, unknown: bool = False, first: int = 0, noun: str = "record"
+) -> np.ndarray:
+    """Finite real numbers as float64, one a record; NaN allowed where it may mean unknown.
+
+    ``first`` is the number of the first of them, and ``noun`` what a message calls one.
+    """
     array = check_column(name, values, length)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
-    array = array.astype(np.float64, copy=False)
+    array = quietly(array.astype, np.float64, copy=False)
     bad = np.isinf(array) if unknown else ~np.isfinite(array)
     bad |= np.abs(array) > np.finfo(np.float32).max
     if bad.any():
         record = int(np.argmax(bad))
         allowed = "a number within the range of float32" + (" or NaN (unknown)" if unknown else "")
-        raise ValueError(f"{name} must be {allowed}, got {array[record]} in record {record}")
+        raise ValueError(f"{name} must be {allowed}, got {array[record]} in {noun} {first + record}")
     return array
 
 
@@ -124,11 +133,21 @@ def check_moment(name: str, value: Any, dated: bool) -> Any:
         value = value.to_datetime64()
     elif isinstance(value, datetime.datetime) and value.tzinfo is not None:
         value = value.astimezone(datetime.UTC).replace(tzinfo=None)
-    with contextlib.suppress(TypeError, ValueError):
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
         moment = np.datetime64(value)
-        if not np.isnat(moment):
+        if not np.isnat(moment) and not _wraps_around(moment, value):
             return moment
     raise ValueError(f"{name} must be a time, such as '2024-05-03' or a datetime, got {shown(value)}")
+
+
+def _wraps_around(moment: np.datetime64, given: Any) -> bool:
+    """Whether NumPy let a text wrap around: of a year too large, or with too many decimals for its year."""
+    text = given.decode() if isinstance(given, bytes) else given
+    if not isinstance(text, str):
+        return False
+    whole, fraction = re.subn(r"[.][0-9]+", "", text)
+    too_large = re.match(r"\s*[+-]?[0-9]{12}", text) is not None
+    return too_large or (fraction > 0 and moment.astype("M8[s]") != np.datetime64(whole, "s"))
 
 
 def as_ids(name: str, ids: Any) -> np.ndarray:

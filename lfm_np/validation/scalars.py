@@ -115,7 +115,7 @@ def check_dtype(name: str, value: Any) -> np.dtype:
     """float32 or float64, given as dtype, type or string."""
     try:
         dtype = np.dtype("V" if value is None else value)  # None would be float64
-    except TypeError:
+    except (TypeError, ValueError, SyntaxError):  # of texts and lists that name the fields of a record
         raise TypeError(f"{name} must be float32 or float64, got {shown(value)}") from None
     if dtype not in (np.float32, np.float64) or not dtype.isnative:
         raise ValueError(f"{name} must be float32 or float64 in native byte order, got {shown(value)}")
@@ -166,4 +166,8 @@ def check_path(name: str, value: Any) -> str:
     path = os.fsdecode(value)
     if not path or "\0" in path:
         raise ValueError(f"{name} must name a file, got {shown(path)}")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} must be of characters that names of files can have, got {shown(path)}") from None
     return path

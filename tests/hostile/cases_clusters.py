@@ -185,7 +185,8 @@ def matrices() -> Iterator[Case]:
         yield _refused(f"X {name}", on(lambda c, make=make: als(c, make(c))), "X|source")
     for name in ("nan", "index too large", "bsr with a bad index"):
         make, words = REFUSED[name]
-        yield _refused(f"X {name}", on(lambda c, make=make: als(c, make())), *words)
+        named = ("source" if word == "X" else word for word in words)
+        yield _refused(f"X {name}", on(lambda c, make=make: als(c, make())), *named)
     for name in ("coo", "big-endian indices", "duplicates", "stored zeros", "misaligned values", "flags that lie"):
         odd, even = SAME[name]
         yield _right(
