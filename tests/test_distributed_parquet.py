@@ -66,6 +66,27 @@ def test_reads_files_of_users_as_they_are(eager, tmp_path, monkeypatch):
     assert there.history[-1]["objective"] == pytest.approx(here.history[-1]["objective"], rel=1e-12)
 
 
+@pytest.mark.parametrize("staged", [False, True])
+@pytest.mark.parametrize("names", [("1", "ann"), ("007", "x"), ("3", "4"), ("__HIVE_DEFAULT_PARTITION__", "3")])
+def test_folders_give_columns_as_they_do_on_one_machine(tmp_path, monkeypatch, staged, names):
+    """A task reads one file: those above the folder gave it columns, and its own were of other types."""
+    pa, pq = require("pyarrow"), importlib.import_module("pyarrow.parquet")
+    monkeypatch.setattr(parquet_module(), "check_client", lambda client: client)
+    monkeypatch.setattr(parquet_module(), "Cluster", Eager)
+    folder = tmp_path / "item=5" / "data"
+    for number, name in enumerate(names):
+        (folder / f"user={name}").mkdir(parents=True)
+        items = pa.array([number, 9], pa.int32())
+        pq.write_table(pa.table({"item": items}), folder / f"user={name}" / "a.parquet")
+    data = lfm_np.distributed.from_parquet(
+        folder, nulls="drop", shards=2, staging=tmp_path / "split" if staged else None
+    )
+    whole = lfm_np.Interactions.from_parquet(folder, nulls="drop")
+    assert sorted(data.users().tolist()) == whole.users.tolist()
+    assert data.items.tolist() == whole.items.tolist()
+    assert 9 in data.items
+
+
 def test_a_row_that_cannot_be_is_named_with_its_shard(eager, tmp_path, monkeypatch):
     monkeypatch.setattr(parquet_module(), "check_client", lambda client: client)
     monkeypatch.setattr(parquet_module(), "Cluster", Eager)
