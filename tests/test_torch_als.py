@@ -228,7 +228,7 @@ def test_a_singular_system_is_an_error(backend):
 def test_lambda_zero_beside_a_singular_gram_matrix_is_an_error(backend, solver, dtype):
     """More factors than items, as in `lfm_np.als`: CG went where nothing holds it, to a loss below 0."""
     X, options = matrix(12, 9, longest=8), {"alpha": 3.0, "unobserved_weight": 8.0, "weighting": "confidence"}
-    with row_plan.every_row_steps(16), pytest.raises(lfm_np.SolverError, match="sweep 1: .* are singular"):
+    with row_plan.every_row_steps(16), pytest.raises(lfm_np.SolverError, match=r"sweep 1: .* are singular"):
         backend.als(X, factors=20, regularization=0.0, solver=solver, dtype=dtype, random_state=0, **options)
 
 
