@@ -17,6 +17,7 @@ from optional import require
 
 import lfm_np
 from lfm_np import atomic
+from lfm_np.kernels.jit import Interrupted
 
 pytestmark = pytest.mark.usefixtures("limit")
 
@@ -177,6 +178,28 @@ def test_users_are_those_of_the_run_whatever_takes_their_place(eager, tmp_path, 
     same_bits(kept, eager(X, **asked))
     assert kept.user_factors.base.base.filename == str(path)
     assert not np.load(path).any()
+
+
+@pytest.mark.parametrize("biases", [False, True])
+@pytest.mark.parametrize("given", [False, True])
+def test_users_are_written_before_the_first_sweep_too(eager, tmp_path, monkeypatch, given, biases):
+    """After Ctrl-C there: a file of another run was left where this one's users should be."""
+
+    def pressed(self):
+        raise Interrupted
+
+    path, X = tmp_path / "users.npy", lfm_np.to_csr(np.argwhere(np.eye(9, 5) == 1))
+    asked = {"factors": 2, "shards": 2, "random_state": 0, "weighting": "ratings", "biases": biases}
+    asked |= {"init": start(X, 2)} if given else {}
+    monkeypatch.setattr(importlib.import_module("lfm_np.distributed.sweep").Sweeps, "sweep", pressed)
+    np.save(path, np.ones((9, 7)))
+    kept = eager(X, users_to=path, **asked)
+    assert (kept.status, len(kept.history)) == ("interrupted", 0)
+    assert (np.load(path) == kept.user_factors).all()
+    twin = eager(X, **asked)
+    assert (kept.user_factors == twin.user_factors).all()
+    assert kept.user_factors.any() == given
+    assert (kept.user_bias is None) == (not biases)
 
 
 DRIVER = """
