@@ -125,10 +125,21 @@ def fixed_gram(rotate: bool, products: np.ndarray, weights: Weights, factors: in
         Q = np.eye(ld)
         Q[:factors, :factors] = basis
         G = np.diag(np.concatenate((values, np.zeros(ld - factors))))
-        floor = factors * np.finfo(dtype).eps * values[-1] - values[0] if dtype == np.float32 else -np.inf
+        floor = _floor(values, factors, np.finfo(dtype))
     G[range(factors, ld), range(factors, ld)] = 1
     G = quietly(G.astype, dtype)  # rows that would need what overflows are solved again in float64
     return Fixed(frozen(np.empty((0, ld), dtype)), frozen(G), frozen(G.diagonal().copy()), floor, Q)
+
+
+def _floor(values: np.ndarray, factors: int, of: np.finfo) -> float:
+    """The least λ_u of rows that are solved in this dtype: below it the rotation's own rounding would show.
+
+    Where G is singular a row with λ_u = 0 is too, which steps do not see.
+    """
+    rounding = factors * float(of.eps) * values[-1]
+    if of.dtype == np.float32:
+        return rounding - values[0]
+    return float(of.tiny) if values[0] <= rounding and values[-1] > 0 else -np.inf
 
 
 def solve_rows(

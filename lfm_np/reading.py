@@ -114,7 +114,8 @@ def from_parquet(cls: type[Interactions], path: str | os.PathLike[str], **column
     ----------
     path : str or path
         A file; a folder, with all files below it in the order of their names; or a URL (``s3://…``, ``https://…``),
-        which takes fsspec. Folders named ``column=value`` give a column. Types may differ from file to file.
+        which takes fsspec. Folders in it named ``column=value`` give a column, and those above a file what it lacks.
+        Types may differ from file to file.
     **columns
         ``user``, ``item``, ``value``, ``timestamp``, ``duplicates``, ``nulls``, ``min_user_interactions``,
         ``min_item_interactions`` as in `Interactions.from_frame`.
@@ -162,7 +163,7 @@ def from_csv(
     Interactions
     """
     plan = plan_columns("from_csv", columns)
-    _pyarrow("pyarrow")
+    load_arrow("pyarrow")
     from lfm_np.csv_files import csv_format, refuse_misread
 
     format, types = csv_format(delimiter, column_names, column_types)
@@ -184,6 +185,8 @@ class Plan(NamedTuple):
     duplicates: str
     nulls: str
     least: tuple[int, int]
+    root: str | None = None
+    """The folder of which single files are read."""
 
     @property
     def required(self) -> list[str]:
@@ -226,7 +229,8 @@ def _check_present(plan: Plan, available: Sequence[str]) -> list[str]:
 # ---- sources --------------------------------------------------------------------------------------------------------
 
 
-def _pyarrow(*modules: str) -> list[Any]:
+def load_arrow(*modules: str) -> list[Any]:
+    """Modules of pyarrow, or the error that says how to install it."""
     import importlib
 
     try:
@@ -237,7 +241,7 @@ def _pyarrow(*modules: str) -> list[Any]:
 
 def _arrow_table(frame: Any, plan: Plan) -> tuple[pa.Table, str]:
     """The columns of the plan, and the name of the frame's library."""
-    (pa,) = _pyarrow("pyarrow")
+    (pa,) = load_arrow("pyarrow")
     try:
         import narwhals as nw
     except ImportError:
@@ -260,7 +264,7 @@ def open_files(
 ) -> tuple[pa.Schema, Iterable[pa.RecordBatch]]:
     """The schema of the files, or the one given, and the plan's columns in batches of at most so many records."""
     records = records or BATCH
-    (dataset,) = _pyarrow("pyarrow.dataset")
+    load_arrow("pyarrow.dataset")
     name: str = check.check_path("path", path)
     filesystem = None
     if "://" in name:
@@ -270,10 +274,14 @@ def open_files(
             raise missing_extra("fsspec", "io") from None
         filesystem, name = fsspec.core.url_to_fs(name)
     from lfm_np.csv_files import typed
+    from lfm_np.data_sets import data_set, one_of
     from lfm_np.parquet_files import common_schema, parquet_batches
 
     with named(name):
-        source = dataset.dataset(name, filesystem=filesystem, format=format, partitioning="hive")
+        if plan.root is None or schema is None or not os.path.isfile(name):
+            source = data_set(name, filesystem, format, plan.names.values())
+        else:
+            source = one_of(plan.root, name, schema)
         source = source if format == "parquet" else typed(source, plan.names.values())
         schema = schema or (common_schema(source, plan.names) if format == "parquet" else source.schema)
     if not source.files:

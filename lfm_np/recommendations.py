@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import os
 from collections.abc import Iterator
@@ -84,7 +85,9 @@ def recommend_frame(
     if backend is None:
         backend = data.frame_backend if getattr(data, "frame_backend", None) in BACKENDS else "pyarrow"
     check.check_choice("backend", backend, BACKENDS)
-    pa = _pyarrow()
+    pa = _library("pyarrow")
+    if backend != "pyarrow":
+        _library("narwhals"), _library(backend)
     query = _Query.of(factors, data, users, N, seen, items, exclude)
     table = pa.Table.from_batches(_batches(factors, query, seen, num_threads), query.schema)
     return _native(table, backend)
@@ -115,7 +118,7 @@ def recommend_parquet(
     -----
     In memory are a block of 131,072 rows and, once, the ids as Arrow arrays, however many users there are.
     """
-    _pyarrow()
+    _library("pyarrow")
     query = _Query.of(factors, data, users, N, seen, items, exclude)
     write_parquet(path, _batches(factors, query, seen, num_threads))
 
@@ -201,12 +204,14 @@ def _batches(factors: Factors, query: _Query, seen: Any, num_threads: int | None
         yield pa.RecordBatch.from_arrays(columns, schema=query.schema)
 
 
-def _pyarrow() -> Any:
+def _library(name: Any) -> Any:
+    """A library of frames; those that the extra does not bring are for those who have them."""
     try:
-        import pyarrow
+        return importlib.import_module(name)
     except ImportError:
-        raise missing_extra("pyarrow", "io") from None
-    return pyarrow
+        if name in ("pyarrow", "narwhals"):
+            raise missing_extra(name, "io") from None
+        raise ImportError(f"backend={name!r} needs {name}, which is not installed") from None
 
 
 def _native(table: pa.Table, backend: Any) -> Any:

@@ -268,3 +268,19 @@ def test_lambda_zero_needs_a_regular_system_only_to_be_solved(stepped):
     assert found.history[-1]["objective"] == pytest.approx(0.0, abs=1e-5)
     with pytest.raises(lfm_np.SolverError, match="row 1"):
         fit(X, solver="subspace", **kwargs)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("solver", ["exact", *SOLVERS])
+def test_lambda_zero_beside_a_singular_gram_matrix_is_an_error_in_either_dtype(stepped, solver, dtype, cut):
+    """More factors than items: steps of CG in float64 went where nothing holds them, to a loss below 0."""
+    X = matrix(12, 9, seed=3)
+    if solver != "exact":
+        stepped(width=16, cut=cut)
+    kwargs = {"factors": 20, "regularization": 0.0, "weighting": "confidence", "unobserved_weight": 8.0, "alpha": 3.0}
+    with pytest.raises(lfm_np.SolverError, match=r"sweep 1: the normal equations of row \d+ .*singular"):
+        fit(X, solver=solver, dtype=dtype, random_state=0, **kwargs)
+    kwargs |= {"factors": 4, "iterations": 10}
+    found = fit(X, solver=solver, dtype=dtype, random_state=0, **kwargs)  # fewer: regular
+    assert found.history[-1]["objective"] == pytest.approx(lfm_np.objective(X, found), rel=1e-4)

@@ -62,6 +62,18 @@ def test_shards_equal_the_single_process(eager, shards, shape, monkeypatch):
         )
 
 
+def test_items_that_float32_cannot_solve_are_solved_before_a_basis_is_found(eager):
+    """Of one block of items, which knows the basis of the next sweep: NaN were an error of the Gram matrix."""
+    rng = np.random.default_rng(0)
+    X = sp.csr_array((rng.random((700, 10)) < 0.6) * rng.integers(1, 6, (700, 10)).astype(np.float32))
+    asked = {"factors": 33, "regularization": 1e-6, "weighting": "confidence", "alpha": 3.0, "unobserved_weight": 8.0}
+    asked |= {"iterations": 3, "random_state": 0, "callback": lambda *_: None}
+    found = eager(X, shards=2, **asked)
+    assert found.history[-1]["objective"] == pytest.approx(lfm_np.objective(X, found), rel=1e-3)
+    wide = lfm_np.als(X, dtype=np.float64, solver="exact", **asked)
+    assert found.history[-1]["objective"] == pytest.approx(wide.history[-1]["objective"], rel=0.02)
+
+
 def test_shards_that_find_other_bases_of_the_items_agree(eager, monkeypatch):
     """As workers of another make may, where eigenvalues lie close together."""
     blocks = importlib.import_module("lfm_np.distributed.blocks")

@@ -17,6 +17,7 @@ from optional import require
 
 import lfm_np
 from lfm_np import atomic
+from lfm_np.kernels.jit import Interrupted
 
 pytestmark = pytest.mark.usefixtures("limit")
 
@@ -64,6 +65,27 @@ def test_reads_files_of_users_as_they_are(eager, tmp_path, monkeypatch):
     here = lfm_np.als(whole, init=start(whole.matrix, 4), **ASKED)
     np.testing.assert_allclose(scores(there), scores(here), rtol=0, atol=1e-11)
     assert there.history[-1]["objective"] == pytest.approx(here.history[-1]["objective"], rel=1e-12)
+
+
+@pytest.mark.parametrize("staged", [False, True])
+@pytest.mark.parametrize("names", [("1", "ann"), ("007", "x"), ("3", "4"), ("__HIVE_DEFAULT_PARTITION__", "3")])
+def test_folders_give_columns_as_they_do_on_one_machine(tmp_path, monkeypatch, staged, names):
+    """A task reads one file: those above the folder gave it columns, and its own were of other types."""
+    pa, pq = require("pyarrow"), importlib.import_module("pyarrow.parquet")
+    monkeypatch.setattr(parquet_module(), "check_client", lambda client: client)
+    monkeypatch.setattr(parquet_module(), "Cluster", Eager)
+    folder = tmp_path / "item=5" / "data"
+    for number, name in enumerate(names):
+        (folder / f"user={name}").mkdir(parents=True)
+        items = pa.array([number, 9], pa.int32())
+        pq.write_table(pa.table({"item": items}), folder / f"user={name}" / "a.parquet")
+    data = lfm_np.distributed.from_parquet(
+        folder, nulls="drop", shards=2, staging=tmp_path / "split" if staged else None
+    )
+    whole = lfm_np.Interactions.from_parquet(folder, nulls="drop")
+    assert sorted(data.users().tolist()) == whole.users.tolist()
+    assert data.items.tolist() == whole.items.tolist()
+    assert 9 in data.items
 
 
 def test_a_row_that_cannot_be_is_named_with_its_shard(eager, tmp_path, monkeypatch):
@@ -156,6 +178,28 @@ def test_users_are_those_of_the_run_whatever_takes_their_place(eager, tmp_path, 
     same_bits(kept, eager(X, **asked))
     assert kept.user_factors.base.base.filename == str(path)
     assert not np.load(path).any()
+
+
+@pytest.mark.parametrize("biases", [False, True])
+@pytest.mark.parametrize("given", [False, True])
+def test_users_are_written_before_the_first_sweep_too(eager, tmp_path, monkeypatch, given, biases):
+    """After Ctrl-C there: a file of another run was left where this one's users should be."""
+
+    def pressed(self):
+        raise Interrupted
+
+    path, X = tmp_path / "users.npy", lfm_np.to_csr(np.argwhere(np.eye(9, 5) == 1))
+    asked = {"factors": 2, "shards": 2, "random_state": 0, "weighting": "ratings", "biases": biases}
+    asked |= {"init": start(X, 2)} if given else {}
+    monkeypatch.setattr(importlib.import_module("lfm_np.distributed.sweep").Sweeps, "sweep", pressed)
+    np.save(path, np.ones((9, 7)))
+    kept = eager(X, users_to=path, **asked)
+    assert (kept.status, len(kept.history)) == ("interrupted", 0)
+    assert (np.load(path) == kept.user_factors).all()
+    twin = eager(X, **asked)
+    assert (kept.user_factors == twin.user_factors).all()
+    assert kept.user_factors.any() == given
+    assert (kept.user_bias is None) == (not biases)
 
 
 DRIVER = """

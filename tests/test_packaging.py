@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from optional import require
 
 import lfm_np
 
@@ -127,6 +128,32 @@ def test_an_extra_that_is_broken_is_not_said_to_be_absent(tmp_path):
         )
         assert found.startswith("pooch cannot be imported (")
         assert why in found
+
+
+@pytest.mark.parametrize(
+    ("absent", "code", "command"),
+    [
+        ("distributed", "lfm_np.distributed", "distributed is not installed; install it with: .*lfm_np.distributed."),
+        ("dask", "lfm_np.distributed", "distributed is not installed; install it with: .*lfm_np.distributed."),
+        ("pyarrow", "lfm_np.distributed", "pyarrow is not installed; install it with: .*lfm_np.distributed."),
+        ("pyarrow", "lfm_np.StoredMatrix.from_parquet('a', 'b')", "pyarrow is not installed; .*lfm_np.io."),
+        ("narwhals", "frame('pandas')", "narwhals is not installed; .*lfm_np.io."),
+        ("pandas", "frame('pandas')", "backend='pandas' needs pandas, which is not installed"),
+    ],
+)
+def test_every_way_to_a_missing_extra_says_so(absent, code, command):
+    for needed in ("distributed", "pyarrow", "narwhals", "pandas"):
+        require(needed)
+    found = run(
+        f"import sys; sys.modules[{absent!r}] = None\n"
+        "import lfm_np\n"
+        "def frame(backend):\n"
+        "    data = lfm_np.Interactions.from_arrays([1], [2])\n"
+        "    return lfm_np.recommend_frame(lfm_np.Factors([[1.0]], [[1.0]]), data, backend=backend)\n"
+        f"try: {code}\n"
+        "except ImportError as error: print(error)"
+    )
+    assert re.fullmatch(command + "'?\n", found), found
 
 
 def test_the_version_is_the_changelogs():

@@ -370,6 +370,24 @@ def type_of(ids):
     return type(ids.tolist()[0] if isinstance(ids, np.ndarray) else ids[0])
 
 
+@pytest.mark.parametrize("type", [np.int32, np.int64])
+def test_folders_above_a_file_give_it_only_what_it_lacks(tmp_path, type):
+    """As those above a folder give none; "item=5" replaced all items of the file, or was a conflict of types."""
+    pa, pq = require("pyarrow"), require("pyarrow.parquet")
+    folder = tmp_path / "item=5" / "day=3"
+    folder.mkdir(parents=True)
+    columns = {"user": np.array([1, 2], type), "item": np.array([7, 8], type)}
+    pq.write_table(pa.table(columns), folder / "a.parquet")
+    (folder / "a.csv").write_text("user,item\n1,7\n2,8\n")
+    for data in (
+        Interactions.from_parquet(folder / "a.parquet"),
+        Interactions.from_csv(folder / "a.csv"),
+        lfm_np.StoredMatrix.from_parquet(folder / "a.parquet", tmp_path / "stored"),
+    ):
+        assert data.items.tolist() == [7, 8]
+    assert Interactions.from_parquet(folder / "a.parquet", item="day").items.tolist() == [3]
+
+
 def test_types_that_do_not_go_together_are_refused(tmp_path):
     pa, pq = require("pyarrow"), require("pyarrow.parquet")
     for number, user in enumerate(([1], ["a"])):

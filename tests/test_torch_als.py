@@ -224,6 +224,15 @@ def test_a_singular_system_is_an_error(backend):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("solver", ["exact", *STEPS])
+def test_lambda_zero_beside_a_singular_gram_matrix_is_an_error(backend, solver, dtype):
+    """More factors than items, as in `lfm_np.als`: CG went where nothing holds it, to a loss below 0."""
+    X, options = matrix(12, 9, longest=8), {"alpha": 3.0, "unobserved_weight": 8.0, "weighting": "confidence"}
+    with row_plan.every_row_steps(16), pytest.raises(lfm_np.SolverError, match=r"sweep 1: .* are singular"):
+        backend.als(X, factors=20, regularization=0.0, solver=solver, dtype=dtype, random_state=0, **options)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_cells_that_cancel_are_an_error(backend, dtype):
     X, options = all_cells_beside_a_large_weight(30)
     with pytest.raises(lfm_np.SolverError, match=r"sweep 1: the normal equations of row 0 .*cancel.*unobserved_weight"):

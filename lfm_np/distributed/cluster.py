@@ -9,17 +9,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from typing import Any, NamedTuple
 
-from lfm_np.errors import SolverError, missing_extra
+import dask
+import distributed
+from distributed.scheduler import KilledWorker
+from distributed.threadpoolexecutor import thread_state
+
+from lfm_np.errors import SolverError
 from lfm_np.kernels.jit import Interrupted
 from lfm_np.validation import shown
-
-try:
-    import dask
-    import distributed
-    from distributed.scheduler import KilledWorker
-    from distributed.threadpoolexecutor import thread_state
-except ImportError:
-    raise missing_extra("distributed", "distributed") from None
 
 PATIENCE = 300.0  # seconds without any worker that runs tasks, after which a fit gives up
 RESTARTS = 2  # times that a sweep is done again after its tasks kept losing their workers

@@ -139,7 +139,9 @@ def solve_items(problem: Problem, shares: list[Share], lam: np.ndarray, threads:
     with Pool(threads) as pool:
         rotate_back(items.V, shares[0].users[0].basis, pool)
         items = items._replace(gram=gram_of(problem, items.V, pool), unsolved=np.flatnonzero(status != OK))
-    return items if rotate is None else items._replace(fixed=fix_items(problem, [items], rotate))
+    if rotate is None or len(items.unsolved):  # which may hold anything until they are solved again
+        return items
+    return items._replace(fixed=fix_items(problem, [items], rotate))
 
 
 def to_solve_again(blocks: list[Items]) -> list[np.ndarray]:

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as dataset
+import pyarrow.parquet as pq
 import scipy.sparse as sp
 
 from lfm_np.distributed import blocks
 from lfm_np.distributed.cluster import Cluster, check_client, fewer
-from lfm_np.errors import missing_extra
 from lfm_np.id_columns import IdEncoder, to_arrow
 from lfm_np.interactions import Interactions
 from lfm_np.owned import owned
@@ -23,14 +26,6 @@ from lfm_np.problem import Problem, same_problem
 from lfm_np.reading import Plan, assemble, named, open_files, plan_columns
 from lfm_np.sweeps import sigint_noted
 from lfm_np.validation import check_choice, check_int, check_path, share_csr, shown
-
-try:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.dataset as dataset
-    import pyarrow.parquet as pq
-except ImportError:
-    raise missing_extra("pyarrow", "distributed") from None
 
 _PARTS = "bucket={:05d}"
 
@@ -165,6 +160,7 @@ def from_parquet(
     )
     files = _files(path)
     schema = _schema(path, plan)
+    plan = plan._replace(root=os.path.abspath(path) if os.path.isdir(path) else None)
     with sigint_noted() as interrupted:
         cluster = Cluster(client, interrupted)
         count = cluster.workers().threads if shards is None else check_int("shards", shards, 1)

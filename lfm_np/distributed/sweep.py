@@ -324,28 +324,33 @@ class Sweeps:
 
     def _rotated_users(self, basis: np.ndarray, path: str | None) -> tuple[np.ndarray, np.ndarray]:
         """U times the basis, in a file with ``path``, and the biases."""
-        cluster, k, biases = self._cluster, self._problem.factors, self._problem.biases
-        if not self._sweeps:
-            rows = np.zeros((sum(self._rows), k + 1), basis.dtype) if self._start is None else self._start
-            return rows[:, :k] @ basis, rows[:, -1].copy()
-        shared = cluster.task("basis", np.asarray, basis)
-        firsts = itertools.accumulate(self._rows, initial=0)
+        rows, k = sum(self._rows), self._problem.factors
         with replacing(path) if path else nullcontext() as file:
             place = file.name if file else None
             if file:
-                header = npy_header(basis.dtype, (rows := sum(self._rows), k))
+                header = npy_header(basis.dtype, (rows, k))
                 file.write(header)
                 allocate(file, len(header) + rows * k * basis.itemsize, file.name)
-            tasks = [
-                cluster.task("rows", blocks.rotated_rows, part, shared, biases, place, first)
-                for part, first in zip(self._users(self._before), firsts)
-            ]
-            parts = cluster.gather(cluster.groups(tasks, heed=False)[0])
+            parts = self._rotated_parts(basis, place)
             # mapped before it has its name, under which another run's may be by then
             users: Any = np.load(place, mmap_mode="r") if place else np.concatenate([part[0] for part in parts])
         if path:
             users.filename = path  # joblib opens a mapped array by it in its processes
         return users, np.concatenate([part[1] for part in parts])
+
+    def _rotated_parts(self, basis: np.ndarray, place: str | None) -> list[tuple[np.ndarray, np.ndarray]]:
+        """What `blocks.rotated_rows` gives of every shard, or of the start if that is all there is."""
+        cluster, biases = self._cluster, self._problem.biases
+        if not self._sweeps:
+            U = np.zeros((sum(self._rows), len(basis) + 1), basis.dtype) if self._start is None else self._start
+            return [blocks.rotated_rows(blocks.Users(U, np.empty((0, 0)), 0.0, 0.0, None), basis, biases, place, 0)]
+        shared = cluster.task("basis", np.asarray, basis)
+        firsts = itertools.accumulate(self._rows, initial=0)
+        tasks = [
+            cluster.task("rows", blocks.rotated_rows, part, shared, biases, place, first)
+            for part, first in zip(self._users(self._before), firsts)
+        ]
+        return cluster.gather(cluster.groups(tasks, heed=False)[0])
 
 
 def _penalty(items: list[blocks.Items]) -> float:

@@ -18,7 +18,7 @@ from lfm_np.kernels.als_rows import aligned
 from lfm_np.kernels.jit import Pool
 from lfm_np.memory import available_memory
 from lfm_np.npy_files import allocate
-from lfm_np.reading import Columns, plan_columns
+from lfm_np.reading import Columns, load_arrow, plan_columns
 from lfm_np.stored.buckets import Budget, transpose
 from lfm_np.stored.files import OFFSET, StoredCsr, Writer, file_of
 from lfm_np.stored.records import ids_digests, read_ids, write_records
@@ -178,6 +178,7 @@ class StoredMatrix:
         check.check_choice("zeros", zeros, ("drop", "keep"))
         check.check_choice("nulls", columns.get("nulls", "error"), ("error", "drop"))
         plan, threads = plan_columns("from_parquet", columns), check.check_num_threads(num_threads)
+        load_arrow("pyarrow")
 
         def write(place: Path, scratch: Path, budget: Budget) -> tuple[int, int]:
             return write_records(path, plan, zeros, place, scratch, budget, threads)

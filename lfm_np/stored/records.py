@@ -15,7 +15,7 @@ from lfm_np import validation as check
 from lfm_np.atomic import open_regular
 from lfm_np.cells import cells_of, matrix_of
 from lfm_np.kernels.jit import Pool
-from lfm_np.reading import BATCH, Plan, numbers, open_files, without_nulls
+from lfm_np.reading import BATCH, Plan, load_arrow, numbers, open_files, without_nulls
 from lfm_np.stored.buckets import Buckets, Budget, cell_bytes, counted
 from lfm_np.stored.files import NumberFile, Writer, changed, file_of
 
@@ -126,6 +126,7 @@ def read_ids(folder: Path, name: str, digests: dict[str, str]) -> np.ndarray | N
     """
     if name not in digests:
         return None
+    load_arrow("pyarrow")
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -97,7 +97,8 @@ def als(
     host finds the basis of the steps.
 
     A float32 sweep in which a system is too ill-conditioned is done again in float64, and once more by eigenvalues if
-    Cholesky fails there too (the Numba side repeats single rows); on MPS it raises SolverError. ``num_threads`` holds
+    Cholesky fails there too (the Numba side repeats single rows, and solves those of them that take a step of "cg",
+    which go on by steps here); on MPS it raises SolverError. ``num_threads`` holds
     for torch's operations on a CPU. Results agree with those of `lfm_np.als` to rounding, not bit for bit, and on CUDA
     may differ between runs as far as cuBLAS does.
 
@@ -299,7 +300,7 @@ class _State:
             yield from ((step_rows.STEPS[side.solver], batch) for batch in side.batches["stepped"])
             return
         solved = side.batches["dual"] + side.batches["primal"]
-        if side.solver == "cg":  # which never fails
+        if side.solver == "cg":  # which eigenvalues would not help
             yield from ((step_rows.step_cg, batch) for batch in side.batches["stepped"])
         else:
             solved += side.batches["stepped"]

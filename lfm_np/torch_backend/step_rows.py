@@ -39,14 +39,14 @@ def step_cg(batch: Batch, fixed: Fixed, lam: torch.Tensor, wide: torch.dtype, di
         x, residual = x + step * p, residual - step * q
         before, rz = rz, _inner(residual, inverse * residual, wide)
         p = inverse * residual + torch.where(go, rz / before, 0).to(p.dtype)[:, None] * p
-    return measured(fixed, lam, x, too_wide(E), passes(), wide)
+    return measured(fixed, lam, x, too_wide(E, lam), passes(), wide)
 
 
 def step_subspace(batch: Batch, fixed: Fixed, lam: torch.Tensor, wide: torch.dtype, direct: bool) -> Solved:
     """One pass over the blocks of factors, each solved with the others as they are."""
     x, passes = _old(batch, fixed), _passes(batch, fixed)
     E = fixed.G.diagonal() + lam[:, None]
-    failed, s = too_wide(E), None
+    failed, s = too_wide(E, lam), None
     for block in blocks(x.shape[1]):
         A, b = torch.diag_embed(E[:, block]), -(E * x)[:, block]
         for rows, d, t, _ in passes():

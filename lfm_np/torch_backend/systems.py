@@ -160,15 +160,15 @@ def solve_dual(batch: Batch, fixed: Fixed, lam: torch.Tensor, wide: torch.dtype,
     L, info = torch.linalg.cholesky_ex(K)
     w = torch.cholesky_solve(right[:, :, None], L)[:, :, 0]
     x = (rows.mT @ (root * w + t0)[:, :, None])[:, :, 0] / E
-    failed = (info != 0) | lossy(L, K.diagonal(dim1=1, dim2=2)) | too_wide(E)
+    failed = (info != 0) | lossy(L, K.diagonal(dim1=1, dim2=2)) | too_wide(E, lam)
     return measured(fixed, lam, x, failed, [part], wide)
 
 
-def too_wide(E: torch.Tensor) -> torch.Tensor:
-    """Rows whose E spans more than float32 holds; as in the Numba kernels, they are for float64."""
-    if E.dtype != torch.float32:
-        return torch.zeros_like(E[:, 0], dtype=torch.bool)
-    return E.amin(dim=1) < E.shape[1] * torch.finfo(E.dtype).eps * E.amax(dim=1)
+def too_wide(E: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
+    """Rows whose E spans more than float32 holds, as in the Numba kernels; in float64 of λ = 0 and a singular G."""
+    least, most = E.amin(dim=1), E.amax(dim=1)
+    rounding = E.shape[1] * torch.finfo(E.dtype).eps * most
+    return least < rounding if E.dtype == torch.float32 else (lam == 0) & (least <= rounding) & (most > 0)
 
 
 def measured(
