@@ -404,9 +404,12 @@ def _times(parts: list[pa.Array], type: pa.DataType) -> np.ndarray:
     import pyarrow as pa
 
     types = pa.types
-    if not any(test(type) for test in (types.is_integer, types.is_floating, types.is_timestamp, types.is_date)):
+    kinds = types.is_integer, types.is_floating, types.is_timestamp, types.is_date, types.is_null
+    if not any(test(type) for test in kinds):
         raise TypeError(f"timestamp must be a column of integers, floats, dates or times, got {type}")
     column = pa.chunked_array(parts, type)
+    if types.is_null(type):  # a column without a single time
+        column = column.cast(pa.float64())
     if types.is_integer(type) and column.null_count:
         with contextlib.suppress(pa.ArrowInvalid):
             return column.cast(pa.float64()).to_numpy()

@@ -74,8 +74,9 @@ def sgd(
         items drawn as negatives, and of every bias in the step. Parts left out are 0. Applied to the rows of each step,
         so rows with many cells are held as tightly as rows with few.
     biases : False, "item" or True
-        No biases, b_i, or b_i and b_u and the constant μ. μ is the constant that fits all stored cells best by itself,
-        and stays; it is 0 for losses that are not pointwise, and without a sampler where all targets are the same.
+        No biases, b_i, or b_i and b_u and the constant μ. μ is the score that fits best, by itself, all stored cells
+        and, with a sampler, their negatives, and stays; it is 0 for losses that are not pointwise, and without a
+        sampler where all targets are the same.
     epochs : int
         Passes over the stored cells.
     tolerance : float

@@ -166,6 +166,19 @@ def test_nulls_are_counted_dropped_or_kept(kind):
     np.testing.assert_array_equal(kept.timestamps, [7, np.nan])
 
 
+def test_times_that_are_all_null(tmp_path):
+    """As a CSV file has them whose column is empty."""
+    (tmp_path / "a.csv").write_text("user,item,value,time\n1,2,,\n3,4,,\n")
+    options = {"value": "value", "timestamp": "time"}
+    kept = Interactions.from_csv(tmp_path / "a.csv", nulls="keep", **options)
+    assert np.isnan(kept.matrix.data).all()
+    assert np.isnan(kept.timestamps).all()
+    assert kept.shape == (2, 2)
+    assert Interactions.from_csv(tmp_path / "a.csv", nulls="drop", **options).shape == (0, 0)
+    with pytest.raises(ValueError, match="of 2 records some have nulls: 2 in 'value', 2 in 'time'"):
+        Interactions.from_csv(tmp_path / "a.csv", **options)
+
+
 def test_a_nan_is_a_null():
     pa = require("pyarrow")
     table = pa.table({"user": [1.0, float("nan")], "item": [1, 2]})

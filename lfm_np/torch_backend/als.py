@@ -97,10 +97,9 @@ def als(
     host finds the basis of the steps.
 
     A float32 sweep in which a system is too ill-conditioned is done again in float64, and once more by eigenvalues if
-    Cholesky fails there too (the Numba side repeats single rows, and solves those of them that take a step of "cg",
-    which go on by steps here); on MPS it raises SolverError. ``num_threads`` holds
-    for torch's operations on a CPU. Results agree with those of `lfm_np.als` to rounding, not bit for bit, and on CUDA
-    may differ between runs as far as cuBLAS does.
+    Cholesky fails there too; on MPS it raises SolverError. The Numba side repeats single rows, and solves those that
+    would take a step. ``num_threads`` holds for torch's operations on a CPU. But for such rows results agree with those
+    of `lfm_np.als` to rounding, not bit for bit, and on CUDA may differ between runs as far as cuBLAS does.
 
     Examples
     --------
