@@ -40,7 +40,7 @@ RATINGS = Model("ratings", lam=0.4, nu=1.0)
 
 
 @contextlib.contextmanager
-def _variable(name: str, value: str) -> Iterator[None]:
+def variable(name: str, value: str) -> Iterator[None]:
     before = os.environ.get(name)
     os.environ[name] = value
     try:
@@ -173,7 +173,7 @@ def _local_films() -> list[str]:
                 known=np.array([True, True, False, True]), movie_id=films[[0, 1, 2, 2]],
                 u1_test=np.array([False, False, True, True]),
             )  # fmt: skip
-            with _variable("LFM_NP_DATA", name):
+            with variable("LFM_NP_DATA", name):
                 data: Any = lfm_np.datasets.movielens("100k")
                 split = lfm_np.datasets.movielens_split("100k", "u1")
             X = np.full((3, 3), -1.0)
@@ -200,7 +200,7 @@ def _drawn_negatives() -> list[str]:
             known=np.ones(300, bool), movie_id=1000 - item, ncf_split=np.where(np.isin(item, [149, 299]), 2, 0),
             ncf_test_negatives=negatives,
         )  # fmt: skip
-        with _variable("LFM_NP_DATA", str(place)):
+        with variable("LFM_NP_DATA", str(place)):
             split = lfm_np.datasets.movielens_split("1m", "ncf")
     mine = 299 - negatives
     mine[0, 5] = -1

@@ -156,7 +156,8 @@ def _killed_fit() -> list[str]:
 
 def _killed_descent() -> list[str]:
     """One cell: every step can be foretold, those after the kill too."""
-    u, v, x, eta, losses = 0.7, -0.4, 2.5, 0.2, []
+    u0, v0, x, eta, losses = 0.7, -0.4, 2.5, 0.2, []
+    u, v = u0, v0
     for epoch in range(6):
         e = u * v - x
         losses.append(e * e / 2)
@@ -164,7 +165,7 @@ def _killed_descent() -> list[str]:
         u, v = u - rate * (e * v + 0.1 * u), v - rate * (e * u + 0.3 * v)
     words: dict[str, Any] = {
         "sampler": None, "factors": 1, "learning_rate": eta, "schedule": "inverse", "dtype": "float64",
-        "random_state": 0, "regularization": {"user": 0.1, "item": 0.3}, "init": (np.array([[0.7]]), np.array([[-0.4]])),
+        "random_state": 0, "regularization": {"user": 0.1, "item": 0.3}, "init": (np.array([[u0]]), np.array([[v0]])),
     }  # fmt: skip
     X = sp.csr_array([[x]])
     with folder() as place:

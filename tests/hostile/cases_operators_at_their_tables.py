@@ -247,22 +247,22 @@ def _unknowns() -> list[str]:
 def _core_of_files() -> list[str]:
     """Pairs that are there twice count once; users first, then items, until nothing changes."""
     draw = np.random.default_rng(4)
-    pairs = np.column_stack([draw.integers(0, 25, 120), draw.integers(0, 15, 120)])
+    pairs = np.column_stack([draw.integers(0, 25, 200), draw.integers(0, 15, 200)])
     kept = {(int(u), int(i)) for u, i in pairs}
     while True:
-        users = [u for u in {u for u, _ in kept} if sum(a == u for a, _ in kept) >= 4]
+        users = [u for u in {u for u, _ in kept} if sum(a == u for a, _ in kept) >= 5]
         rest = {(u, i) for u, i in kept if u in users}
-        items = [i for i in {i for _, i in rest} if sum(b == i for _, b in rest) >= 5]
+        items = [i for i in {i for _, i in rest} if sum(b == i for _, b in rest) >= 7]
         rest = {(u, i) for u, i in rest if i in items}
         if rest == kept:
             break
         kept = rest
-    assert 20 < len(kept) < 110
+    assert len(kept) == 107
     with folder() as place:
         for part in range(3):
             rows = pairs[part::3]
             written(place / f"{part}.parquet", {"user": rows[:, 0], "item": rows[:, 1]})
-        data: Any = Of.from_parquet(place, min_user_interactions=4, min_item_interactions=5, duplicates="count")
+        data: Any = Of.from_parquet(place, min_user_interactions=5, min_item_interactions=7, duplicates="count")
     return wrong(
         cells=set(cells_of(data)) == kept,
         users=data.users.tolist() == sorted({u for u, _ in kept}),
