@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -30,7 +31,7 @@ from .cases_operators_and_their_commands import (
 )  # fmt: skip
 from .cases_operators_and_their_matrices import variable
 from .places import ROOT, interpreter, largest_file
-from .working_days import best, faultless, folder, same, typed, wrong
+from .working_days import best, close, faultless, folder, same, typed, wrong
 
 _GROUP = Group("operators")
 _holds = faultless(_GROUP)
@@ -306,6 +307,37 @@ def _streams_apart() -> list[str]:
     )
 
 
+def _three_forms() -> list[str]:
+    """The lists as CSV, JSON and Parquet: the same ids, ranks and, to the last bit of float32, scores."""
+    import pyarrow.parquet as pq
+
+    X, users, items = _grid(15)
+    with folder() as place:
+        _fitted(place, 15)
+        plain = plain_of(place / "m.safetensors")
+        ask = ("recommend", "m.safetensors", "-n", 3, "-o")
+        said = [typed(place, *ask, f"x.{form}") for form in ("csv", "json", "parquet")]
+        told = json.loads((place / "x.json").read_text(encoding="utf-8"))
+        table_of = pq.read_table(place / "x.parquet").to_pylist()
+        head, *rows = rows_of_csv((place / "x.csv").read_text())
+    if isinstance(told, dict):
+        told = [dict(zip(told, values, strict=True)) for values in zip(*told.values(), strict=True)]
+    names = ("user", "item", "rank")
+    lists = [[tuple(record[name] for name in names) for record in records] for records in (told, table_of)]
+    lists.append([(row[head.index("user")], row[head.index("item")], int(row[head.index("rank")])) for row in rows])
+    mine = []
+    for u, user in enumerate(users):
+        mine += [(user, items[i], rank) for rank, i in enumerate(best(plain.scores[u], np.isnan(X[u]), 3), 1) if i >= 0]
+    scores = np.array([record["score"] for record in table_of], np.float32)
+    return wrong(
+        fine=all(map(done, said)),
+        lists=all(found == mine for found in lists),
+        json=np.array_equal(np.array([record["score"] for record in told]).astype(np.float32), scores),
+        csv=np.array_equal(np.array([float(row[head.index("score")]) for row in rows]).astype(np.float32), scores),
+        scores=close(scores, [plain.scores[users.index(u), items.index(i)] for u, i, _ in mine], 1e-6),
+    )
+
+
 def _seeds() -> list[str]:
     """The same file for the same seed, whatever the threads; another one for another."""
     found = {}
@@ -339,4 +371,5 @@ def _cases() -> Iterator[Case]:
     yield _holds("films by the command line", _films)
     yield _holds("a page whose labels are markup", _page)
     yield _holds("standard output is a table", _streams_apart)
+    yield _holds("lists in three forms", _three_forms)
     yield _holds("seeds and threads of commands", _seeds)
