@@ -227,7 +227,7 @@ def _quota_of_checkpoints() -> list[str]:
 
 
 def _descriptors() -> list[str]:
-    """Forty files are opened by a process that may open a dozen more."""
+    """A process that may open forty more files opens as many, and gives them back."""
     gc.collect()
     X = csr(stars(20, 9))
     with folder() as place:
