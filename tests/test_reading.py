@@ -440,6 +440,14 @@ def test_lines_end_within_quotes_too(tmp_path):
     assert (data.shape, data.matrix.nnz) == ((100_000, 7), 100_000)
 
 
+def test_a_name_with_a_colon_is_no_url(tmp_path, monkeypatch):
+    pa, pq = require("pyarrow"), require("pyarrow.parquet")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "day:1.csv").write_text("user,item\n1,2\n")
+    pq.write_table(pa.table({"user": [1], "item": [2]}), tmp_path / "day:1.parquet")
+    assert Interactions.from_csv("day:1.csv").shape == Interactions.from_parquet("day:1.parquet").shape == (1, 1)
+
+
 def test_bad_files_are_named(tmp_path):
     require("pyarrow")
     with pytest.raises(FileNotFoundError, match="absent"):

