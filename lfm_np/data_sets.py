@@ -23,8 +23,9 @@ def data_set(name: str, filesystem: Any, format: Any, columns: Iterable[str]) ->
     columns : iterable of str
         Those that are asked for.
     """
-    # Arrow takes "day:1.csv" for a URI where it is not told that it is a file.
-    options = {"filesystem": filesystem or fs.LocalFileSystem(), "format": format}
+    options = {"filesystem": filesystem, "format": format}
+    if filesystem is None:
+        name = os.path.abspath(name)  # Arrow takes "day:1.csv" for a URI
     if not (os.path.isfile(name) if filesystem is None else filesystem.isfile(name)):
         return ds.dataset(name, partitioning="hive", **options)
     source = ds.dataset(name, **options)

@@ -27,8 +27,8 @@ class Interactions:
     ----------
     matrix : scipy.sparse matrix or array, shape (m, n)
         Becomes a canonical float32 ``csr_array``; a cell that is stored twice is refused (`to_csr` combines them). A
-        value may be NaN: it happened, but its value is unknown. Its arrays are copied, unless they are read-only already
-        (as those of a file that is mapped for reading). The object's own cannot be written; ``data.matrix.copy()`` can.
+        value may be NaN: it happened, but its value is unknown. Its arrays are copied, unless they are read-only
+        already (as those of a file mapped for reading). The object's own cannot be written; ``data.matrix.copy()`` can.
         Nor must it be given other arrays, which Python cannot forbid: by SciPy's ``resize`` or ``setdiag``, say, or
         ``data.matrix.data = …``.
     users, items : array, shape (m,) and (n,)

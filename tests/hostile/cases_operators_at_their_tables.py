@@ -288,7 +288,7 @@ def _odd_names(kind: str) -> list[str]:
             if kind == "csv":
                 Path(path).write_text(f"user,item\n{n},1\n")
             else:
-                written(Path(path), {"user": [n], "item": [1]})
+                written(Path(path).absolute(), {"user": [n], "item": [1]})
             read: Any = Of.from_csv if kind == "csv" else Of.from_parquet
             found[name] = cells_of(read(path)) == {(n, 1): 1.0}
     return [name for name, right in found.items() if not right]
