@@ -1,10 +1,9 @@
-"""Losses by their formulas and finite differences, payments that no draw can change, and draws that biases count."""
+"""Payments that no draw can change, and draws that biases count."""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ import lfm_np
 from lfm_np import losses, sampling
 
 from .case import Case, Group
-from .cases_mathematicians_on_sweeps import sides
+from .cases_mathematicians_on_sweeps import each, sides
 from .working_days import close, faultless, same, wrong
 
 _GROUP = Group("mathematicians")
@@ -80,23 +79,6 @@ class Gaps(NamedTuple):
         return -slopes.sum(), slopes
 
 
-class Lame(NamedTuple):
-    """Right for one negative, and for the first of several."""
-
-    def value(self, positive: float, negatives: Any) -> float:
-        total = 0.0
-        for score in negatives:
-            total += (score - positive) ** 2
-        return total
-
-    def gradient(self, positive: float, negatives: Any) -> tuple[float, Any]:
-        slopes = 2.0 * (negatives - positive)
-        total = slopes.sum()
-        for m in range(1, len(slopes)):
-            slopes[m] = slopes[0]
-        return -total, slopes
-
-
 class Square(NamedTuple):
     """A square hinge that looks for a negative as WARP does."""
 
@@ -110,53 +92,8 @@ class Square(NamedTuple):
         return -2.0 * max(0.0, self.margin - difference)
 
 
-def _slope(f: Callable[..., float], x: float, *rest: Any) -> float:
-    """By the first argument: central differences of two steps, whose error is of the fourth order."""
-    h = 2.0**-9
-    near, far = (f(x + step, *rest) - f(x - step, *rest) for step in (h, 2 * h))
-    return float((8 * near - far) / (12 * h))
-
-
 def _near(a: float, b: float, tolerance: float = 1e-9) -> bool:
     return abs(float(a) - b) <= tolerance * max(1.0, abs(b))
-
-
-def _one_by_one(loss: Any, formula: Callable[..., float], points: Sequence[tuple[float, ...]]) -> list[str]:
-    """Values by the formula, slopes by differences of the formula."""
-    values = [_near(loss.value(*p), formula(*p), 1e-12) for p in points]
-    slopes = [_near(loss.gradient(*p), _slope(formula, *p)) for p in points]
-    return wrong(values=all(values), slopes=all(slopes))
-
-
-def _lists(loss: Any, formula: Callable[[float, np.ndarray], float], seed: int) -> list[str]:
-    draw, found = np.random.default_rng(seed), []
-
-    def along(x: float, s: float, n: np.ndarray, j: int) -> float:
-        return formula(s, n + x * np.eye(len(n))[j])
-
-    for M in (1, 2, 7):
-        s, n = float(draw.normal(0, 0.5)), draw.normal(0, 0.5, M)
-        g, h = loss.gradient(s, n.copy())
-        found += [
-            _near(loss.value(s, n.copy()), formula(s, n), 1e-12),
-            _near(g, _slope(formula, s, n)),
-            all(_near(h[j], _slope(along, 0.0, s, n, j)) for j in range(M)),
-            np.shape(h) == (M,),
-        ]
-    return wrong(all=all(found))
-
-
-def _poisson(s: float, x: float) -> float:
-    e = math.exp(s) if s <= 30 else math.exp(30) * (1 + s - 30)
-    return e - x * s + (x * math.log(x) - x if x else 0.0)
-
-
-def _softmax(T: float) -> Callable[[float, np.ndarray], float]:
-    return lambda s, n: math.log(math.exp(s / T) + sum(math.exp(x / T) for x in n)) - s / T
-
-
-def _contrast(margin: float, weight: float) -> Callable[[float, np.ndarray], float]:
-    return lambda s, n: 1 - s + weight / len(n) * sum(max(0.0, x - margin) for x in n)
 
 
 # Of 9 users and 7 items: user 0 has everything, user 1 nothing, item 6 is only user 0's.
@@ -307,35 +244,6 @@ def cases() -> list[Case]:
 
 
 def _cases() -> Iterator[Case]:
-    scores = (-3.7, -0.3, 0.0, 0.8, 2.6)
-    both = list(itertools.product(scores, (-1.0, 1.0)))
-    formulas: tuple[tuple[str, Any, Any, list[Any]], ...] = (
-        ("squared", losses.Squared(), lambda s, x: (s - x) ** 2 / 2, list(itertools.product(scores, (-2.5, 0.0, 4.0)))),
-        (
-            "logistic",
-            losses.Logistic(True),
-            lambda s, y: _softplus(s) - y * s,
-            list(itertools.product((*scores, 40.0, -40.0), (0.0, 1.0))),
-        ),
-        ("hinge", losses.Hinge(True), lambda s, y: max(0.0, 1 - y * s), both),
-        ("counts", losses.Poisson(), _poisson, list(itertools.product(scores, (0.0, 0.5, 6.0)))),
-        ("counts on the tangent", losses.Poisson(), _poisson, [(31.0, 2.0), (35.5, 0.0), (60.0, 7.0)]),
-        ("pairs", losses.BPR(True), lambda d: _softplus(-d), [(d,) for d in (*scores, 40.0, -40.0)]),
-        ("margins", losses.MarginHinge(1.7), lambda d: max(0.0, 1.7 - d), [(d,) for d in scores]),
-        ("ranks", losses.WARP(0.3, 5, True), lambda d: max(0.0, 0.3 - d), [(d,) for d in scores]),
-    )
-    for name, loss, formula, points in formulas:
-        yield _holds(f"a formula and its differences: {name}", lambda a=loss, f=formula, p=points: _one_by_one(a, f, p))
-    for T in (0.25, 1.0, 4.0):
-        yield _holds(
-            f"a list's formula: softmax of temperature {T:g}",
-            lambda T=T: _lists(losses.SampledSoftmax(T), _softmax(T), 1),
-        )
-    for margin, weight in ((0.1, 2.5), (-0.6, 0.25)):
-        yield _holds(
-            f"a list's formula: cosines, margin {margin:g}",
-            lambda m=margin, w=weight: _lists(losses.CosineContrastive(m, w), _contrast(m, w), 2),
-        )
     log2 = math.log(2)
     payments: tuple[tuple[str, Any, Any, dict[str, Any]], ...] = (
         ("BPR, weighted, of four", losses.BPR(True), lambda x, f: 4 * x * log2, {"negatives": 4}),
@@ -356,8 +264,14 @@ def _cases() -> Iterator[Case]:
         ("counts", losses.Poisson(), lambda x, f: 1 + x * math.log(x) - x + 2, {"negatives": 2}),
         ("a list's own correction", Total(), lambda x, f: -4 * 3 * math.log(4 / f), {"negatives": 4}),
     )
-    for name, loss, paid, words in payments:
-        yield _holds(f"all scores are 0: {name}", lambda a=loss, p=paid, w=words: _zero_start(a, p, **w))
+    for name, kinds in (
+        ("negatives add up", (payments[0], payments[4], payments[5], payments[6])),
+        ("the softmax", payments[1:4]),
+        ("ranks", payments[7:9]),
+        ("ratings and counts", payments[9:11]),
+        ("a list's own correction", payments[11:]),
+    ):
+        yield _holds(f"all scores are 0: {name}", each("row", kinds, lambda row: _zero_start(row[1], row[2], **row[3])))
     counts: tuple[tuple[str, Any, int, Any, float], ...] = (
         ("uniform", sampling.Uniform(), 1, None, 1.0),
         ("uniform, three", sampling.Uniform(), 3, None, 1.0),
@@ -370,8 +284,13 @@ def _cases() -> Iterator[Case]:
         ("the first trial of WARP", sampling.Uniform(), 1, losses.WARP(60.0, 9), math.log(7)),
         ("the first trial of WARP, by popularity", sampling.Popularity(), 1, losses.WARP(60.0, 1), math.log(7)),
     )
-    for name, sampler, M, loss, weight in counts:
-        yield _holds(f"draws counted by biases: {name}", lambda s=sampler, m=M, a=loss, w=weight: _counted(s, m, a, w))
+    for name, draws in (
+        ("three ways to be uniform", (counts[0], counts[3], counts[4])),
+        ("several a step", (counts[1], counts[2])),
+        ("popularity", counts[5:8]),
+        ("the first trial of WARP", counts[8:]),
+    ):
+        yield _holds(f"draws counted by biases: {name}", each("row", draws, lambda row: _counted(*row[1:])))
     balances: tuple[tuple[str, Any, Any, int], ...] = (
         ("BPR", losses.BPR(True), sampling.Popularity(0.5), 2),
         ("softmax", losses.SampledSoftmax(0.7, True, True), sampling.Hard(4), 5),
@@ -389,8 +308,5 @@ def _cases() -> Iterator[Case]:
     yield _holds(
         "trials of one's own",
         lambda: _forced(Square(), 1, (-2 * gap * math.log(2), 2 * gap * math.log(2)), gap**2 * math.log(2)),
-    )
-    yield _GROUP.refused(
-        "slopes of a list that are right for its first only", lambda: losses.check(Lame()), "gradient", kind=ValueError
     )
     yield _holds("cosines have length one", _cosines)

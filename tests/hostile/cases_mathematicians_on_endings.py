@@ -13,7 +13,7 @@ import scipy.sparse as sp
 import lfm_np
 
 from .case import Case, Group
-from .cases_mathematicians_on_sweeps import Sides, Sum, canonical, first, scores_of, sides, some
+from .cases_mathematicians_on_sweeps import Sides, Sum, canonical, each, first, scores_of, sides, some
 from .places import inside
 from .working_days import close, csr, faultless, same, stars, wrong
 
@@ -26,10 +26,6 @@ MODELS = (
     Sum("ratings", lam=0.1, nu=1.0),
     Sum("ratings", lam=0.3, biased=True),
 )
-
-
-def _named(model: Sum) -> str:
-    return model.weighting + ", biases" * model.biased
 
 
 def _drops(model: Sum, X: np.ndarray, V: np.ndarray, times: int) -> tuple[list[float], list[float]]:
@@ -193,7 +189,13 @@ def _beyond_convergence(path: Path) -> list[str]:
 def _from_disk(path: Path) -> list[str]:
     """Steps of "cg" in memory, then from the disk, with factors there too."""
     model, X, V = Sum("hu-koren", 5.0, 0.5, 0.5), some(70, 60, 0.6, 4), first(60, 80, scale=0.05)
-    words: dict[str, Any] = {"init": (np.zeros((70, 80)), V), "factors": 80, "solver": "cg", "dtype": "float64"}
+    words: dict[str, Any] = {
+        "init": (np.zeros((70, 80)), V),
+        "factors": 80,
+        "solver": "cg",
+        "dtype": "float64",
+        "random_state": 0,
+    }
     place = path / "matrix"
     lfm_np.StoredMatrix.from_matrix(csr(X), place, dtype="float64")
     (path / "factors").mkdir()
@@ -286,24 +288,43 @@ def _of_zero() -> list[str]:
     return wrong(J=close(J, 9.0 + 1.0 + 0.5 * (1 + 4 + 9 + 0.25), 1e-12))
 
 
+def _zeros_count(weighting: str) -> list[str]:
+    """A stored zero is absent, in n_u too, or a rating of 0."""
+    X = some(12, 10, 0.5, 21)
+    model = Sum(weighting, 1.0, 0.2, 0.1, 1.0)
+    full = csr(X)
+    full.data[::3] = 0
+    without = X.copy()
+    without[tuple(c[::3] for c in full.tocoo().coords)] = 0.0 if weighting == "ratings" else np.nan
+    V = first(10, 3)
+    fit = lfm_np.als(full, factors=3, iterations=2, init=(np.zeros((12, 3)), V), dtype="float64", **model.words)
+    end = model.path(without, V, 2)[-1]
+    return wrong(scores=close(scores_of(fit), end.scores, 1e-8), kept=bool((full.data[::3] == 0).all()))
+
+
+def _permuted() -> list[str]:
+    X, draw = some(31, 23, 0.35, 12), np.random.default_rng(1)
+    rows, columns = draw.permutation(31), draw.permutation(23)
+    model, V = Sum("hu-koren", 6.0, 0.4, 0.3, 0.7), first(23, 20)
+    S = model.path(X, V, 2)[-1].scores
+    fit = model.als(X[rows][:, columns], V[columns], 2)
+    return wrong(scores=close(scores_of(fit), S[rows][:, columns], 1e-8))
+
+
 def cases() -> list[Case]:
     return list(_cases())
 
 
 def _cases() -> Iterator[Case]:
-    for model in (MODELS[0], MODELS[1], MODELS[4]):
-        yield _holds(f"the sweep that converges: {_named(model)}", lambda m=model: _tolerance(m))
+    yield _holds("the sweep that converges", each("model", (MODELS[0], MODELS[1], MODELS[4]), _tolerance))
     yield _holds("the second sweep may be the last", _at_once)
     yield _holds("tolerance 0 never stops, and 0 is left", _never)
-    for model in (MODELS[1], MODELS[4]):
-        yield _holds(f"J after the users: {_named(model)}", lambda m=model: _half_way(m))
-    for model in (MODELS[2], MODELS[4]):
-        yield _holds(f"a callback beside the path: {_named(model)}", lambda m=model: _watched(m))
+    yield _holds("J after the users", each("model", (MODELS[1], MODELS[4]), _half_way))
+    yield _holds("a callback beside the path", each("model", (MODELS[2], MODELS[4]), _watched))
     for model in (MODELS[3], MODELS[4]):
-        yield _holds(f"a warm start is no new start: {_named(model)}", lambda m=model: _gone_on(m))
+        yield _holds(f"a warm start is no new start{', biases' * model.biased}", lambda m=model: _gone_on(m))
     yield _holds("a start of odd strides and types", _odd_start)
-    for k in (48, 127):
-        yield _holds(f"float32 beside float64, k = {k}", lambda k=k: _single(k))
+    yield _holds("float32 beside float64", each("k", (48, 127), _single))
     yield _holds("a block of 64 is exact", lambda: _as_exact(Sum("confidence", 2.0, 1.0, 0.5), "subspace", 64))
     for solver in ("cg", "subspace"):
         yield _holds(f"a diagonal system is solved by {solver}", lambda s=solver: _as_exact(Sum(alpha=0.0), s, 80))
@@ -317,8 +338,11 @@ def _cases() -> Iterator[Case]:
     yield _holds("ratings below and at 0 on the disk", inside(_stored))
     for dtype, solver, k in (("float32", "exact", 129), ("float64", "cg", 65), ("float32", "subspace", 129)):
         yield _holds(f"threads: {dtype}, {solver}, k = {k}", lambda d=dtype, s=solver, k=k: _threads(d, s, k))
-    for model in MODELS:
-        yield _holds(f"the objective of factors from nowhere: {_named(model)}", lambda m=model: _objective(m))
+    yield _holds("the objective of factors from nowhere", each("model", MODELS[:3], _objective))
+    yield _holds("the objective of factors from nowhere, ratings", each("model", MODELS[3:], _objective))
     yield _holds("the objective takes the rest from the fit", _half_told)
     yield _holds("constant ratings with biases", _flat)
     yield _holds("a rating of 0 in coordinates is a cell", _of_zero)
+    for weighting in ("ials", "ratings"):
+        yield _holds(f"stored zeros, {weighting}, ν = 1", lambda w=weighting: _zeros_count(w))
+    yield _holds("rows and columns in another order", _permuted)

@@ -12,7 +12,7 @@ import numpy as np
 import lfm_np
 
 from .case import Case, Group, installed
-from .cases_mathematicians_on_sweeps import Sum, canonical, first, scores_of, sides, some
+from .cases_mathematicians_on_sweeps import Sum, canonical, each, first, scores_of, sides, some
 from .working_days import close, csr, faultless, same, stars, wrong
 
 _GROUP = Group("mathematicians")
@@ -322,17 +322,17 @@ def _cases() -> Iterator[Case]:
             ("stored cells weigh less, k > n", Sum("hu-koren", 0.25, 4.0, 0.5, 1.0), some(30, 6, 0.7, 5), 20, 2),
         ):
             yield _holds(f"a cluster: {name}", lambda m=model, X=X, k=k, s=shards: _on_cluster(m, X, k, s, workers=2))
-    for which, nu in (("dμ", 1.0), ("bμ", 0.0), ("bdμ", 1.0), ("b", 0.5), ("d", 1.0), ("μ", 0.0)):
-        yield _holds(f"folding in, biases of {which}, ν = {nu:g}", lambda w=which, nu=nu: _folded(w, nu))
+    yield _holds("folding in, biases of one side", each("part", ("dμ", "bμ", "b", "d"), lambda w: _folded(w, 1.0)))
+    yield _holds("folding in, biases of both sides, or μ alone", each("part", ("bdμ", "μ"), lambda w: _folded(w, 0.5)))
     yield _holds("folding in by other parameters, and back", _again)
     yield _holds("folding in, told in part", _told_in_part)
     for model in (Sum("ials", 2.0, 0.5, 0.2, 1.0), Sum("ratings", lam=0.3, nu=1.0, biased=True)):
         yield _holds(f"items, then users, {model.weighting}", lambda m=model: _updated(m))
-    for model in (Sum("ials", 2.0, 0.5, 0.2, 1.0), Sum("hu-koren", 0.1, 3.0, 0.2), Sum("confidence", 5.0, 0.0, 0.2)):
-        yield _holds(f"shares of a score, {model.weighting}", lambda m=model: _explained(m))
+    explained = Sum("ials", 2.0, 0.5, 0.2, 1.0), Sum("hu-koren", 0.1, 3.0, 0.2), Sum("confidence", 5.0, 0.0, 0.2)
+    yield _holds("shares of a score", each("model", explained, _explained))
     yield _holds("shares of a rating with biases", _explained_ratings)
     yield _holds("rows of ratings from 1e-9 to 1e10", _prices)
     yield _holds("folding in by any number of threads", _any_threads)
     yield _holds("estimates that are printed", _published)
-    for solver, backend in (("als", "numpy"), ("sgd", "numpy"), ("als", "torch"), ("sgd", "torch")):
-        yield _holds(f"estimates rise: {solver}, {backend}", lambda s=solver, b=backend: _monotone(s, b))
+    yield _holds("estimates rise", each("solver", ("als", "sgd"), lambda s: _monotone(s, "numpy")))
+    yield _holds("estimates rise, of torch", each("solver", ("als", "sgd"), lambda s: _monotone(s, "torch")))

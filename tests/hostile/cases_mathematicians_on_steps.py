@@ -274,11 +274,10 @@ def _decays(schedule: str, sampled: bool) -> list[str]:
     parts = {"user": 0.3, "item": 0.2, "bias": 0.4, "negative": 0.0}
     biases: Any = "item" if sampled else True
     start = lfm_np.Factors(U, V, item_bias=d) if sampled else lfm_np.Factors(U, V, user_bias=b, item_bias=d)
-    sampler = sampling.Uniform() if sampled else None
+    drawn: dict[str, Any] = {"sampler": sampling.Uniform(), "negatives": 2} if sampled else {"sampler": None}
     fit = lfm_np.sgd(
-        sp.csr_array(cells.astype(float)), loss, sampler=sampler, negatives=2, factors=2,
-        epochs=3, init=start, learning_rate=0.05, schedule=schedule, regularization=parts, biases=biases,
-        dtype="float64", random_state=0,
+        sp.csr_array(cells.astype(float)), loss, factors=2, epochs=3, init=start, learning_rate=0.05, schedule=schedule,
+        regularization=parts, biases=biases, dtype="float64", random_state=0, **drawn,
     )  # fmt: skip
     rates = [0.05 / (1 + e / 10) if schedule == "inverse" else 0.05 for e in range(3)]
 
