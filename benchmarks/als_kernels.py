@@ -17,16 +17,17 @@ import numpy as np
 import scipy.optimize
 
 from lfm_np import row_plan
-from lfm_np.half_sweep import Fixed
+from lfm_np.half_sweep import Fixed, gram_matrix, rotated
 from lfm_np.kernels import als_cg, als_dual, als_primal, als_subspace, tiles
 from lfm_np.kernels.als_rows import aligned
-from lfm_np.kernels.jit import jit, single_threaded_blas
+from lfm_np.kernels.jit import Pool, jit, single_threaded_blas
 from lfm_np.kernels.simd import LANES
 from lfm_np.row_plan import Weights
 from lfm_np.validation import frozen
 
 F = np.float32
 LIMIT = 0.3  # seconds
+SIDE = 8192  # rows of a whole side
 
 
 def best(function, *args, repeats=15):
@@ -76,6 +77,11 @@ def gflops():
         times = 4_000_000 // k**2
         seconds = best(_grams, random((32, k)), 32, k, random((k, k)), times) / times
         yield "Gram, panel of 32 rows", k, 32 * k * (k + 1) / seconds / 1e9
+    with Pool(1) as pool:
+        for k in (16, 64, 128, 512, 2048):
+            Y, Q = random((SIDE, k)), random((k, k))
+            yield f"Gram matrix of {SIDE:,} rows", k, SIDE * k * (k + 1) / best(gram_matrix, Y, pool) / 1e9
+            yield f"{SIDE:,} rows rotated", k, 2 * SIDE * k * k / best(rotated, Y, Q, random(Y.shape), pool) / 1e9
     for k, n in ((64, 8), (64, 32), (128, 32), (128, 64)):
         times = 4_000_000 // (n * k)
         out = random((n * n + 16 * n,))
