@@ -34,7 +34,8 @@ def reading(path: str | Path) -> Iterator[None]:
     except _DAMAGED as error:
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno not in (None, errno.EINVAL)):
             raise  # of the disk, or of a handler: what a damaged file asks for is a place that is none
-        raise ValueError(f"{path} is not a whole and valid .npz file: {error}") from None
+        needs = ", or needs more memory than there is" if isinstance(error, MemoryError) else ""
+        raise ValueError(f"{path} is not a whole and valid .npz file{needs}: {error}") from None
 
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:

@@ -379,6 +379,10 @@ class Listed(NamedTuple):
         return 0.0
 
 
+class Aimless(Listed):
+    targets = (float("nan"), 0.0)
+
+
 class NeedsTrials(NamedTuple):
     trials: int = 3
 
@@ -405,6 +409,7 @@ class NeedsTrials(NamedTuple):
         (NeedsTrials(), "trials has a meaning for pairwise"),
         (losses.Logistic(weighted=1), "Logistic.weighted"),
         (Listed(), "Listed.targets must be a tuple of two floats"),
+        (Aimless(), "Aimless.targets must be finite"),
     ],
 )
 def test_check_says_what_is_wrong(loss, message):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dis
 import functools
 import inspect
+import math
 import numbers
 from typing import Any, NamedTuple
 
@@ -55,6 +56,8 @@ def read(loss: Any) -> Protocol:
         raise TypeError(
             f"{name}.targets must be a tuple of two floats (of a stored cell, of a negative), got {shown(targets)}"
         )
+    if targets is not None and not all(map(math.isfinite, targets)):
+        raise ValueError(f"{name}.targets must be finite, got {shown(targets)}")
     flags = {
         flag: check_bool(f"{name}.{flag}", getattr(loss, flag, False))
         for flag in ("weighted", "cosine", "correct_logq")
