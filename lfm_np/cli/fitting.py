@@ -72,11 +72,13 @@ def fit(
         ),
     ] = None,
     by: Annotated[
-        str, typer.Option(help="Hold out at random, each user's last, or by time.", rich_help_panel=FILES)
-    ] = "random",
+        str | None,
+        typer.Option(help="Hold out at random (default), each user's last, or by time.", rich_help_panel=FILES),
+    ] = None,
     fraction: Annotated[
-        float, typer.Option(help="Share to hold out; `last` takes one of each user.", rich_help_panel=FILES)
-    ] = 0.2,
+        float | None,
+        typer.Option(help="Share to hold out, 0.2 by default; `last` takes one of each user.", rich_help_panel=FILES),
+    ] = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(help="Keep the state of the fit here after every sweep, or go on from it.", rich_help_panel=FILES),
@@ -127,7 +129,7 @@ def fit(
     tables.check_output(hold_out, ("csv", "parquet"))
     files = {"--output": output, "the file beside --output": models.beside(output), "--hold-out": hold_out}
     tables.check_distinct({"DATA": data, **files, "--checkpoint": checkpoint})
-    fraction = check_float("--fraction", fraction, 0, 1, open_low=True, open_high=True)
+    by, fraction = _held_out_by(hold_out, by, fraction)
     separator = delimiter_of(str(hold_out), delimiter)
     given = {
         "alpha": alpha, "weighting": weighting, "unobserved_weight": unobserved_weight, "negatives": negatives,
@@ -163,6 +165,18 @@ def fit(
         tables.write([compare(result, train, test, DEFAULT, threads)], None)
     if result.status is Status.INTERRUPTED:
         raise typer.Exit(INTERRUPTED)
+
+
+def _held_out_by(file: Path | None, by: str | None, fraction: float | None) -> tuple[str, float]:
+    """--by and --fraction, or their defaults; ValueError where one that is given would mean nothing."""
+    for name, given in (("--by", by), ("--fraction", fraction)):
+        if given is not None and file is None:
+            raise ValueError(f"{name} says what --hold-out takes, and there is no --hold-out")
+    if by == "last" and fraction is not None:
+        raise ValueError("--fraction is no option of --by last, which takes one interaction of each user")
+    fraction = 0.2 if fraction is None else fraction
+    check_choice("--by", by or "random", ("random", "last", "time"))
+    return by or "random", check_float("--fraction", fraction, 0, 1, open_low=True, open_high=True)
 
 
 def _solver(method: str, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
