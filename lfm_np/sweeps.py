@@ -114,7 +114,11 @@ def sigint_noted() -> Iterator[CtrlC]:
         yield pressed
     finally:
         if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            try:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+            except BaseException:  # a handler of another signal raised before it was done
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                raise
     if ours and pressed.unsaid:
         raise KeyboardInterrupt
 

@@ -67,6 +67,7 @@ SMALL = {  # how commands start, what is written after them, what they need
     "python -m benchmarks.sgd_search ml1m": ("BPR --trials 1 --epochs 3", ""),
     "python -m benchmarks.sgd_search ncf SampledSoftmax": ("--trials 1 --epochs 3", ""),
     "python -m benchmarks.sgd_speed": ("TRAIN.npz --factors 4 --rounds 1 --seconds 0.05 --profile", ""),
+    "python -m benchmarks.evaluation": ("--users 50 --items 300 --factors 4", ""),
     "python -m benchmarks.topn": ("--users 50 --factors 4 --repeats 1", ""),
     "python -m benchmarks.validation": ("small --factors 4", ""),
     "python benchmarks/import_time.py": ("1", ""),

@@ -15,7 +15,7 @@ import pytest
 import threadpoolctl
 
 import lfm_np
-from lfm_np import atomic, persistence, signals
+from lfm_np import atomic, persistence, signals, sweeps
 from lfm_np.kernels import jit
 from tests import moments
 from tests.optional import require
@@ -77,6 +77,16 @@ def test_all_moments_of_a_pool(tmp_path):
         tried, found = moments.faults(work, tmp_path, files.__contains__)
     assert found == []
     assert tried > 40
+
+
+@pytest.mark.parametrize("name", ["als", "sgd", "recommend"])
+def test_all_moments_at_which_handlers_are_put_in_their_places(place, name):
+    """One was lost: that of SIGINT, of a fit whose end another signal disturbed."""
+    folder, calls = place
+    files = signals.__file__, sweeps.__file__, signal.__file__
+    tried, found = moments.faults(calls[name], folder, counts=lambda file: file in files)
+    assert found == []
+    assert tried > 30
 
 
 @pytest.mark.parametrize("name", ["als", "sgd", "objective", "fold_in_users", "explain", "load"])
