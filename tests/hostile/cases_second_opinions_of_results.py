@@ -307,8 +307,7 @@ def _among_negatives() -> list[str]:
 
 def _popular() -> list[str]:
     """A stored zero counts where it is a rating, for the counts, for what is seen and for what is asked."""
-    from lfm_np.evaluation import most_popular
-
+    most_popular: Any = lfm_np.evaluation.most_popular
     cells, test = np.where(_mask(12, 9, 0.4, 12), 0.0, np.nan), _mask(12, 9, 0.2, 13)
     cells[_mask(12, 9, 0.2, 14)] = 4.0
     facts = {}
