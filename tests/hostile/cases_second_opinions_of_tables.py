@@ -18,7 +18,7 @@ import scipy.sparse as sp
 from .case import Case, Group, installed
 from .cases_second_opinions_of_data import cells_of, grouped
 from .sentences_by_numpy import lfm_np
-from .working_days import Model, close, faultless, folder, start, wrong
+from .working_days import Model, all_scores, biased_half, close, csr, faultless, folder, stars, start, wrong
 
 _holds = faultless(Group("second opinions"))
 
@@ -138,6 +138,32 @@ def _stored_folder() -> list[str]:
     return wrong(**facts)
 
 
+def _factors_on_the_disk() -> list[str]:
+    """Ratings of which some are zero, that are a value here; the factors' files have no name."""
+    X = stars(41, 10) - 3.0
+    zeros = int((X == 0).sum())
+    with folder() as place:
+        lfm_np.StoredMatrix.from_matrix(csr(X), place / "it", zeros="keep", dtype="float64")
+        (place / "factors").mkdir()
+        stored = lfm_np.StoredMatrix(str(place / "it"), memory=40 << 20, factors_in=place / "factors")
+        fit = lfm_np.als(
+            stored, factors=2, iterations=2, init=start(41, 10, 2), weighting="ratings", biases=True,
+            regularization=0.8, dtype="float64",
+        )  # fmt: skip
+        names = list((place / "factors").iterdir())
+        scores = all_scores(fit)
+    V, d, mu = start(41, 10, 2)[1], np.zeros(10), float(np.nanmean(X))
+    for _ in range(2):
+        U, b = biased_half(X, V, d, mu, 0.8)
+        V, d = biased_half(X.T, U, b, mu, 0.8)
+    return wrong(
+        some=zeros > 10,
+        cells=stored.nnz == int((~np.isnan(X)).sum()),
+        scores=close(scores, mu + b[:, None] + d + U @ V.T, 1e-8),
+        nameless=names == [],
+    )
+
+
 def _stored_records() -> list[str]:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -237,6 +263,7 @@ def _cases() -> Iterator[Case]:
         ("a film site of one's own in LFM_NP_DATA", _a_film_site_of_ones_own),
         ("a split of one's own in LFM_NP_DATA", _splits_of_ones_own),
         ("the files of a stored matrix of 257 rows", _stored_folder),
+        ("zeros kept on the disk, and factors beside them", _factors_on_the_disk),
     ):
         yield _holds(name, call)
     if installed("pyarrow", "narwhals"):
