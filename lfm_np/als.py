@@ -106,8 +106,9 @@ def als(
     biases : bool
         With "ratings": fit x ≈ μ + b_u + b_i + u·v, μ the mean rating, each bias penalised like its row's factors.
     init : (U, V) or Factors, optional
-        Starting factors of shapes (m, k) and (n, k); the default draws N(0, (0.1/√k)²) entries. With ``biases`` those
-        of Factors are started from too, and 0 where there are none; μ is the mean rating of X whatever theirs is.
+        Starting factors of shapes (m, k) and (n, k); the default draws V from N(0, (0.1/√k)²), and U, which is solved
+        first, is 0. With ``biases`` those of Factors are started from too, and 0 where there are none; μ is the mean
+        rating of X whatever theirs is.
     dtype : {float32, float64}
         Storage and arithmetic. In float32, Gram matrices of whole sides, long sums and the objective are still summed
         in float64, and a row whose system is too ill-conditioned for float32 is solved again in float64.

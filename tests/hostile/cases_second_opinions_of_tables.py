@@ -185,9 +185,10 @@ def _stored_records() -> list[str]:
         )
         fit = lfm_np.als(stored, factors=2, iterations=2, init=tuple(f.astype(np.float32) for f in V), **model.words)
         ids = pq.read_table(place / "it" / "users.parquet").column(0).to_pylist()
+        known = list(stored.users)
     U, W = model.sweeps(X, V[1], 2)
     return wrong(
-        users=list(stored.users) == order == ids,
+        users=known == order == ids,
         cells=(stored.shape, stored.nnz) == (X.shape, len(counts)),
         fit=close(fit.user_factors @ fit.item_factors.T, U @ W.T, 1e-4),
     )
