@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lfm_np import validation as check
+from lfm_np.arrow_records import numbers, without_nulls
 from lfm_np.atomic import open_regular
 from lfm_np.cells import cells_of, matrix_of
 from lfm_np.kernels.jit import Pool
-from lfm_np.reading import BATCH, Plan, load_arrow, numbers, open_files, without_nulls
+from lfm_np.reading import BATCH, Plan, load_arrow, open_files
 from lfm_np.stored.buckets import Buckets, Budget, cell_bytes, counted
 from lfm_np.stored.files import NumberFile, Writer, changed, file_of
 

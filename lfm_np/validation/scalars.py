@@ -171,3 +171,8 @@ def check_path(name: str, value: Any) -> str:
     except UnicodeEncodeError:
         raise ValueError(f"{name} must be of characters that names of files can have, got {shown(path)}") from None
     return path
+
+
+def absolute(path: str) -> str:
+    """``path`` from the root. ``os.path.abspath`` would also take away "..", which leads elsewhere behind a link."""
+    return os.path.join(os.getcwd(), path)
