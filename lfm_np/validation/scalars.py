@@ -174,5 +174,5 @@ def check_path(name: str, value: Any) -> str:
 
 
 def absolute(path: str) -> str:
-    """``path`` from the root. ``os.path.abspath`` would also take away "..", which leads elsewhere behind a link."""
+    """The same place wherever the process goes later; ".." stays, which behind a link is no parent's name."""
     return os.path.join(os.getcwd(), path)
