@@ -14,6 +14,7 @@ import scipy.sparse as sp
 
 from lfm_np import splits
 from lfm_np import validation as check
+from lfm_np.ids import plain
 from lfm_np.quiet import quietly
 
 LARGEST = np.iinfo(np.int32).max  # cells of a matrix whose offsets take 32 bits
@@ -204,7 +205,7 @@ def _order_of(numbers: np.ndarray) -> np.ndarray:
 
 def ids_in(users: np.ndarray, items: np.ndarray) -> Callable[[int, int], Iterable[Any]]:
     """The ``ids_at`` of `cells_of`, from the ids of all rows and columns."""
-    return lambda row, column: (users[[row]].tolist()[0], items[[column]].tolist()[0])
+    return lambda row, column: (plain(users[row]), plain(items[column]))
 
 
 def matrix_of(cells: Cells, shape: tuple[int, int]) -> sp.csr_array:

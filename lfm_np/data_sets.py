@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow import fs
 
+from lfm_np.validation import absolute
+
 
 def data_set(name: str, filesystem: Any, format: Any, columns: Iterable[str]) -> ds.Dataset:
     """A folder, whose folders ``column=value`` give columns; or a file, to which those above it give what it lacks.
@@ -25,15 +27,12 @@ def data_set(name: str, filesystem: Any, format: Any, columns: Iterable[str]) ->
     """
     options = {"filesystem": filesystem, "format": format}
     if filesystem is None:
-        name = os.path.abspath(name)  # Arrow takes "day:1.csv" for a URI
+        name = absolute(name)  # Arrow takes "day:1.csv" for a URI
     if not (os.path.isfile(name) if filesystem is None else filesystem.isfile(name)):
         return ds.dataset(name, partitioning="hive", **options)
     source = ds.dataset(name, **options)
     above = _named(name.replace(os.sep, "/").split("/")[:-1])
-    lacking = [
-        (column, pa.int32() if _is_int32(above[column]) else pa.string())
-        for column in above.keys() & set(columns) - set(source.schema.names)
-    ]
+    lacking = [(column, _type_of(above[column])) for column in above.keys() & set(columns) - set(source.schema.names)]
     return ds.dataset(name, partitioning=ds.HivePartitioning(pa.schema(lacking)), **options) if lacking else source
 
 
@@ -43,12 +42,13 @@ def _named(folders: list[str]) -> dict[str, str]:
     return {unquote(name): unquote(value) for name, _, value in pairs}
 
 
-def _is_int32(text: str) -> bool:
-    """Which Arrow makes of all values that it can."""
+def _type_of(text: str) -> pa.DataType:
+    """What Arrow makes of a folder's value: int32 where it reads one."""
     try:
-        return -(2**31) <= int(text) < 2**31
-    except ValueError:
-        return False
+        pa.scalar(text).cast(pa.int32())
+    except pa.ArrowInvalid:
+        return pa.string()
+    return pa.int32()
 
 
 def one_of(root: str, file: str, schema: pa.Schema) -> ds.Dataset:

@@ -29,7 +29,11 @@ _MODULES = {"scikit-learn": "sklearn", "faiss-cpu": "faiss"}  # of packages of a
 
 def missing_extra(package: str, extra: str) -> MissingExtraError:
     """The one sentence that every missing optional dependency gives, called where its import has failed."""
+    return MissingExtraError(f"{package} {failed_import(package)}; install it with: pip install 'lfm_np[{extra}]'")
+
+
+def failed_import(package: str) -> str:
+    """Whether the package is absent or broken, called where its import has failed."""
     error, module = sys.exc_info()[1], _MODULES.get(package, package)
     absent = isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] == module
-    what = "is not installed" if absent else f"cannot be imported ({error})"
-    return MissingExtraError(f"{package} {what}; install it with: pip install 'lfm_np[{extra}]'")
+    return "is not installed" if absent else f"cannot be imported ({error})"

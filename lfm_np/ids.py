@@ -22,6 +22,13 @@ def same_ids(a: np.ndarray, b: np.ndarray) -> bool:
     return bool(fits.all()) and np.array_equal(exact, b)
 
 
+def plain(id: Any) -> Any:
+    """An id as Python has it; a time, which may be finer than Python's, as text."""
+    if isinstance(id, (np.datetime64, np.timedelta64)):
+        return str(id)
+    return id.item() if isinstance(id, np.generic) else id
+
+
 class IdIndex(NamedTuple):
     """Where every id is."""
 
@@ -38,7 +45,7 @@ class IdIndex(NamedTuple):
         ids = ids[order]
         same = ids[1:] == ids[:-1]
         if same.any():
-            raise ValueError(f"{name} must be distinct ids, got {ids[1:][same].tolist()[0]!r} more than once")
+            raise ValueError(f"{name} must be distinct ids, got {plain(ids[1:][same][0])!r} more than once")
         return cls(name, ids, order)
 
     def find(self, wanted: Any, missing: int | None) -> np.ndarray:
@@ -62,7 +69,7 @@ class IdIndex(NamedTuple):
             return self.positions[place]
         if missing is None:
             raise ValueError(
-                f"{self.name} has no id {wanted[~found].tolist()[0]!r} ({np.sum(~found)} of {wanted.size} unknown)"
+                f"{self.name} has no id {plain(wanted[~found][0])!r} ({np.sum(~found)} of {wanted.size} unknown)"
             )
         rows = np.full(wanted.shape, check.check_int("missing", missing, -1), np.int64)
         rows[found] = self.positions[place[found]]

@@ -12,7 +12,7 @@ import numpy as np
 
 from lfm_np import validation as check
 from lfm_np.atomic import replacing
-from lfm_np.errors import missing_extra
+from lfm_np.errors import failed_import, missing_extra
 from lfm_np.factors import Factors
 from lfm_np.interactions import Interactions, check_same_ids
 from lfm_np.ranking import Ranked
@@ -87,7 +87,8 @@ def recommend_frame(
     check.check_choice("backend", backend, BACKENDS)
     pa = _library("pyarrow")
     if backend != "pyarrow":
-        _library("narwhals"), _library(backend)
+        _library("narwhals")
+        _library(backend)
     query = _Query.of(factors, data, users, N, seen, items, exclude)
     table = pa.Table.from_batches(_batches(factors, query, seen, num_threads), query.schema)
     return _native(table, backend)
@@ -211,7 +212,7 @@ def _library(name: Any) -> Any:
     except ImportError:
         if name in ("pyarrow", "narwhals"):
             raise missing_extra(name, "io") from None
-        raise ImportError(f"backend={name!r} needs {name}, which is not installed") from None
+        raise ImportError(f"backend={name!r} needs {name}, which {failed_import(name)}") from None
 
 
 def _native(table: pa.Table, backend: Any) -> Any:

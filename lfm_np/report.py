@@ -179,7 +179,8 @@ def _chosen(model: _Model) -> Iterator[tuple[Callable[[], Any], str, bool]]:
     """What to draw, what it says, and whether it takes the whole width."""
     factors, train, test = model.factors, model.train, model.test
     k = factors.user_factors.shape[1]
-    if factors.history and all({"iteration", measured(factors)} <= record.keys() for record in factors.history):
+    history = factors.history
+    if any(measured(factors) in record for record in history) and all("iteration" in record for record in history):
         yield lambda: plots.training_curve(factors), "What the solver minimises, after every sweep.", False
     if test is not None:
         both, labels = [factors, beside(factors, train)], ["this model", "most popular"]

@@ -124,7 +124,8 @@ def sgd(
     OSError
         The checkpoint cannot be read or written.
     SolverError
-        The factors diverged; the message names the epoch, ``.factors`` holds those of the epoch before.
+        The factors diverged; the message names the epoch, ``.factors`` holds those of the epoch before. It is None
+        where they are finite and only their squares are not, which is seen when the result is made.
 
     Notes
     -----

@@ -88,6 +88,21 @@ def test_folders_give_columns_as_they_do_on_one_machine(tmp_path, monkeypatch, s
     assert 9 in data.items
 
 
+def test_two_dots_behind_a_link_lead_where_the_system_says(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet_module(), "check_client", lambda client: client)
+    monkeypatch.setattr(parquet_module(), "Cluster", Eager)
+    (tmp_path / "far" / "in").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "in")
+    for user, folder in enumerate((tmp_path / "data", tmp_path / "far" / "data")):
+        write_parquet(folder, [{"user": [user], "item": [0]}])
+    monkeypatch.chdir(tmp_path)
+    data = lfm_np.distributed.from_parquet("link/../data", staging="link/../split")
+    assert data.users().tolist() == [1]
+    assert os.listdir(tmp_path / "far" / "split")
+    place = importlib.import_module("lfm_np.distributed.run").check_users_to("link/../users.npy", None)
+    assert os.path.realpath(place) == str(tmp_path.resolve() / "far" / "users.npy")
+
+
 def test_a_row_that_cannot_be_is_named_with_its_shard(eager, tmp_path, monkeypatch):
     monkeypatch.setattr(parquet_module(), "check_client", lambda client: client)
     monkeypatch.setattr(parquet_module(), "Cluster", Eager)

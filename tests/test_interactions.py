@@ -154,6 +154,8 @@ def test_repeated_pairs_can_be_an_error_and_must_not_overflow():
         to_csr([(1, 1), (4, 7), (0, 0), (4, 7)], duplicates="error")
     with pytest.raises(ValueError, match=r"pair \('eve', 30\) occurs more than once"):
         Interactions.from_arrays(["eve", "ann", "eve"], [30, 10, 30], duplicates="error")
+    with pytest.raises(ValueError, match=r"pair \('2024-05-03T00:00:00\.0+', 30\) occurs"):  # no number of nanoseconds
+        Interactions.from_arrays(np.array(["2024-05-03"] * 2, "M8[ns]"), [30, 30], duplicates="error")
     with pytest.raises(ValueError, match="add up to more than float32"):
         to_csr([(0, 0), (0, 0)], values=[3e38, 3e38])
 

@@ -130,6 +130,20 @@ def test_an_extra_that_is_broken_is_not_said_to_be_absent(tmp_path):
         assert why in found
 
 
+def test_a_backend_that_is_broken_is_not_said_to_be_absent(tmp_path):
+    require("narwhals")
+    require("pyarrow")
+    (tmp_path / "polars.py").write_text("raise ImportError('libx.so.7: no such file')")
+    found = run(
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import lfm_np\n"
+        "data = lfm_np.Interactions.from_arrays([1], [2])\n"
+        "try: lfm_np.recommend_frame(lfm_np.Factors([[1.0]], [[1.0]]), data, backend='polars')\n"
+        "except ImportError as error: print(error)"
+    )
+    assert found == "backend='polars' needs polars, which cannot be imported (libx.so.7: no such file)\n"
+
+
 @pytest.mark.parametrize(
     ("absent", "code", "command"),
     [

@@ -216,6 +216,7 @@ def test_bad_arguments():
         (lambda: plots.factor_spectrum([model()], labels=["a", "b"]), "labels must be a sequence of 1"),
         (lambda: plots.item_map(model(), view="tsne"), "'projection', 'factors'"),
         (lambda: plots.item_map(model(k=1)), "at least two latent dimensions"),
+        (lambda: plots.item_map(model(), counts=[1]), "counts must have one entry for each of the 12 items, got 1"),
         (lambda: plots.item_map(model(), labels=["a"]), "labels must have one entry for each of the 12 items, got 1"),
         (lambda: plots.coverage(model(), N=0), "N must be"),
         (lambda: plots.popularity_bias(model(), matrix(n=5)), "shape"),

@@ -211,6 +211,15 @@ def test_values_of_every_kind():
         assert Interactions.from_frame(table, value="v").matrix.data.tolist() == [float(value) for value in values]
 
 
+def test_times_that_python_cannot_have_are_no_values_either():
+    pa = require("pyarrow")
+    for type in (pa.timestamp("s"), pa.duration("s")):
+        far = pa.array([2**60]).cast(type)
+        for column in (far, far.dictionary_encode()):
+            with pytest.raises(TypeError, match="value must be a column of numbers"):
+                Interactions.from_frame(pa.table({"user": [1], "item": [1], "v": column}), value="v")
+
+
 def test_lazy_frames_are_collected():
     pl = require("polars")
     data = make_and_read(pl.LazyFrame({"user": ["a"], "item": ["b"], "more": [[1, 2]]}))
@@ -446,6 +455,24 @@ def test_a_name_with_a_colon_is_no_url(tmp_path, monkeypatch):
     (tmp_path / "day:1.csv").write_text("user,item\n1,2\n")
     pq.write_table(pa.table({"user": [1], "item": [2]}), tmp_path / "day:1.parquet")
     assert Interactions.from_csv("day:1.csv").shape == Interactions.from_parquet("day:1.parquet").shape == (1, 1)
+
+
+def test_two_dots_behind_a_link_lead_where_the_system_says(tmp_path):
+    pa, pq = require("pyarrow"), require("pyarrow.parquet")
+    (tmp_path / "far" / "in").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "in")
+    for user, folder in enumerate((tmp_path, tmp_path / "far")):
+        pq.write_table(pa.table({"user": [user], "item": [0]}), folder / "a.parquet")
+    assert Interactions.from_parquet(tmp_path / "link" / ".." / "a.parquet").users.tolist() == [1]
+
+
+@pytest.mark.parametrize("user", ["1_000", "+5", " 5", "٣", "007", "0x10", str(2**31)])
+def test_a_folder_gives_a_file_what_it_gives_all(tmp_path, user):
+    pa, pq = require("pyarrow"), require("pyarrow.parquet")
+    (tmp_path / f"user={user}").mkdir()
+    pq.write_table(pa.table({"item": [1, 2]}), tmp_path / f"user={user}" / "a.parquet")
+    whole, one = (Interactions.from_parquet(path) for path in (tmp_path, tmp_path / f"user={user}" / "a.parquet"))
+    assert (one.users.tolist(), one.users.dtype) == (whole.users.tolist(), whole.users.dtype)
 
 
 def test_bad_files_are_named(tmp_path):

@@ -48,9 +48,10 @@ def test_the_page_says_what_evaluate_says(page, data, factors):
 
 def test_a_model_with_another_history_has_no_training_curve(data, factors, tmp_path):
     other = dataclasses.replace(factors, history=[{"epoch": 1, "rmse": 0.5}])
-    for model in (factors, other):
+    start = dataclasses.replace(factors, history=[{"iteration": 0}, *factors.history])
+    for model in (factors, start, other):
         report.write_report(tmp_path / "report.html", model, data[0])
-        assert ("after every sweep" in (tmp_path / "report.html").read_text(encoding="utf-8")) == (model is factors)
+        assert ("after every sweep" in (tmp_path / "report.html").read_text(encoding="utf-8")) == (model is not other)
 
 
 def test_the_examples_are_those_of_the_library(page, data, factors):

@@ -386,6 +386,11 @@ def test_parquet_gives_what_interactions_give(kind, duplicates, tmp_path, monkey
         lfm_np.Interactions.from_parquet(source, duplicates="error")
     with pytest.raises(ValueError, match=re.escape(str(there.value))):  # the pair by its ids
         StoredMatrix.from_parquet(source, tmp_path / "no", duplicates="error")
+    days = tmp_path / "days.parquet"
+    pq.write_table(pa.table({"user": pa.array([7, 7], pa.timestamp("ns")), "item": [1, 1]}), days)
+    with pytest.raises(ValueError, match=r"pair \('1970-01-01T00:00:00\.000000007', 1\)"):
+        StoredMatrix.from_parquet(days, tmp_path / "no", duplicates="error")
+    days.unlink()
     with pytest.raises(ValueError, match="value='nothing' is no column"):
         StoredMatrix.from_parquet(source, tmp_path / "no", value="nothing")
     table = table.set_column(2, "stars", pa.array([1.0] * 399 + [np.inf]))  # beyond the first batch

@@ -113,7 +113,7 @@ def score_chunk(model, users, a, panels, size, tile):
     rows = model.item_factors.shape[1] + 1
     U, constant = model.user_factors, model.user_constant
     for c in range(0, size, 2 * PANEL):
-        d = c + PANEL  # of one panel more than there are the old scores or none: nobody looks at them
+        d = c + PANEL  # where the number of panels is odd, the last d is whatever is there: nobody reads its scores
         s = wide_tile(U, constant, u0, u1, u2, u3, panels, c * rows, d * rows)
         store(tile, c, s[0])
         store(tile, width + c, s[1])

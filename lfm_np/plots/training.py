@@ -71,7 +71,7 @@ def training_curve(
 
 
 def measured(result: Factors) -> str:
-    """What a history measures by default."""
+    """What a history measures: the field that is drawn by default."""
     return "sampled_loss" if result.history and "sampled_loss" in result.history[0] else "objective"
 
 

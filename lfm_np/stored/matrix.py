@@ -77,9 +77,9 @@ class StoredMatrix:
     """
 
     def __init__(self, folder: Any, *, memory: int | None = None, factors_in: Any = None) -> None:
-        self.folder = _absolute("folder", folder)
+        self.folder = Path(check.absolute(check.check_path("folder", folder)))
         self.memory = _check_memory(memory)
-        self._factors_in = None if factors_in is None else str(_absolute("factors_in", factors_in))
+        self._factors_in = None if factors_in is None else check.absolute(check.check_path("factors_in", factors_in))
         if self._factors_in is not None and not os.path.isdir(self._factors_in):
             raise ValueError(f"factors_in must be a folder that exists, got {self._factors_in}")
         try:
@@ -267,11 +267,6 @@ class StoredMatrix:
     @property
     def maps_factors(self) -> bool:
         return self._factors_in is not None
-
-
-def _absolute(name: str, folder: Any) -> Path:
-    """The same folder wherever the process goes later; ``..`` stays, which behind a link is no parent's name."""
-    return Path(check.check_path(name, folder)).absolute()
 
 
 def _check_memory(memory: int | None, least: int = _LEAST) -> int:

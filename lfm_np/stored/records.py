@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lfm_np import validation as check
+from lfm_np.arrow_records import numbers, without_nulls
 from lfm_np.atomic import open_regular
 from lfm_np.cells import cells_of, matrix_of
+from lfm_np.ids import plain
 from lfm_np.kernels.jit import Pool
-from lfm_np.reading import BATCH, Plan, load_arrow, numbers, open_files, without_nulls
+from lfm_np.reading import BATCH, Plan, load_arrow, open_files
 from lfm_np.stored.buckets import Buckets, Budget, cell_bytes, counted
 from lfm_np.stored.files import NumberFile, Writer, changed, file_of
 
@@ -147,8 +149,11 @@ def _ids_at(folder: Path, first: int, row: int, column: int) -> list[Any]:
     """The ids of a row, counted from ``first``, and of a column."""
     import pyarrow.parquet as pq
 
-    places = {"users": first + row, "items": column}
-    return [pq.read_table(folder / f"{name}.parquet")["id"][place].as_py() for name, place in places.items()]
+    from lfm_np.id_columns import to_numpy
+
+    tables = [pq.read_table(folder / f"{name}.parquet")["id"] for name in ("users", "items")]
+    one = [ids.slice(place, 1).combine_chunks() for ids, place in zip(tables, (first + row, column))]
+    return [plain(to_numpy(ids)[0]) for ids in one]
 
 
 def _group(buckets: Buckets, shape: tuple[int, ...], duplicates: str, zeros: str, folder: Path) -> None:

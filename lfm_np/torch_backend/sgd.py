@@ -84,7 +84,7 @@ def sgd(
     MemoryError
         The fit would take more than the device has; see `lfm_np.estimate_memory`.
     SolverError
-        The factors diverged; ``.factors`` holds those of the epoch before.
+        The factors diverged; ``.factors`` is as in `lfm_np.sgd`.
 
     Notes
     -----

@@ -73,13 +73,13 @@ def check_pairs(pairs: Any) -> np.ndarray:
     return array
 
 
-def check_column(name: str, values: Any, length: int | None = None) -> np.ndarray:
-    """One value a record: a one-dimensional array, of the given length."""
+def check_column(name: str, values: Any, length: int | None = None, noun: str = "record") -> np.ndarray:
+    """One value a record, or what else a message calls it: a one-dimensional array, of the given length."""
     array = as_array(name, values)
     if array.ndim != 1:
         raise ValueError(f"{name} must be one-dimensional, got shape {array.shape}")
     if length is not None and len(array) != length:
-        raise ValueError(f"{name} must have one entry for each of the {length} records, got {len(array)}")
+        raise ValueError(f"{name} must have one entry for each of the {length} {noun}s, got {len(array)}")
     return array
 
 
@@ -90,7 +90,7 @@ def check_values(
 
     ``first`` is the number of the first of them, and ``noun`` what a message calls one.
     """
-    array = check_column(name, values, length)
+    array = check_column(name, values, length, noun)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
     array = quietly(array.astype, np.float64, copy=False)

@@ -171,3 +171,8 @@ def check_path(name: str, value: Any) -> str:
     except UnicodeEncodeError:
         raise ValueError(f"{name} must be of characters that names of files can have, got {shown(path)}") from None
     return path
+
+
+def absolute(path: str) -> str:
+    """The same place wherever the process goes later; ".." stays, which behind a link is no parent's name."""
+    return os.path.join(os.getcwd(), path)
