@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from optional import require
 
+import lfm_np
 from lfm_np.datasets import grouplens
 
 ROOT = Path(__file__).parents[1]
@@ -203,3 +204,9 @@ def test_tests_that_a_page_names_are_there():
     assert len(named) > 10
     for file, test in named:
         assert f"def {test}" in (ROOT / file).read_text(), (file, test)
+
+
+def test_the_reference_names_everything_public():
+    text = "".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.rst"))
+    missing = [name for name in lfm_np.__all__ if not re.search(rf":: (lfm_np\.)?{name}$", text, re.MULTILINE)]
+    assert missing == ["__version__"]
