@@ -211,6 +211,14 @@ def test_values_of_every_kind():
         assert Interactions.from_frame(table, value="v").matrix.data.tolist() == [float(value) for value in values]
 
 
+@pytest.mark.parametrize("name", ["*", "^u.*$"])
+@pytest.mark.parametrize("kind", ["DataFrame", "LazyFrame"])
+def test_names_of_columns_are_no_patterns(name, kind):
+    pl = require("polars")
+    frame = getattr(pl, kind)({"ux": [7, 8], "item": ["b", "c"], name: [1, 2]})
+    assert Interactions.from_frame(frame, user=name).users.tolist() == [1, 2]
+
+
 def test_lazy_frames_are_collected():
     pl = require("polars")
     data = make_and_read(pl.LazyFrame({"user": ["a"], "item": ["b"], "more": [[1, 2]]}))
@@ -446,6 +454,18 @@ def test_a_name_with_a_colon_is_no_url(tmp_path, monkeypatch):
     (tmp_path / "day:1.csv").write_text("user,item\n1,2\n")
     pq.write_table(pa.table({"user": [1], "item": [2]}), tmp_path / "day:1.parquet")
     assert Interactions.from_csv("day:1.csv").shape == Interactions.from_parquet("day:1.parquet").shape == (1, 1)
+    assert lfm_np.StoredMatrix.from_parquet("day:1.parquet", "stored:1").items.tolist() == [2]
+
+
+@pytest.mark.parametrize("value", ["1_0", " 5", "+5", "\u0663", "007", "-3"])
+def test_a_file_has_the_folders_values_that_its_folder_has(tmp_path, value):
+    """Which are integers for Python was asked, of what Arrow takes for text."""
+    pa, pq = require("pyarrow"), require("pyarrow.parquet")
+    folder = tmp_path / f"item={value}"
+    folder.mkdir()
+    pq.write_table(pa.table({"user": [1, 2]}), folder / "a.parquet")
+    alone, whole = (Interactions.from_parquet(path) for path in (folder / "a.parquet", tmp_path))
+    assert alone.items.tolist() == whole.items.tolist() == [{"007": 7, "-3": -3}.get(value, value)]
 
 
 def test_bad_files_are_named(tmp_path):
