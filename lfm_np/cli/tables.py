@@ -109,7 +109,7 @@ def _csv(parts: Iterable[Columns], file: TextIO, delimiter: str) -> None:
     )
     for number, part in enumerate(parts):
         if number == 0:
-            plain.writerow(part)
+            (quoted if _needs_quotes(list(part)) else plain).writerow(part)
         if any(map(_needs_quotes, part.values())):
             quoted.writerows([math.nan if cell is None else cell for cell in line] for line in _lines(part))
         else:
