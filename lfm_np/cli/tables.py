@@ -21,6 +21,7 @@ from lfm_np.recommendations import write_parquet
 
 FORMATS = ("csv", "json", "parquet")
 Columns = dict[str, Any]  # arrays or lists of one length
+_SEEN = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}  # what a terminal would obey
 
 
 def write(parts: Iterable[Columns], output: Path | None, delimiter: str = ",") -> int:
@@ -161,5 +162,5 @@ def _drawn(parts: Iterable[Columns]) -> None:
             numeric = np.asarray(column).dtype.kind in "iuf"
             table.add_column(name, justify="right" if numeric else "left", overflow="fold")
         for line in _lines(part):
-            table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in line))
+            table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell).translate(_SEEN) for cell in line))
     Console(markup=False, emoji=False).print(table)  # an id may look like either
