@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow import fs
 
+from lfm_np.validation import absolute
+
 
 def data_set(name: str, filesystem: Any, format: Any, columns: Iterable[str]) -> ds.Dataset:
     """A folder, whose folders ``column=value`` give columns; or a file, to which those above it give what it lacks.
@@ -26,7 +28,7 @@ def data_set(name: str, filesystem: Any, format: Any, columns: Iterable[str]) ->
     """
     options = {"filesystem": filesystem, "format": format}
     if filesystem is None:
-        name = os.path.abspath(name)  # Arrow takes "day:1.csv" for a URI
+        name = absolute(name)  # Arrow takes "day:1.csv" for a URI
     if not (os.path.isfile(name) if filesystem is None else filesystem.isfile(name)):
         return ds.dataset(name, partitioning="hive", **options)
     source = ds.dataset(name, **options)

@@ -88,6 +88,22 @@ def test_folders_give_columns_as_they_do_on_one_machine(tmp_path, monkeypatch, s
     assert 9 in data.items
 
 
+def test_the_folder_above_a_link_is_that_of_its_target(eager, tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet_module(), "check_client", lambda client: client)
+    monkeypatch.setattr(parquet_module(), "Cluster", Eager)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there" / "below").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("there/below")
+    for folder, user in ((tmp_path, "here"), (tmp_path / "there", "there")):
+        write_parquet(folder / "in", [{"user": [user], "item": [1]}])
+    for staging in (None, "link/../staging"):
+        data = lfm_np.distributed.from_parquet("link/../in", shards=1, staging=staging)
+        assert data.users().tolist() == ["there"]
+    assert sorted(os.listdir(tmp_path / "there")) == ["below", "in", "staging"]
+    lfm_np.distributed.als(data, factors=1, iterations=1, users_to="link/../users.npy")
+    assert (tmp_path / "there" / "users.npy").exists()
+
+
 def test_a_row_that_cannot_be_is_named_with_its_shard(eager, tmp_path, monkeypatch):
     monkeypatch.setattr(parquet_module(), "check_client", lambda client: client)
     monkeypatch.setattr(parquet_module(), "Cluster", Eager)

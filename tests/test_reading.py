@@ -457,6 +457,17 @@ def test_a_name_with_a_colon_is_no_url(tmp_path, monkeypatch):
     assert lfm_np.StoredMatrix.from_parquet("day:1.parquet", "stored:1").items.tolist() == [2]
 
 
+def test_the_folder_above_a_link_is_that_of_its_target(tmp_path, monkeypatch):
+    pa, pq = require("pyarrow"), require("pyarrow.parquet")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there" / "below").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("there/below")
+    for folder, user in ((tmp_path, 1), (tmp_path / "there", 2)):
+        (folder / "a.csv").write_text(f"user,item\n{user},2\n")
+        pq.write_table(pa.table({"user": [user], "item": [2]}), folder / "a.parquet")
+    assert Interactions.from_csv("link/../a.csv").users == Interactions.from_parquet("link/../a.parquet").users == 2
+
+
 @pytest.mark.parametrize("value", ["1_0", " 5", "+5", "\u0663", "007", "-3"])
 def test_a_file_has_the_folders_values_that_its_folder_has(tmp_path, value):
     """Which are integers for Python was asked, of what Arrow takes for text."""

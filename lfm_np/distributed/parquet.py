@@ -25,7 +25,7 @@ from lfm_np.owned import owned
 from lfm_np.problem import Problem, same_problem
 from lfm_np.reading import Plan, assemble, named, open_files, plan_columns
 from lfm_np.sweeps import sigint_noted
-from lfm_np.validation import check_choice, check_int, check_path, share_csr, shown
+from lfm_np.validation import absolute, check_choice, check_int, check_path, share_csr, shown
 
 _PARTS = "bucket={:05d}"
 
@@ -160,7 +160,7 @@ def from_parquet(
     )
     files = _files(path)
     schema = _schema(path, plan)
-    plan = plan._replace(root=os.path.abspath(path) if os.path.isdir(path) else None)
+    plan = plan._replace(root=absolute(os.fsdecode(path)) if os.path.isdir(path) else None)
     with sigint_noted() as interrupted:
         cluster = Cluster(client, interrupted)
         count = cluster.workers().threads if shards is None else check_int("shards", shards, 1)
@@ -193,7 +193,7 @@ def _files(path: Any) -> list[str]:
     if not os.path.exists(path):
         raise FileNotFoundError(f"path must be a folder of Parquet files that every worker sees, got {shown(path)}")
     with named(path):
-        files = dataset.dataset(os.path.abspath(path), format="parquet").files
+        files = dataset.dataset(absolute(path), format="parquet").files
     if not files:
         raise ValueError(f"path must hold Parquet files, got {shown(path)}, which has none")
     return sorted(files)
@@ -210,7 +210,7 @@ def _schema(path: Any, plan: Plan) -> pa.Schema:
 
 
 def _empty_folder(staging: Any) -> str:
-    folder = os.path.abspath(check_path("staging", staging))
+    folder = absolute(check_path("staging", staging))
     try:
         os.makedirs(folder, exist_ok=True)
         if there := os.listdir(folder):

@@ -7,7 +7,7 @@ from typing import Any
 
 from lfm_np.atomic import check_place
 from lfm_np.checkpoint import Run
-from lfm_np.validation import check_choice, check_path
+from lfm_np.validation import absolute, check_choice, check_path
 
 
 class DriverRun(Run):
@@ -35,7 +35,7 @@ def check_users_to(users_to: Any, checkpoint: Any) -> str | None:
     """Where the workers are to write, as an absolute path. What cannot be written is refused before the first sweep."""
     if users_to is None:
         return None
-    path = os.path.abspath(check_path("users_to", users_to))
+    path = absolute(check_path("users_to", users_to))
     if checkpoint is not None and os.path.realpath(path) == os.path.realpath(check_path("checkpoint", checkpoint)):
         raise ValueError(f"users_to must be another file than checkpoint, got {path} for both")
     try:

@@ -270,8 +270,7 @@ class StoredMatrix:
 
 
 def _absolute(name: str, folder: Any) -> Path:
-    """The same folder wherever the process goes later; ``..`` stays, which behind a link is no parent's name."""
-    return Path(check.check_path(name, folder)).absolute()
+    return Path(check.absolute(check.check_path(name, folder)))
 
 
 def _check_memory(memory: int | None, least: int = _LEAST) -> int:

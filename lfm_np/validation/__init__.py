@@ -28,6 +28,7 @@ from lfm_np.validation.records import (
 )
 from lfm_np.validation.scalars import (
     MAX_THREADS,
+    absolute,
     as_array,
     check_bool,
     check_callback,
@@ -45,6 +46,7 @@ from lfm_np.validation.scalars import (
 __all__ = [
     "MAX_THREADS",
     "MOST_ROWS",
+    "absolute",
     "as_array",
     "as_ids",
     "check_bias",

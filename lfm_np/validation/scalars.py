@@ -7,6 +7,7 @@ import inspect
 import numbers
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -171,3 +172,8 @@ def check_path(name: str, value: Any) -> str:
     except UnicodeEncodeError:
         raise ValueError(f"{name} must be of characters that names of files can have, got {shown(path)}") from None
     return path
+
+
+def absolute(path: str) -> str:
+    """The same file wherever the process goes later. ``..`` stays, which behind a link is no parent's name."""
+    return str(Path(path).absolute())
