@@ -20,6 +20,7 @@ except ImportError:  # Windows: temporary files of killed writers stay
 
 _KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 _TEMPORARY = ".lfm_np."
+_MARK = ".lfm_np.partial"  # in a folder that is being written
 _NOT_FOLLOWED = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
@@ -80,7 +81,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 def appearing(folder: Path) -> Iterator[Path]:
     """A folder to write files to, ``folder.partial``; when the block ends without an exception, it becomes ``folder``.
 
-    What a killed writer left is removed by the next one. The files are the caller's to bring to the disk.
+    What a killed writer left is removed by the next one; a folder of that name that no writer made is refused. The
+    files are the caller's to bring to the disk.
     """
     _refuse_what_is_there(folder)
     claim = _Claim(folder.with_name(f"{folder.name}.partial"))
@@ -88,6 +90,8 @@ def appearing(folder: Path) -> Iterator[Path]:
         claim.take()
         _refuse_what_is_there(folder)  # by now, from a writer that was faster
         for left in os.scandir(claim.folder):
+            if left.name == _MARK:
+                continue
             shutil.rmtree(left.path) if left.is_dir(follow_symlinks=False) else os.unlink(left.path)
         yield claim.folder
         _sync_folder(str(claim.folder))
@@ -120,11 +124,13 @@ class _Claim:
         with signals_held():
             while not self._mine:
                 self._mine = self._taken()
+            (self.folder / _MARK).touch()
 
     def rename(self, folder: Path) -> None:
         with signals_held():
             os.rename(self.folder, folder)
             self._mine = False
+            os.unlink(folder / _MARK)
 
     def end(self) -> None:
         """Give back what this writer has and remove what it did not rename."""
@@ -157,6 +163,10 @@ class _Claim:
                 return False
         if not alone:
             raise FileExistsError(errno.EEXIST, "Somebody may be writing here; if not, remove it", str(self.folder))
+        if (there := os.listdir(self.folder)) and _MARK not in there:
+            raise FileExistsError(
+                errno.EEXIST, "This folder, in which to write, holds what no writer left; move it", str(self.folder)
+            )
         return True
 
 
@@ -189,10 +199,13 @@ def _of_another(name: Any, path: str) -> bool:
 
 
 def _target(path: str) -> str:
-    """Where links lead; ``NAME/`` is a folder, also where there is none."""
-    if path.endswith(("/", os.sep)):
+    """Where links lead; ``NAME/`` and ``NAME/.`` are folders, also where there is none."""
+    if os.path.basename(path) in ("", ".", ".."):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    return os.path.realpath(path)
+    target = os.path.realpath(path)
+    if os.path.basename(target).startswith(_TEMPORARY):
+        raise ValueError(f"path must be no name of a temporary file, which writers remove; got {path}")
+    return target
 
 
 def _mode(target: str) -> int | None:

@@ -58,7 +58,7 @@ def hint(error: Exception) -> str:
 
 
 def _check_delimiter(delimiter: Any) -> str:
-    if not isinstance(delimiter, str) or len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n':
+    if not isinstance(delimiter, str) or len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n\0':
         raise ValueError(
             f"delimiter must be one character, ASCII and no quote or line end, got {check.shown(delimiter)}"
         )

@@ -111,9 +111,10 @@ def from_parquet(cls: type[Interactions], path: str | os.PathLike[str], **column
     Parameters
     ----------
     path : str or path
-        A file; a folder, with all files below it in the order of their names; or a URL (``s3://…``, ``https://…``),
-        which takes fsspec. Folders in it named ``column=value`` give a column, and those above a file what it lacks.
-        Types may differ from file to file.
+        A file; a folder, with all files below it in the order of their names, but for those whose name, or that of a
+        folder, begins with "_" or "." (``_SUCCESS``); or a URL (``s3://…``, ``https://…``), which takes fsspec. Folders
+        in it named ``column=value`` give a column, and those above a file what it lacks. Types may differ from file to
+        file.
     **columns
         ``user``, ``item``, ``value``, ``timestamp``, ``duplicates``, ``nulls``, ``min_user_interactions``,
         ``min_item_interactions`` as in `Interactions.from_frame`.
@@ -252,7 +253,11 @@ def _arrow_table(frame: Any, plan: Plan) -> tuple[pa.Table, str]:
         raise TypeError(
             f"frame must be a pandas, polars, pyarrow or other frame that narwhals reads, got {type(frame).__name__}"
         ) from None
-    some = wrapped.select(_check_present(plan, wrapped.collect_schema().names()))
+    available = wrapped.collect_schema().names()
+    asked: list[Any] = _check_present(plan, available)
+    if any(name == "*" or (name[:1] == "^" and name[-1:] == "$") for name in asked):  # patterns of polars
+        asked = [nw.nth(available.index(name)) for name in asked]
+    some = wrapped.select(asked)
     eager = some.collect() if isinstance(some, nw.LazyFrame) else some
     return pa.table({series.name: frame_column(series) for series in eager.iter_columns()}), eager.implementation.value
 

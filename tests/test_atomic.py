@@ -352,7 +352,8 @@ def test_a_folder_is_that_of_one_writer_whole(tmp_path):
     for round in range(60):
         folder, start, results = tmp_path / str(round), threading.Barrier(4), {}
         (tmp_path / f"{round}.partial").mkdir()  # of a writer that was killed
-        (tmp_path / f"{round}.partial" / names[0]).write_text("old")
+        for name in (names[0], ".lfm_np.partial"):
+            (tmp_path / f"{round}.partial" / name).write_text("old")
         writers = [threading.Thread(target=write, args=(writer, start, results)) for writer in range(4)]
         for writer in writers:
             writer.start()
@@ -375,3 +376,23 @@ def test_what_is_in_the_way_of_a_folder_is_not_followed(tmp_path):
     with pytest.raises(OSError, match=r"x\.partial"), atomic.appearing(tmp_path / "x"):
         pass
     assert os.listdir(tmp_path / "other") == ["kept"]
+
+
+def test_a_folder_that_only_has_the_name_of_an_unfinished_one_is_kept(tmp_path):
+    with atomic.appearing(tmp_path / "x.partial") as place:
+        (place / "kept").touch()
+    assert os.listdir(tmp_path / "x.partial") == ["kept"]
+    with (
+        pytest.raises(FileExistsError, match=r"no writer left; move it: .*x\.partial"),
+        atomic.appearing(tmp_path / "x"),
+    ):
+        pass
+    assert os.listdir(tmp_path / "x.partial") == ["kept"]
+
+
+@pytest.mark.parametrize(("name", "error"), [("m/.", IsADirectoryError), (".lfm_np.0.tmp", ValueError)])
+def test_names_that_would_be_another_file_or_none(name, error, tmp_path):
+    """What has the name of a temporary file vanished when the next writer came, or at once."""
+    with pytest.raises(error):
+        model().save(os.path.join(tmp_path, name))
+    assert not list(tmp_path.iterdir())

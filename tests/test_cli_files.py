@@ -1,5 +1,6 @@
 """The command line: what one command reads and writes is what the next one reads, and no file serves twice."""
 
+import dataclasses
 import sys
 
 import numpy as np
@@ -136,6 +137,49 @@ def test_endings_in_capitals(tmp_path):
     (tmp_path / "D.TSV").write_text("user\titem\n" + "".join(f"{user}\t{item}\n" for user, item in PAIRS.tolist()))
     assert run("fit", tmp_path / "D.TSV", *FIT, "-o", tmp_path / "M.SAFETENSORS") == 0
     assert run("info", tmp_path / "M.SAFETENSORS") == 0
+    (tmp_path / "d.tsv").write_text("user\titem\n1\t2\n1\t3\n")
+    assert run("fit", tmp_path / "d.tsv", *FIT, "-o", tmp_path / "M.safetensors") == 0
+    for name in ("M.SAFETENSORS", "M.safetensors"):  # of which one had lost its interactions
+        assert run("recommend", tmp_path / name, "-o", tmp_path / "out.csv") == 0
+
+
+@pytest.mark.parametrize(("user", "item"), [("score", "item"), ("user", "rank"), ("item", "item")])
+def test_columns_of_one_name_are_told_apart(tmp_path, capsys, user, item):
+    """Users were replaced by the scores."""
+    np.savez(tmp_path / "d.npz", **{user: USERS, item: ITEMS})
+    assert run("fit", tmp_path / "d.npz", "--user", user, "--item", item, *FIT, "-o", tmp_path / "m.safetensors") == 0
+    capsys.readouterr()
+    assert run("recommend", tmp_path / "m.safetensors", "--include-seen", "-n", "1") == 0
+    found = rows(capsys)
+    assert list(found[0]) == ["user", "item", "score", "rank"]
+    assert {row["rank"] for row in found} == {"1"}
+
+
+def test_an_array_may_have_the_name_of_a_part_of_a_matrix(tmp_path):
+    np.savez(tmp_path / "d.npz", user=USERS, item=ITEMS, format=ITEMS)
+    assert run("fit", tmp_path / "d.npz", *FIT, "-o", tmp_path / "m.safetensors") == 0
+
+
+def test_only_the_ending_says_what_separates_fields(tmp_path):
+    require("pyarrow")
+    (tmp_path / "was.tsv.csv").write_text("user,item\n1,2\n")
+    assert run("info", tmp_path / "was.tsv.csv") == 0
+
+
+def test_a_name_of_a_column_may_have_ends_of_lines(tmp_path):
+    pa, pq = require("pyarrow"), require("pyarrow.parquet")
+    pq.write_table(pa.table({"us\rer": USERS, "item": ITEMS}), tmp_path / "d.parquet")
+    hold_out = "--user", "us\rer", "--hold-out", tmp_path / "test.csv"
+    assert run("fit", tmp_path / "d.parquet", *hold_out, *FIT, "-o", tmp_path / "m.safetensors") == 0
+    assert run("evaluate", tmp_path / "m.safetensors", tmp_path / "test.csv") == 0
+
+
+def test_params_of_another_program_are_no_note(tmp_path):
+    np.savez(tmp_path / "d.npz", user=USERS, item=ITEMS)
+    assert run("fit", tmp_path / "d.npz", *FIT, "-o", tmp_path / "m.safetensors") == 0
+    factors = lfm_np.Factors.load(tmp_path / "m.safetensors")
+    dataclasses.replace(factors, params={"command_line": "mine"}).save(tmp_path / "other.safetensors")
+    assert run("recommend", tmp_path / "other.safetensors", "--data", tmp_path / "d.npz", "-n", "1") == 0
 
 
 def test_a_bad_delimiter_is_seen_before_the_fit(tmp_path, capsys):
@@ -146,13 +190,13 @@ def test_a_bad_delimiter_is_seen_before_the_fit(tmp_path, capsys):
 
 
 def test_ids_on_a_terminal_are_no_markup(tmp_path, capsys, monkeypatch):
-    names = np.array(["[bold]x", "[/b]", "a:heart:b", *"abcdefghi"])
+    names = np.array(["[bold]x", "[/b]", "a:heart:b", "\x1b[2Jc", *"abcdefgh"])
     np.savez(tmp_path / "d.npz", user=names[USERS], item=ITEMS)
     assert run("fit", tmp_path / "d.npz", *FIT, "-o", tmp_path / "m.safetensors") == 0
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    for name in names[:3]:
+    for name in names[:4]:
         assert run("similar", tmp_path / "m.safetensors", "--user", name, "-n", "1") == 0
-        assert name in capsys.readouterr().out
+        assert name.replace("\x1b", r"\x1b") in capsys.readouterr().out
 
 
 def test_labels_of_times(tmp_path):

@@ -571,6 +571,9 @@ def test_dates_split_too():
     dates = np.array(["2024-01-01", "2024-02-01", "2024-03-01"], "M8[D]")
     data = Interactions.from_arrays([1, 1, 1], [1, 2, 3], timestamps=dates)
     assert data.split("time", at="2024-02-01")[1].matrix.nnz == 2
+    for text in ("20240201", "202402", "1706745600"):  # years to NumPy
+        with pytest.raises(ValueError, match="at must be a time"):
+            data.split("time", at=text)
     assert data.split("last")[1].matrix.indices.tolist() == [2]
 
 

@@ -131,6 +131,21 @@ def test_titles_of_every_archive(folder, monkeypatch, name, member, text):
 
 
 @pytest.mark.small
+@pytest.mark.parametrize(
+    ("member", "text", "title"),
+    [
+        ("movies.dat", "7::A\u2028B::x\r\n", "A\u2028B"),
+        ("movies.dat", b"7::A\x85\xe9::x\n", "A\x85é"),
+        ("movies.csv", 'movieId,title\n7,"A\nB"\n', "A\nB"),
+    ],
+)
+def test_lines_of_titles_end_at_line_ends_only(folder, member, text, title):
+    with zipfile.ZipFile(folder / "ml-1m.zip", "w") as archive:
+        archive.writestr(member, text)
+    assert movielens_titles("1m") == {7: title}
+
+
+@pytest.mark.small
 def test_titles_that_cannot_be_had(folder, monkeypatch):
     with zipfile.ZipFile(folder / "ml-1m.zip", "w") as archive:
         archive.writestr("ml-1m/movies.dat", "7::a::b\nseven\n")

@@ -54,6 +54,33 @@ def test_training_curve_shows_the_history():
     np.testing.assert_array_equal(ax.get_lines()[2].get_xdata(), [0.5, 1.0, 1.5, 2.0])
 
 
+@pytest.mark.parametrize(
+    "draw",
+    [
+        plots.training_curve,
+        plots.factor_spectrum,
+        lambda results, labels: plots.coverage(results, sp.csr_array((2, 3)), labels=labels),
+        lambda results, labels: plots.popularity_bias(results, sp.csr_array((2, 3)), labels=labels),
+        lambda results, labels: plots.metric_at_n(
+            results, sp.csr_array((2, 3)), sp.csr_array(np.eye(2, 3)), N=[1], labels=labels
+        ),
+    ],
+)
+def test_labels_of_curves_are_taken_literally(draw, tmp_path):
+    """What begins with "_" had no entry, and dollar signs were a formula, or an error."""
+    ax = draw([result()] * 3, labels=["_a", r"$\frac$ and $6", "b\0"])
+    ax.figure.savefig(tmp_path / "picture.png")
+    texts = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert texts[-3:] == ["_a", r"$\frac$ and $6", "b\ufffd"]
+    assert texts[:-3] in ([], ["interactions"])
+
+
+def test_a_measure_is_no_formula(tmp_path):
+    history = [{"iteration": 1, "objective": 1.0, "seconds": 1.0, r"$\frac$": 2.0}]
+    ax = plots.training_curve(Factors(np.ones((2, 1)), np.ones((3, 1)), history=history), measure=r"$\frac$")
+    ax.figure.savefig(tmp_path / "picture.png")
+
+
 def test_training_curve_shows_what_a_callback_measured():
     history = [
         {"iteration": i, "objective": 1.0, "seconds": i} | ({"ndcg": i / 10} if i % 2 else {}) for i in (1, 2, 3)

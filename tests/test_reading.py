@@ -220,6 +220,14 @@ def test_times_that_python_cannot_have_are_no_values_either():
                 Interactions.from_frame(pa.table({"user": [1], "item": [1], "v": column}), value="v")
 
 
+@pytest.mark.parametrize("name", ["*", "^u.*$"])
+@pytest.mark.parametrize("kind", ["DataFrame", "LazyFrame"])
+def test_names_of_columns_are_no_patterns(name, kind):
+    pl = require("polars")
+    frame = getattr(pl, kind)({"ux": [7, 8], "item": ["b", "c"], name: [1, 2]})
+    assert Interactions.from_frame(frame, user=name).users.tolist() == [1, 2]
+
+
 def test_lazy_frames_are_collected():
     pl = require("polars")
     data = make_and_read(pl.LazyFrame({"user": ["a"], "item": ["b"], "more": [[1, 2]]}))
@@ -455,6 +463,7 @@ def test_a_name_with_a_colon_is_no_url(tmp_path, monkeypatch):
     (tmp_path / "day:1.csv").write_text("user,item\n1,2\n")
     pq.write_table(pa.table({"user": [1], "item": [2]}), tmp_path / "day:1.parquet")
     assert Interactions.from_csv("day:1.csv").shape == Interactions.from_parquet("day:1.parquet").shape == (1, 1)
+    assert lfm_np.StoredMatrix.from_parquet("day:1.parquet", "stored:1").items.tolist() == [2]
 
 
 def test_two_dots_behind_a_link_lead_where_the_system_says(tmp_path):

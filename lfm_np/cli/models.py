@@ -18,13 +18,15 @@ from lfm_np.cli.tables import cells
 from lfm_np.factors import Factors
 from lfm_np.ids import in_type
 from lfm_np.interactions import Interactions
+from lfm_np.validation.records import check_moment
 
 KEY = "command_line"  # in the model's params: the columns, and which files of interactions are the model's
 
 
 def beside(path: Path) -> Path:
-    """The file of interactions that belongs to a model file."""
-    return path.with_suffix(".interactions.npz")
+    """The file of interactions that belongs to a model file, and to no other one: "m.SAFETENSORS" has its own."""
+    upper = path.suffix != ".safetensors" and path.suffix.lower() == ".safetensors"
+    return path.with_name(f"{path.name}.interactions.npz") if upper else path.with_suffix(".interactions.npz")
 
 
 def save(path: Path, factors: Factors, data: Interactions, columns: Columns, held_out: Path | None = None) -> Factors:
@@ -111,7 +113,8 @@ def columns_of(factors: Factors, source: str | None = None) -> Columns:
 
 
 def _note(factors: Factors) -> dict[str, Any]:
-    return (factors.params or {}).get(KEY) or {}
+    note = (factors.params or {}).get(KEY)
+    return note if isinstance(note, dict) else {}
 
 
 def align(data: Interactions, known: Interactions) -> tuple[sp.csr_array, int]:
@@ -155,6 +158,8 @@ def parse_ids(name: str, texts: list[str], known: np.ndarray) -> np.ndarray:
     try:
         if kind == "b":  # NumPy takes any text for True
             return np.array([{"true": True, "false": False}[text.lower()] for text in texts])
+        if kind == "M":
+            [check_moment(name, text, True) for text in texts]  # NumPy takes some for other times
         as_given = np.dtype({"U": "U", "M": "datetime64"}.get(kind, known.dtype))  # neither cut nor rounded
         return np.array(texts).astype(as_given)
     except (ValueError, OverflowError, KeyError):

@@ -101,9 +101,9 @@ def _read(source: str, columns: Columns) -> Interactions:
 
 def delimiter_of(source: str, asked: str | None) -> str:
     """What separates the fields: a comma, or in a .tsv file a tab, unless another is asked for."""
-    usual = "\t" if ".tsv" in Path(source.lower()).suffixes else ","
+    usual = "\t" if source.lower().endswith(tuple(name for name in TEXTS if ".tsv" in name)) else ","
     found = usual if asked is None else asked.replace("\\t", "\t")  # as one types it without $'…'
-    if len(found) != 1 or not found.isascii() or found in '"\r\n':
+    if len(found) != 1 or not found.isascii() or found in '"\r\n\0':
         raise ValueError(f"delimiter must be one character, ASCII and no quote or line end, got {asked!r}")
     return found
 
@@ -112,7 +112,7 @@ def _npz(source: str, columns: Columns) -> Interactions:
     """A sparse matrix as scipy.sparse.save_npz writes it, with or without ids; or an array for each column."""
     arrays = npz_files.read_arrays(source)
     with npz_files.reading(source):
-        matrix = sp.load_npz(source) if "format" in arrays else None
+        matrix = sp.load_npz(source) if np.ndim(arrays.get("format", ())) == 0 else None  # else it is a column
     if matrix is not None:
         m, n = matrix.shape
         ids = arrays.get("users", np.arange(m)), arrays.get("items", np.arange(n))

@@ -21,6 +21,7 @@ from lfm_np.recommendations import write_parquet
 
 FORMATS = ("csv", "json", "parquet")
 Columns = dict[str, Any]  # arrays or lists of one length
+_SEEN = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}  # what a terminal would obey
 
 
 def write(parts: Iterable[Columns], output: Path | None, delimiter: str = ",") -> int:
@@ -109,7 +110,7 @@ def _csv(parts: Iterable[Columns], file: TextIO, delimiter: str) -> None:
     )
     for number, part in enumerate(parts):
         if number == 0:
-            plain.writerow(part)
+            (quoted if _needs_quotes(list(part)) else plain).writerow(part)
         if any(map(_needs_quotes, part.values())):
             quoted.writerows([math.nan if cell is None else cell for cell in line] for line in _lines(part))
         else:
@@ -161,5 +162,5 @@ def _drawn(parts: Iterable[Columns]) -> None:
             numeric = np.asarray(column).dtype.kind in "iuf"
             table.add_column(name, justify="right" if numeric else "left", overflow="fold")
         for line in _lines(part):
-            table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in line))
+            table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell).translate(_SEEN) for cell in line))
     Console(markup=False, emoji=False).print(table)  # an id may look like either

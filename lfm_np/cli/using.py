@@ -44,9 +44,12 @@ def recommend(
     if user:
         rows = known.rows_of(models.parse_ids("--user", user, known.users))
     seen = None if include_seen else known
-    asked, names = known.users[rows], models.columns_of(factors)
+    asked, columns = known.users[rows], models.columns_of(factors)
+    names = columns.user, columns.item
+    if len({*names, "score", "rank"}) < 4:  # two columns of one name would be one
+        names = "user", "item"
     blocks = recommend_blocks(factors, rows, n, seen=seen, num_threads=threads)
-    count = tables.write((_table(names.user, asked, names.item, known.items, some) for some in blocks), output)
+    count = tables.write((_table(names[0], asked, names[1], known.items, some) for some in blocks), output)
     if output is not None:
         say(f"{output}: {count:,} recommendations for {len(rows):,} users")
 

@@ -278,13 +278,14 @@ def _text(path: Path, member: str) -> bytes | None:
 def _titles(what: str, text: bytes, delimiter: str) -> dict[int, str]:
     """Title by id; a line is id, title and more. The old editions are Latin-1, the others UTF-8."""
     try:
-        lines = text.decode().splitlines()
+        whole = text.decode()
     except UnicodeDecodeError:
-        lines = text.decode("latin-1").splitlines()
-    rows = csv.reader(lines[1:]) if delimiter == "," else [line.split(delimiter) for line in lines]
+        whole = text.decode("latin-1")
+    file = io.StringIO(whole, newline="" if delimiter == "," else None)  # lines end at line ends only
     try:
+        rows = list(csv.reader(file))[1:] if delimiter == "," else [line.rstrip("\n").split(delimiter) for line in file]
         return {int(row[0]): row[1] for row in rows if row}
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, csv.Error) as error:
         raise ValueError(f"cannot read {what}: {error}") from None
 
 

@@ -161,7 +161,7 @@ def from_parquet(
     )
     files = _files(path)
     schema = _schema(path, plan)
-    plan = plan._replace(root=absolute(os.fspath(path)) if os.path.isdir(path) else None)
+    plan = plan._replace(root=absolute(os.fsdecode(path)) if os.path.isdir(path) else None)
     with sigint_noted() as interrupted:
         cluster = Cluster(client, interrupted)
         count = cluster.workers().threads if shards is None else check_int("shards", shards, 1)

@@ -49,10 +49,27 @@ def named(results: Any, labels: Sequence[str] | None) -> list[tuple[Factors, str
     return list(zip(results, labels))
 
 
-def tidy(ax: Any, *, legend: bool = False) -> Any:
-    """Axes without clutter; returns them."""
+def tidy(ax: Any, *, legend: bool = False, labels: Sequence[Any] | None = None) -> Any:
+    """Axes without clutter; returns them.
+
+    In the legend are the curves that have a label, the last of them as ``labels`` calls them: matplotlib would leave
+    out what begins with "_", and take what is between dollar signs for a formula.
+    """
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.3)
     if legend:
-        ax.legend(frameon=False)
+        own = dict(zip(list(ax.lines)[-len(labels) :], labels)) if labels else {}
+        own = {curve: label for curve, label in own.items() if label not in (None, "")}
+        others, names = ax.get_legend_handles_labels()
+        before = {curve: name for curve, name in zip(others, names) if curve not in own}
+        placeholders = [*before.values(), *("curve" for _ in own)]
+        texts = ax.legend([*before, *own], placeholders, frameon=False).get_texts()
+        for text, label in zip(texts[len(before) :], own.values()):
+            text.set_parse_math(False)
+            text.set_text(printable(label))
     return ax
+
+
+def printable(label: Any) -> str:
+    """Without what no font has, and not too long."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in str(label)[:200])

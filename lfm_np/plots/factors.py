@@ -9,7 +9,7 @@ import numpy as np
 
 from lfm_np.canonical import gram
 from lfm_np.factors import Factors
-from lfm_np.plots.axes import GREY, make_axes, named, tidy
+from lfm_np.plots.axes import GREY, make_axes, named, printable, tidy
 from lfm_np.quiet import eigh, quietly
 from lfm_np.ranking import unit_rows
 from lfm_np.validation import check_choice, check_ids, check_values, shown
@@ -47,7 +47,7 @@ def factor_spectrum(
     for values, (_, label) in zip(spectra, curves):
         ax.semilogy(np.arange(1, len(values) + 1), np.where(values > 0, values, np.nan), "o-", ms=3, label=label)
     ax.set(xlabel="latent direction", ylabel="singular value of $U V^T$")
-    return tidy(ax, legend=labels is not None)
+    return tidy(ax, legend=labels is not None, labels=labels)
 
 
 def _singular_values(U: np.ndarray, V: np.ndarray) -> np.ndarray:
@@ -158,9 +158,8 @@ def _write_labels(ax: Any, places: np.ndarray, texts: list[str]) -> None:
         if len(taken) == LABELS:
             return
         for shift, side in (((4, 3), "left"), ((-4, 3), "right"), ((4, -9), "left"), ((-4, -9), "right")):
-            shown = "".join(letter if letter.isprintable() else "\ufffd" for letter in text[:200])
             label = ax.annotate(
-                shown, place, xytext=shift, textcoords="offset points", fontsize=7, ha=side, parse_math=False
+                printable(text), place, xytext=shift, textcoords="offset points", fontsize=7, ha=side, parse_math=False
             )
             box = label.get_window_extent()
             if ax.bbox.x0 <= box.x0 and box.x1 <= ax.bbox.x1 and not any(box.overlaps(other) for other in taken):

@@ -59,7 +59,7 @@ def metric_at_n(
         ax.fill_between(cutoffs, means - errors, means + errors, color=line.get_color(), alpha=0.2, linewidth=0)
     ax.set(xlabel="N, length of the list", ylabel=f"{metric.replace('_', ' ')} at N")
     _length_axis(ax, cutoffs)
-    return tidy(ax, legend=labels is not None)
+    return tidy(ax, legend=labels is not None, labels=labels)
 
 
 def coverage(
@@ -106,7 +106,7 @@ def coverage(
         ax.plot(np.arange(1, N + 1), share, label=label)
     ax.set(xlabel="N, length of the list", ylabel="share of items in some list", ylim=(0, 1.02))
     _length_axis(ax, [length for length in LENGTHS if length <= N])
-    return tidy(ax, legend=labels is not None)
+    return tidy(ax, legend=labels is not None, labels=labels)
 
 
 def popularity_bias(
@@ -157,7 +157,7 @@ def popularity_bias(
     for share, (_, label) in zip(shares, curves):
         ax.plot(share_of_items, share, label=label or f"first {N} recommended")
     ax.set(xlabel="share of items, most popular first", ylabel="their share", xlim=(0, 1), ylim=(0, 1.02))
-    return tidy(ax, legend=True)
+    return tidy(ax, legend=True, labels=labels)
 
 
 def _some_items(curves: list[tuple[Factors, str | None]]) -> int:

@@ -63,11 +63,11 @@ def training_curve(
     for label, name, where, values in found:
         ax.plot(where, values, "o-", ms=4)
         ax.get_lines()[-1].set_label(label)
-        ax.set_ylabel(name.replace("_", " "))
+        ax.set_ylabel(name.replace("_", " "), parse_math=False)
     ax.set_xlabel(by)
     if by == "iteration":
         ax.xaxis.get_major_locator().set_params(integer=True)
-    return tidy(ax, legend=labels is not None)
+    return tidy(ax, legend=labels is not None, labels=labels)
 
 
 def measured(result: Factors) -> str:

@@ -191,7 +191,7 @@ class StoredMatrix:
         cls, write: Any, folder: Any, dtype: np.dtype, budget: Budget, threads: int, given: int | None
     ) -> StoredMatrix:
         """``write(place, scratch, budget)`` the rows, and all the rest here; ``given``: the memory of the result."""
-        folder = Path(check.check_path("folder", folder))
+        folder = Path(check.absolute(check.check_path("folder", folder)))  # Arrow takes "day:1" for a URI
         with appearing(folder) as place, tempfile.TemporaryDirectory(dir=place) as temporary:
             scratch = Path(temporary)
             shape = write(place, scratch, budget)

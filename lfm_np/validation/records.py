@@ -141,12 +141,15 @@ def check_moment(name: str, value: Any, dated: bool) -> Any:
 
 
 def _wraps_around(moment: np.datetime64, given: Any) -> bool:
-    """Whether NumPy let a text wrap around: of a year too large, or with too many decimals for its year."""
+    """Whether NumPy takes a text for another time: digits alone ("20240503") for a year, and what wraps around.
+
+    That is a year too large, or too many decimals for the year.
+    """
     text = given.decode() if isinstance(given, bytes) else given
     if not isinstance(text, str):
         return False
     whole, fraction = re.subn(r"[.][0-9]+", "", text)
-    too_large = re.match(r"\s*[+-]?[0-9]{12}", text) is not None
+    too_large = re.match(r"\s*[+-]?([0-9]{12}|[0-9]{5,}$)", text) is not None
     return too_large or (fraction > 0 and moment.astype("M8[s]") != np.datetime64(whole, "s"))
 
 

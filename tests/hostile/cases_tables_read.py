@@ -475,6 +475,7 @@ def _moved(X: sp.csr_array) -> sp.csr_array:
 def _left_over(folder: Path) -> Factors:
     (folder / "X.partial").mkdir()
     (folder / "X.partial" / "rows.data.npy").write_bytes(b"half")
+    (folder / "X.partial" / ".lfm_np.partial").touch()
     found = als(StoredMatrix.from_matrix(table(), folder / "X"))
     assert [p.name for p in folder.iterdir()] == ["X"]
     return found
