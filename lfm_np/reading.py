@@ -276,8 +276,8 @@ def open_files(
         except ImportError:
             raise missing_extra("fsspec", "io") from None
         filesystem, name = fsspec.core.url_to_fs(name)
+    from lfm_np.arrow_files import data_set, one_of
     from lfm_np.csv_files import typed
-    from lfm_np.data_sets import data_set, one_of
     from lfm_np.parquet_files import common_schema, parquet_batches
 
     with named(name):

@@ -158,8 +158,8 @@ def parse_ids(name: str, texts: list[str], known: np.ndarray) -> np.ndarray:
     try:
         if kind == "b":  # NumPy takes any text for True
             return np.array([{"true": True, "false": False}[text.lower()] for text in texts])
-        if kind == "M":
-            [check_moment(name, text, True) for text in texts]  # NumPy takes some for other times
+        for text in texts if kind == "M" else ():
+            check_moment(name, text, True)  # NumPy takes some for other times
         as_given = np.dtype({"U": "U", "M": "datetime64"}.get(kind, known.dtype))  # neither cut nor rounded
         return np.array(texts).astype(as_given)
     except (ValueError, OverflowError, KeyError):
