@@ -80,9 +80,10 @@ def estimate_memory(
     Returns
     -------
     int
-        Within 15 % of the arrays that are alive at the peak, of fits that take 2 MB or more; `als` of short rows only,
-        where threads need no scratch for long ones, takes up to 36 · ld² numbers a thread less (ld: see Notes). What
-        Python, Numba and torch take for themselves, some 150 MB and more, is not counted.
+        Within 15 % of the arrays that are alive at the peak, of fits that take 2 MB or more. Threads of `als` need no
+        scratch for exact solutions of long rows where there are none, or rows take steps of "cg": such a fit takes up
+        to 20 · ld² numbers a thread less (ld: see Notes). What Python, Numba and torch take for themselves, some
+        150 MB and more, is not counted.
 
     Raises
     ------

@@ -168,6 +168,7 @@ def test_nulls_are_counted_dropped_or_kept(kind):
 
 def test_times_that_are_all_null(tmp_path):
     """As a CSV file has them whose column is empty."""
+    require("pyarrow")
     (tmp_path / "a.csv").write_text("user,item,value,time\n1,2,,\n3,4,,\n")
     options = {"value": "value", "timestamp": "time"}
     kept = Interactions.from_csv(tmp_path / "a.csv", nulls="keep", **options)
