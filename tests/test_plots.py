@@ -79,6 +79,7 @@ def test_a_measure_is_no_formula(tmp_path):
     history = [{"iteration": 1, "objective": 1.0, "seconds": 1.0, r"$\frac$": 2.0}]
     ax = plots.training_curve(Factors(np.ones((2, 1)), np.ones((3, 1)), history=history), measure=r"$\frac$")
     ax.figure.savefig(tmp_path / "picture.png")
+    assert ax.get_ylabel() == r"$\frac$"
 
 
 def test_training_curve_shows_what_a_callback_measured():
