@@ -62,7 +62,7 @@ def estimate_memory(
     factors : int
         k.
     solver : {"als", "sgd"}
-        `als` takes as much with any of its own solvers.
+        "als" stands for its exact solver; see below for the others.
     dtype : float32 or float64
     biases : bool
     sampled : bool

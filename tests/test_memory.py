@@ -106,6 +106,22 @@ def test_the_estimate_is_within_15_percent_of_the_peak(shape, options):
     assert estimate == pytest.approx(peak_of(fit, X), rel=0.15)
 
 
+@pytest.mark.skipif(JIT_DISABLED, reason="of compiled code")
+@pytest.mark.parametrize("solver", ["exact", "cg", "subspace"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_of_many_factors_and_short_rows_only_scratch_of_threads_is_less_than_estimated(solver, threads):
+    m, n, cells, k = 4_000, 1_000, 100_000, 320
+    X, ld = matrix(m, n, cells), row_plan.padded(k)
+
+    def fit(X):
+        lfm_np.als(X, factors=k, num_threads=threads, random_state=0, iterations=1, solver=solver)
+
+    fit(X)  # compiles what a smaller matrix does not need
+    estimate, peak = lfm_np.estimate_memory(m, n, X.nnz, factors=k, num_threads=threads), peak_of(fit, X)
+    assert estimate >= 0.85 * peak
+    assert estimate - 20 * ld * ld * 4 * threads <= 1.15 * peak
+
+
 TORCH_FITS = [
     *({"solver": solver} for solver in ("exact", "cg", "subspace")),
     {"weighting": "ratings", "biases": True, "regularization": 10.0},
