@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--iterations", type=int, default=5)
     run.add_argument("--alpha", type=float, default=10.0, help="of als; `python -m benchmarks.als_tuning` finds one")
     run.add_argument("--regularization", type=float, default=None, help="by default that of the task")
-    run.add_argument("--judge", choices=("every", "last", "never"), default="every")
+    run.add_argument("--judge", choices=("every", "objective", "last", "never"), default="every")
     run.add_argument("--device", default="cpu", help="for the torch solvers")
     run.add_argument("--limit", type=float, default=300.0, help="seconds of training after which a solver stops")
     run.add_argument("--output", type=Path, default=Path("benchmark.jsonl"))
@@ -50,6 +50,8 @@ def _check(options: argparse.Namespace) -> None:
         datasets.check(name)
     if unknown := sorted(set(options.solvers or ()) - set(solvers.entries())):
         raise ValueError(f"no solver {', '.join(unknown)}; there are {', '.join(solvers.entries())}")
+    if options.judge == "objective" and options.task != "als":
+        raise ValueError("only als has an objective to judge by")
 
 
 def _list(options: argparse.Namespace) -> int:

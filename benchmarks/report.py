@@ -149,19 +149,21 @@ def first_near(records: list[Record], measure: str) -> dict[str, Record]:
 
 
 def time_to_quality(records: list[Record]) -> str:
-    """A table of one run of als: seconds until the objective and recall@20 are near the best of the run."""
-    near = {measure: first_near(records, measure) for measure in NEAR}
-    lines = [["solver", "objective within 0.1 %: s (sweeps)", "recall@20 within 1 %: s (sweeps)"], ["---"] * 3]
+    """A table of one run of als: seconds until the objective, and recall@20 if any, are near the best of the run."""
+    near = {measure: first_near(records, measure) for measure in NEAR if measure in records[0]}
+    titles = {"objective": "objective within 0.1 %: s (sweeps)", "recall@20": "recall@20 within 1 %: s (sweeps)"}
+    lines = [["solver", *(titles[measure] for measure in near)], ["---"] * (1 + len(near))]
     solvers = dict.fromkeys(record["solver"] for record in records)
     for solver in sorted(solvers, key=lambda solver: near["objective"].get(solver, {"total": np.inf})["total"]):
-        cells = [near[measure].get(solver) for measure in NEAR]
+        cells = [found.get(solver) for found in near.values()]
         lines.append([solver, *(f"{cell['total']:.3g} ({cell['iteration']})" if cell else "not" for cell in cells)])
     best = min(records, key=lambda record: record["objective"])
     before = [r for r in records if (r["solver"], r["iteration"]) == (best["solver"], best["iteration"] - 1)]
     gain = f", whose last sweep gained {before[0]['objective'] / best['objective'] - 1:.1e}" if before else ""
-    recall = max(record["recall@20"] for record in records)
-    head = f"Lowest objective {best['objective']:.6g} ({best['solver']}{gain}), highest recall@20 {recall:.4f}."
-    return head + "\n\n" + "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+    head = f"Lowest objective {best['objective']:.6g} ({best['solver']}{gain})"
+    if "recall@20" in near:
+        head += f", highest recall@20 {max(record['recall@20'] for record in records):.4f}"
+    return head + "." + "\n\n" + "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
 
 # ---- plots ----------------------------------------------------------------------------------------------------------

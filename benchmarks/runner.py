@@ -94,8 +94,9 @@ def compare(
 
     Parameters
     ----------
-    judged : {"every", "last", "never"}
-        After which iterations quality is measured; its time is not counted.
+    judged : {"every", "objective", "last", "never"}
+        After which iterations quality is measured; its time is not counted. "objective": after every one, without
+        rankings, which cost the most where there are many items.
     limit : float
         A solver that has trained for this many seconds does no further iteration.
 
@@ -146,8 +147,9 @@ def _rounds(
                 spent[worker.name] += step["wall"]
                 yield {"kind": "step", **base, **step, "total": total[worker.name]}
                 last = iteration == iterations or spent[worker.name] > limit
-                if judged == "every" or (judged == "last" and last):
-                    yield {"kind": "quality", **base, "total": total[worker.name], **worker.ask("judge")}
+                if judged in ("every", "objective") or (judged == "last" and last):
+                    command = "objective" if judged == "objective" else "judge"
+                    yield {"kind": "quality", **base, "total": total[worker.name], **worker.ask(command)}
                 if last:
                     active.remove(worker)
             except Failed as failure:

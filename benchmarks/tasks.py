@@ -46,16 +46,17 @@ def make_task(name: str, **options: Any) -> Task:
     return Task(name, **(defaults[name] | options))
 
 
-def judge(task: Task, train: sp.csr_array, test: sp.csr_array, factors: lfm_np.Factors) -> dict[str, Any]:
-    """Objective (float64, over all cells; als only) and ranking quality on the test cells of some users."""
+def judge(task: Task, train: sp.csr_array, test: sp.csr_array | None, factors: lfm_np.Factors) -> dict[str, Any]:
+    """Objective (float64, over all cells; als only), and ranking quality on the test cells, if given, of some users."""
     started = time.perf_counter()
     found: dict[str, Any] = {}
     if task.name == "als":
         found["objective"] = lfm_np.objective(
             train, factors, regularization=task.regularization, alpha=task.alpha, weighting="hu-koren"
         )
-    metrics = lfm_np.evaluate(factors, train, some_users(test), metrics=("recall@20", "ndcg@20"))
-    found |= {name: float(metrics[name]) for name in ("recall@20", "ndcg@20", "recall@20_se")}
+    if test is not None:
+        metrics = lfm_np.evaluate(factors, train, some_users(test), metrics=("recall@20", "ndcg@20"))
+        found |= {name: float(metrics[name]) for name in ("recall@20", "ndcg@20", "recall@20_se")}
     return found | {"judged_in": time.perf_counter() - started}
 
 

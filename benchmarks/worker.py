@@ -56,7 +56,8 @@ def _serve(name: str, dataset: str, task: Task, answers: TextIO) -> None:
         else:
             found = solver.factors()
             finite = all(np.isfinite(array).all() for array in (found.user_factors, found.item_factors))
-            _answer(answers, finite=bool(finite), **judge(task, data.train, data.test, found))
+            test = data.test if command.strip() == "judge" else None
+            _answer(answers, finite=bool(finite), **judge(task, data.train, test, found))
 
 
 def _answer(answers: TextIO, **values: Any) -> None:

@@ -97,7 +97,8 @@ def als(
     iterations : int
         Sweeps at most; a sweep solves all users from V, then all items from the new U.
     tolerance : float
-        Stop once a sweep, but the first, lowers J by less than this share of what J was. 0 never stops early.
+        Stop once a sweep, but the first, lowers J by less than this share of what J was. 0 never stops early, nor does
+        a J of 0.
     solver : {"auto", "exact", "cg", "subspace"}
         "exact" solves every row's normal equations. "cg" takes two steps of preconditioned conjugate gradients from the
         row's old value, and "subspace" (iALS++ [4]_) solves for 64 factors after another, wherever that is cheaper than
@@ -128,13 +129,14 @@ def als(
     checkpoint : str, path or Checkpoint, optional
         A file that keeps the state of the run, replaced in one step after every sweep, or every so many seconds with
         ``Checkpoint(path, every)``. Where it is there already, the run goes on from it, to the same bits as without a
-        break; a file of another X or of other arguments is refused. ``iterations`` (no fewer than were done),
-        ``tolerance``, ``num_threads``, ``callback``, ``progress`` and ``raise_on_interrupt`` may differ.
+        break; a file of another X or of other arguments, ``random_state`` among them, is refused. ``iterations`` (no
+        fewer than were done), ``tolerance``, ``num_threads``, ``callback``, ``progress`` and ``raise_on_interrupt`` may
+        differ.
 
     Returns
     -------
     Factors
-        In the canonical basis (VᵀV diagonal, descending); ``history`` holds for each sweep ``iteration``,
+        In the canonical basis (VᵀV diagonal, descending); ``history`` holds for each sweep ``iteration`` (1, 2, …),
         ``objective_users`` and ``objective`` (J after either half-sweep, exact, float64) and ``seconds``. ``params``:
         the arguments, what was chosen, and ``seed``, the ``random_state`` that repeats the fit (None for an object).
 

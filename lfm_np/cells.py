@@ -82,7 +82,7 @@ def to_csr(
     Returns
     -------
     scipy.sparse.csr_array, float32
-        Indices sorted, none twice; int32 indices. Sums and means are accumulated in float64.
+        Indices sorted, none twice; int32 indices. Sums and means are accumulated in float64; one that is 0 is kept too.
 
     Raises
     ------

@@ -85,8 +85,8 @@ def evaluate(
     -------
     dict
         For each name the mean, and under ``name + "_se"`` its standard error s/√users (NaN for one user), float64;
-        ``"users"``: how many have relevant items. Users without other candidates have no AUC and do not enter its
-        mean.
+        ``"users"``: how many have relevant items. Users without other candidates have no AUC and enter neither its
+        mean nor its standard error.
 
     Raises
     ------
@@ -151,7 +151,7 @@ def most_popular(X: Any, *, zeros: str = "drop") -> Factors:
     X : sparse matrix or Interactions, shape (m, n)
     zeros : {"drop", "keep"}
         A stored zero counts as absent, or is a rating, as for the models of ratings beside which this one is judged: it
-        counts then, and is seen in `evaluate` and ``recommend(seen=)``.
+        counts then, and in `evaluate`, of both matrices, and in ``recommend(seen=)``.
 
     Returns
     -------

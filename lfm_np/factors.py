@@ -155,7 +155,8 @@ class Factors:
         Parameters
         ----------
         path : str or path
-            Used as given; no ending is added.
+            Used as given; no ending is added. A file that is there keeps its mode. A symbolic link stays one: the file
+            that it points to is replaced.
 
         Raises
         ------
@@ -169,7 +170,7 @@ class Factors:
         Notes
         -----
         The tensors have the attributes' names, so that other programs can read them; ``lfm_np.persistence`` describes
-        the metadata. JSON turns tuples into lists.
+        the metadata. JSON turns tuples into lists; NaN and infinities of the history are kept.
         """
         tensors = {name: getattr(self, name) for name in ("user_factors", "item_factors", "user_bias", "item_bias")}
         model = {name: getattr(self, name) for name in ("global_bias", "status", "params", "history")}

@@ -102,7 +102,11 @@ def fold_in_users(
 def fold_in_items(
     factors: Factors, X: Any, *, num_threads: int | None = None, **parameters: Unpack[HalfStep]
 ) -> Factors:
-    """Factors of new items, the columns of ``X`` (m × r), beside the same m users. See `fold_in_users`."""
+    """Factors of new items, the columns of ``X`` (m × r), beside the same m users.
+
+    As `fold_in_users`, with users and items exchanged: each item is solved from U and the cells of its column, and U,
+    its biases and μ stay.
+    """
     V, bias = _new_rows(factors, "items", X, parameters, num_threads)
     return dataclasses.replace(factors, item_factors=V, item_bias=bias, history=())
 
@@ -167,7 +171,8 @@ def explain(factors: Factors, user: int, item: int, X: Any, **parameters: Unpack
     Returns
     -------
     Explanation
-        ``items`` and their ``contributions``, ``baseline`` and ``score`` with baseline + Σ contributions = score.
+        ``items`` and their ``contributions``, the largest first, ``baseline`` (μ + b_i) and ``score`` with
+        baseline + Σ contributions = score.
         The score is that of the user folded in from the item factors (`fold_in_users`), which a converged fit
         agrees with.
 

@@ -95,11 +95,11 @@ class Interactions:
         Parameters
         ----------
         users, items : array, shape (N,)
-            Ids of any one sortable kind each: integers, strings, dates …
+            Ids of any one sortable kind each: integers of any size, floats, strings, bytes, booleans, dates, UUIDs …
         values : array, shape (N,), optional
             Numbers; NaN where unknown. 1 by default.
         timestamps : array, shape (N,), optional
-            Integers, floats (NaN: unknown) or datetime64 (NaT: unknown).
+            Integers of up to 64 bits, which stay exact, floats (NaN: unknown) or datetime64 (NaT: unknown).
         duplicates : {"sum", "last", "mean", "max", "count", "error"}
             What becomes of several records of one pair, as in `to_csr`. With timestamps "last" means the latest (an
             unknown time counts as earliest, and equal times count in the order given), and the cell gets the latest
@@ -241,7 +241,10 @@ class Interactions:
         return self._own(matrix, self.users[users], self.items[items], part.timestamps, self.frame_backend)
 
     def binarize(self, threshold: float | None = None) -> Interactions:
-        """Interactions of value 1: of every cell, or of those whose value is known and at least ``threshold``."""
+        """Interactions of value 1: of every cell, or of those whose value is known and at least ``threshold``.
+
+        The threshold is rounded to float32 as the values were: a value given as 0.7 reaches a threshold of 0.7.
+        """
         chosen = self
         if threshold is not None:
             chosen = self._at_least(threshold)
@@ -269,7 +272,7 @@ class Interactions:
         ----------
         by : {"random", "last", "time"}
             "random": of each user's d cells, ``test_fraction * d`` at random, rounded down or up at random so that the
-            mean is exact; at least one stays in training.
+            mean is exact; but at least one stays in training, so that a user with one cell is never in the test.
             "last": the ``n`` latest cells of each user (leave-last-out); at least one stays in training. Of cells with
             equal times the one in the higher column counts as later.
             "time": everything later than one moment, the same for all users, so that no training cell comes after a
@@ -280,7 +283,8 @@ class Interactions:
         n : int
             For "last".
         at : time, optional
-            For "time": the first moment of the test set.
+            For "time": the first moment of the test set; a number, or where timestamps are dates a text such as
+            "2024-05-03", a datetime or a datetime64, in UTC.
         random_state : None, int, SeedSequence, Generator or RandomState
             For "random". An integer gives the same split every time; the other two splits involve no chance.
 

@@ -12,7 +12,8 @@ from lfm_np.problem import Problem, check_problem
 from lfm_np.quiet import quietly
 from lfm_np.validation import shown
 
-_CELLS = 1 << 16  # cells scored at once
+_GATHERED = 1 << 16  # numbers of the factors of the cells scored at once: they fit a cache
+_SUMMED = 1 << 20  # numbers of a block of a Gram matrix
 
 
 def objective(
@@ -105,9 +106,9 @@ def _cells(problem: Problem, factors: Factors) -> float:
     """Σ_Ω c(p − s)² − α₀ s²."""
     X, (d0, d1, t0, t1, a0) = problem.X, problem.weights
     rows = np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
-    loss = 0.0
-    for lo in range(0, X.nnz, _CELLS):
-        u, i, x = (array[lo : lo + _CELLS] for array in (rows, X.indices, X.data))
+    loss, step = 0.0, max(1, _GATHERED // problem.factors)
+    for lo in range(0, X.nnz, step):
+        u, i, x = (array[lo : lo + step] for array in (rows, X.indices, X.data))
         s = np.einsum("ck,ck->c", factors.user_factors[u].astype(float), factors.item_factors[i].astype(float))
         for bias, at in ((factors.user_bias, u), (factors.item_bias, i)):
             s += 0.0 if bias is None else bias[at]
@@ -140,5 +141,7 @@ def _penalty(problem: Problem, factors: Factors) -> float:
 
 def _gram(A: np.ndarray) -> np.ndarray:
     """AᵀA in float64, by blocks of rows."""
-    blocks = (A[lo : lo + _CELLS].astype(np.float64) for lo in range(0, len(A), _CELLS))
-    return sum((block.T @ block for block in blocks), np.zeros((A.shape[1], A.shape[1])))
+    k = A.shape[1]
+    step = max(k, _SUMMED // max(1, k))
+    blocks = (A[lo : lo + step].astype(np.float64) for lo in range(0, len(A), step))
+    return sum((block.T @ block for block in blocks), np.zeros((k, k)))

@@ -76,7 +76,7 @@ def recommend(
         A user never gets an item of the own row. Always the *whole* matrix, whatever ``users`` are. A stored zero
         counts as absent (not where the model was fitted to ratings: there zero is a value).
     items : array of int, optional
-        Only these are allowed.
+        Only these are allowed; none leaves every list empty (−1).
     exclude : array of int, optional
         Nobody gets these.
     num_threads : int, optional

@@ -68,7 +68,7 @@ def sgd(
         η of the first epoch.
     schedule : {"constant", "inverse", "adagrad"}
         η; η / (1 + e/10) in epoch e = 0, 1, …; or η / √(1 + Σ mean(g²)) with a sum for every row of U and V and
-        every bias, where g, λ in it, is what the row is moved by.
+        every bias, over its steps so far and the present one, where g, λ in it, is what the row is moved by.
     regularization : float or mapping
         λ of all, or {"user": …, "item": …, "negative": …, "bias": …}: of the rows of the user, the stored item and the
         items drawn as negatives, and of every bias in the step. Parts left out are 0. Applied to the rows of each step,
@@ -76,7 +76,7 @@ def sgd(
     biases : False, "item" or True
         No biases, b_i, or b_i and b_u and the constant μ. μ is the score that fits best, by itself, all stored cells
         and, with a sampler, their negatives, and stays; it is 0 for losses that are not pointwise, and without a
-        sampler where all targets are the same.
+        sampler for those that want the same score of every stored cell, whatever its value (`Logistic`).
     epochs : int
         Passes over the stored cells.
     tolerance : float
@@ -102,9 +102,9 @@ def sgd(
     checkpoint : str, path or Checkpoint, optional
         A file that keeps the state of the run, replaced in one step after every epoch, or every so many seconds with
         ``Checkpoint(path, every)``. Where it is there already, the run goes on from it, to the same bits as without a
-        break; a file of another X or of other arguments is refused, and one of a loss of your own with other code or
-        numbers. ``epochs`` (no fewer than were done), ``tolerance``, ``num_threads``, ``callback``, ``progress`` and
-        ``raise_on_interrupt`` may differ.
+        break; a file of another X or of other arguments, ``random_state`` among them, is refused, and one of a loss of
+        your own with other code or numbers. ``epochs`` (no fewer than were done), ``tolerance``, ``num_threads``,
+        ``callback``, ``progress`` and ``raise_on_interrupt`` may differ.
 
     Returns
     -------

@@ -53,6 +53,11 @@ def test_time_to_quality_is_that_of_the_first_record_near_the_best():
     table = report.time_to_quality(own)
     assert "Lowest objective 100 (a, whose last sweep gained 9.0e-04), highest recall@20 0.3000." in table
     assert table.index("| a | 20 (2) | 10 (1) |") < table.index("| b | not | 10 (1) |")
+    table = report.time_to_quality(
+        [{key: value for key, value in record.items() if key != "recall@20"} for record in own]
+    )
+    assert table.startswith("Lowest objective 100 (a, whose last sweep gained 9.0e-04).\n")
+    assert table.index("| a | 20 (2) |\n") < table.index("| b | not |\n")
 
 
 def test_plots(records, tmp_path):

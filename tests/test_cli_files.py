@@ -174,12 +174,26 @@ def test_a_name_of_a_column_may_have_ends_of_lines(tmp_path):
     assert run("evaluate", tmp_path / "m.safetensors", tmp_path / "test.csv") == 0
 
 
-def test_params_of_another_program_are_no_note(tmp_path):
+def test_params_of_another_program_are_no_note(tmp_path, capsys):
     np.savez(tmp_path / "d.npz", user=USERS, item=ITEMS)
     assert run("fit", tmp_path / "d.npz", *FIT, "-o", tmp_path / "m.safetensors") == 0
     factors = lfm_np.Factors.load(tmp_path / "m.safetensors")
     dataclasses.replace(factors, params={"command_line": "mine"}).save(tmp_path / "other.safetensors")
     assert run("recommend", tmp_path / "other.safetensors", "--data", tmp_path / "d.npz", "-n", "1") == 0
+    dataclasses.replace(factors, params={"command_line": {"columns": {"planet": "item"}}}).save(
+        tmp_path / "other.safetensors"
+    )
+    assert run("recommend", tmp_path / "other.safetensors", "--data", tmp_path / "d.npz") == 2
+    assert "is not one of this version: {'planet': 'item'}" in capsys.readouterr().err
+
+
+def test_a_number_with_an_underscore_is_no_id(tmp_path, capsys):
+    np.savez(tmp_path / "d.npz", user=[10, 10, 11], item=[1, 2, 2])
+    model = tmp_path / "m.safetensors"
+    assert run("fit", tmp_path / "d.npz", "--factors", "1", "-o", model) == 0
+    assert run("similar", model, "--user", "10") == 0
+    assert run("similar", model, "--user", "1_0") == 2
+    assert "--user must be int64 like those of the model, got ['1_0']" in capsys.readouterr().err
 
 
 def test_a_bad_delimiter_is_seen_before_the_fit(tmp_path, capsys):

@@ -171,6 +171,12 @@ def test_a_folder_that_others_may_read_is_closed(root):
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
+def test_a_relative_folder_is_that_of_the_first_look(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LFM_NP_CACHE_DIR", "here")
+    assert cache.cache_folder().parent == tmp_path / "here"
+
+
 def _a_file(root):
     root.write_bytes(b"")
 

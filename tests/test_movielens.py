@@ -62,6 +62,14 @@ def test_every_archive_is_parsed(folder, name):
 
 
 @pytest.mark.small
+def test_the_folder_may_be_below_ones_home(folder, monkeypatch):
+    write_archive(folder, "100k")
+    monkeypatch.setenv("HOME", str(folder.parent))
+    monkeypatch.setenv("LFM_NP_DATA", f"~/{folder.name}")
+    assert movielens("100k").matrix.nnz == len(ROWS)
+
+
+@pytest.mark.small
 def test_splits_of_the_archive(folder):
     write_archive(folder, "100k", u1=[ROWS[2]], ua=[ROWS[0], ROWS[3]])
     train, test, negatives = movielens_split("100k", "u1")

@@ -256,6 +256,8 @@ def test_bad_arguments():
         (lambda: plots.popularity_bias(model(), None), "seen must be a two-dimensional"),
         (lambda: plots.item_map(model(), labels=5), "labels must be a sequence"),
         (lambda: plots.item_map(model(), labels="twelve items"), "labels must be a sequence"),
+        (lambda: plots.item_map(model(), labels=np.array("one")), "labels must be a sequence"),
+        (lambda: plots.factor_spectrum([model()], labels=np.array("one")), "labels must be a sequence of 1"),
         (lambda: plots.item_map(model(), counts=["a"] * 12), "counts must be real numbers"),
     ]:
         with pytest.raises(TypeError, match=words):

@@ -18,6 +18,7 @@ from lfm_np.cli.tables import cells
 from lfm_np.factors import Factors
 from lfm_np.ids import in_type
 from lfm_np.interactions import Interactions
+from lfm_np.validation import shown
 from lfm_np.validation.records import check_moment
 
 KEY = "command_line"  # in the model's params: the columns, and which files of interactions are the model's
@@ -106,7 +107,12 @@ def columns_of(factors: Factors, source: str | None = None) -> Columns:
     What `fit` held out has reached the threshold already, of which the file, without values or counts, may not know.
     """
     note = _note(factors)
-    columns = Columns(**note.get("columns", {}))
+    try:
+        columns = Columns(**note.get("columns", {}))
+    except TypeError:
+        raise ValueError(
+            f"the model's note of the columns it was fitted from is not one of this version: {shown(note['columns'])}"
+        ) from None
     if source is None or columns.threshold is None or not Path(source).is_file():
         return columns
     return columns._replace(threshold=None, value=None) if note.get("held_out") == _digest(Path(source)) else columns
@@ -156,6 +162,8 @@ def parse_ids(name: str, texts: list[str], known: np.ndarray) -> np.ndarray:
     """Ids of the kind of ``known`` from their text."""
     kind = known.dtype.kind
     try:
+        if kind in "iuf" and any("_" in text for text in texts):  # Python reads past it, tables do not
+            raise ValueError
         if kind == "b":  # NumPy takes any text for True
             return np.array([{"true": True, "false": False}[text.lower()] for text in texts])
         for text in texts if kind == "M" else ():

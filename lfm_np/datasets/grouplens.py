@@ -70,7 +70,8 @@ def movielens(name: str, *, checksum: str | None = None) -> Interactions:
     name : {"100k", "1m", "10m", "20m", "25m", "32m", "latest-small"}
     checksum : str, optional
         What the download is verified against instead of the MD5 that GroupLens published, as "sha256:…" or "md5:…": for
-        "latest-small", which GroupLens may replace by a newer edition.
+        "latest-small", which GroupLens may replace by a newer edition. A file in LFM_NP_DATA is yours: it is read as it
+        is.
 
     Returns
     -------
@@ -186,7 +187,7 @@ def movielens_split(name: str, split: str) -> Split:
 def _find(name: str, checksum: str | None, suffixes: tuple[str, ...] = (".npz", ".zip")) -> Path:
     folder = os.environ.get(FOLDER)
     for suffix in suffixes:
-        if folder and (path := Path(folder) / f"ml-{name}{suffix}").is_file():
+        if folder and (path := Path(os.path.expanduser(folder)) / f"ml-{name}{suffix}").is_file():
             return path
     return _download(name, checksum or _CHECKSUMS[name])
 

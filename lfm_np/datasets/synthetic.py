@@ -74,9 +74,9 @@ def make_interactions_train_test(
     m, n, max_j_per_i, random_state
         As in `make_interactions`.
     test_fraction : float in [0, 1)
-        Share of all pairs to hold out at random, rounded to a whole number of pairs. Every i keeps a pair in ``train``:
-        where there are too few others, all of them are held out. (`Interactions.split` takes the share of the cells of
-        each user instead.)
+        Share of all pairs to hold out at random, rounded to the nearest whole number of pairs, of two to the even one.
+        Every i keeps a pair in ``train``: where there are too few others, all of them are held out.
+        (`Interactions.split` takes the share of the cells of each user instead.)
 
     Returns
     -------

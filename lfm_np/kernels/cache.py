@@ -109,14 +109,15 @@ def cache_folder() -> Path | None:
     ``LFM_NP_CACHE_DIR`` comes first, then the user's cache folder, then the temporary folder. A folder that somebody
     else may write is passed over with a warning, and so is an ``LFM_NP_CACHE_DIR`` that cannot be used.
     """
-    asked = os.environ.get("LFM_NP_CACHE_DIR")
-    for root in _candidates():
+    roots = _candidates()
+    asked = roots[0] if os.environ.get("LFM_NP_CACHE_DIR") else None
+    for root in roots:
         folder = root / f"kernels-{_fingerprint()}"
         reason = _unusable(root) or _unusable(folder)
         if not reason:
             os.chmod(folder, 0o700)
             return folder
-        if reason != CANNOT_WRITE or (asked and root == Path(asked)):
+        if reason != CANNOT_WRITE or root == asked:
             warnings.warn(
                 f"compiled kernels are not kept in {root}: {reason}; set LFM_NP_CACHE_DIR to a folder of your own "
                 "with mode 0700, or to one that does not exist yet",
@@ -138,6 +139,8 @@ def _candidates() -> list[Path]:
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
     with contextlib.suppress(OSError):  # no temporary folder
         found.append(Path(tempfile.gettempdir()) / f"lfm_np-{user}")
+    with contextlib.suppress(OSError):  # the current folder is gone
+        found = [path.absolute() for path in found]
     return found
 
 

@@ -74,8 +74,8 @@ class SampledSoftmax:
 class CosineContrastive:
     """Cosine contrastive loss: (1 − s) + weight/M · Σ_j max(0, s_j − margin), s being cosines.
 
-    Convex in the scores (not in the factors: cosines are not). Only negatives closer than the margin push. The result
-    has factors of length one, so that recommending by score is recommending by cosine.
+    Convex in the scores (not in the factors: cosines are not). Only negatives closer than the margin push; at it the
+    slope is 0. The result has factors of length one, so that recommending by score is recommending by cosine.
 
     Parameters
     ----------

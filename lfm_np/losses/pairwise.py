@@ -78,8 +78,9 @@ class WARP:
     """Weighted approximate-rank pairwise loss: log(1 + rank) · max(0, margin − (s_i − s_j)).
 
     Negatives are drawn until one violates the margin, at most ``trials``; when the t-th is the first, the rank of the
-    stored item is estimated as max(1, ⌊(n − 1)/t⌋). No violation, no update. For a fixed rank convex in the difference
-    and nonincreasing. ``value`` and ``gradient`` are those of the hinge; `sgd` supplies the weight.
+    stored item is estimated as max(1, ⌊(n − 1)/t⌋), n being the number of all items. No violation, no update. For a
+    fixed rank convex in the difference and nonincreasing. ``value`` and ``gradient`` are those of the hinge; `sgd`
+    supplies the weight.
 
     The paper's weight is the harmonic number of the rank; log(1 + rank) differs from it by less than 0.58.
 

@@ -42,11 +42,16 @@ def named(results: Any, labels: Sequence[str] | None) -> list[tuple[Factors, str
             raise TypeError(f"results must be a Factors or a sequence of them, got {shown(result)}")
     if labels is None:
         labels = [None] * len(results)  # type: ignore[list-item]
-    elif isinstance(labels, str) or not isinstance(labels, Sized) or len(labels) != len(results):
+    elif not is_sequence(labels) or len(labels) != len(results):
         raise ValueError(f"labels must be a sequence of {len(results)}, one for each result; got {shown(labels)}")
     if not results:
         raise ValueError("results must hold at least one Factors, got none")
     return list(zip(results, labels))
+
+
+def is_sequence(value: Any) -> bool:
+    """Whether it has entries, which a text and an array of no dimension have not."""
+    return isinstance(value, Sized) and not isinstance(value, str) and getattr(value, "shape", None) != ()
 
 
 def tidy(ax: Any, *, legend: bool = False, labels: Sequence[Any] | None = None) -> Any:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lfm_np.canonical import gram
 from lfm_np.factors import Factors
-from lfm_np.plots.axes import GREY, make_axes, named, printable, tidy
+from lfm_np.plots.axes import GREY, is_sequence, make_axes, named, printable, tidy
 from lfm_np.quiet import eigh, quietly
 from lfm_np.ranking import unit_rows
 from lfm_np.validation import check_choice, check_ids, check_values, shown
@@ -79,8 +79,9 @@ def item_map(
     counts : array, shape (n,), optional
         How often each item occurs: the colour of its point, and who is labelled first.
     view : {"projection", "factors"}
-        The two directions in which V[i] / ‖V[i]‖ differs most among the items shown (principal components), or the two
-        strongest canonical factors as they are. Mirrored such that the largest of either, by magnitude, is positive.
+        The two directions in which V[i] / ‖V[i]‖ differs most among the items shown (principal components, their mean
+        at 0), or the two strongest canonical factors as they are. Mirrored such that the largest of either, by
+        magnitude, is positive.
     ax : matplotlib Axes, optional
 
     Returns
@@ -89,7 +90,7 @@ def item_map(
     """
     check_choice("view", view, ("projection", "factors"))
     n = factors.shape[1]
-    if isinstance(labels, str) or not (labels is None or isinstance(labels, Sized)):
+    if labels is not None and not is_sequence(labels):
         raise TypeError(f"labels must be a sequence of texts, got {shown(labels)}")
     if labels is not None and len(labels) != n:
         raise ValueError(f"labels must have one entry for each of the {n} items, got {len(labels)}")

@@ -71,7 +71,7 @@ def coverage(
     labels: Sequence[str] | None = None,
     ax: Any = None,
 ) -> Any:
-    """The share of all items that are in the list of at least one user, against the length of the lists.
+    """The share of all items, 0 to 1, that are in somebody's list, against the length of the lists, from 1.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def popularity_bias(
 ) -> Any:
     """Who gets the places in the lists: their share that goes to the most popular items, beside what users chose.
 
-    Along the axis lies the share of items, most popular first.
+    Along the axis lies the share of items, 0 to 1, most popular first; either curve begins at (0, 0).
     A curve above that of the interactions makes popular items more popular still.
 
     Parameters
