@@ -182,6 +182,24 @@ def _items_first() -> list[str]:
     return wrong(scores=near(product(fit).T, U @ V.T), empty=not fit.item_factors[2].any())
 
 
+def _long_rows(weighting: str) -> list[str]:
+    """Users of 0, 1, 255, 256 and 257 items; every row pays for its cells."""
+    draw = np.random.default_rng(20)
+    X = np.full((5, 257), np.nan)
+    for u, d in enumerate((0, 257, 255, 1, 256)):
+        X[u, draw.permutation(257)[:d]] = draw.integers(1, 6, d)
+    begin = start(5, 257, 3)
+    if weighting == "ratings":
+        mine = swept(X, begin[1], 2, lambda x: (1.0, x), 0.0, lambda n: 0.05 * n)
+    else:
+        mine = swept(X, begin[1], 2, lambda x: (1 + x, 1.0), 1.0, lambda n: 0.05 * (n + 257), lambda n: 0.05 * (n + 5))
+    fit = lfm_np.als(
+        csr(X), factors=3, weighting=weighting, regularization=0.05, regularization_exponent=1.0, iterations=2,
+        init=begin, **F64,
+    )  # fmt: skip
+    return wrong(scores=near(product(fit), mine[0] @ mine[1].T, 1e-8))
+
+
 def _spark_implicit() -> list[str]:
     """Whole sweeps of λ·n_u by folding in, a row at a time."""
     X = stars(7, 5, 8)
@@ -243,7 +261,11 @@ def _cmfrec_biases() -> list[str]:
         csr(X), factors=2, weighting="ratings", biases=True, regularization=0.2, regularization_exponent=1.0,
         iterations=3, init=start(14, 10, 2), **F64,
     )  # fmt: skip
+    J = ((X - all_of(fit))[~np.isnan(X)] ** 2).sum()
+    for cells, F, one in ((X, fit.user_factors, fit.user_bias), (X.T, fit.item_factors, fit.item_bias)):
+        J += (0.2 * (~np.isnan(cells)).sum(1) * ((F**2).sum(1) + one**2)).sum()
     return wrong(
+        objective=near(fit.history[-1]["objective"], J),
         zeros=(X == 0).any(), mean=near(fit.global_bias, mu), scores=near(all_of(fit), S),
         biases=near(fit.user_bias, b) and near(fit.item_bias, d), empty=fit.user_bias[2] == 0 == fit.item_bias[4],
     )  # fmt: skip
@@ -328,13 +350,15 @@ def _cases() -> Iterator[Case]:
     yield _holds("implicit: BM25 weights on both sides of one", _weighted)
     yield _holds("implicit: weights of an item without idf are no cells", _without_idf)
     yield _holds("implicit: its training loss", _training_loss)
-    for k in (4, 12):
+    for k in (4, 12, 33):
         yield _holds(f"irspack: ORIGINAL, alpha0 = 0.3, nu = 0.5, {k} components", lambda a=k: _irspack_original(a))
     yield _holds("irspack: confidence_scaling = log, and the loss of the paper", _irspack_log)
     yield _holds("irspack: alpha0 = 0", _irspack_default)
     yield _holds("irspack: α, α₀ and λ times seven", _together)
     yield _holds("Spark: items first", _items_first)
     yield _holds("Spark: implicit preferences, λ·n_u, two sweeps by folding in", _spark_implicit)
+    for weighting in ("ratings", "hu-koren"):
+        yield _holds(f"Spark: users of 255 to 257 items, {weighting}", lambda a=weighting: _long_rows(a))
     yield _holds("Spark: the product of both λ", _product_of_lambdas)
     yield _holds("cmfrec: biases, centred, scale_lam, ratings around zero", _cmfrec_biases)
     for weighting in ("ratings", "hu-koren"):

@@ -33,16 +33,17 @@ def _filled(users: list[Any], items: list[Any], values: list[float]) -> tuple[li
     return rows, columns, full
 
 
-def _read(data: Any, users: list[Any], items: list[Any], values: list[float], given: Any = None) -> list[str]:
+def _read(data: Any, users: list[Any], items: list[Any], values: list[float], *given: Any) -> list[str]:
     """Small whole values, whose float32 sums are exact."""
     rows, columns, full = _filled(users, items, values)
-    found = data.rows_of(users if given is None else given)
+    asked, sought = given or (users, items)
+    found = data.rows_of(asked)
     return wrong(
         users=data.users.tolist() == rows,
         items=data.items.tolist() == columns,
         cells=np.array_equal(dense(data), full, equal_nan=True),
         rows=found.tolist() == [rows.index(u) for u in users],
-        columns=data.columns_of(items[::-1]).tolist() == [columns.index(i) for i in items[::-1]],
+        columns=data.columns_of(sought[::-1]).tolist() == [columns.index(i) for i in items[::-1]],
         back=data.user_ids(found).tolist() == users,
     )
 
@@ -52,7 +53,7 @@ COUNTS = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0]
 
 def _arrays(users: list[Any], items: list[Any], users_as: Any = None) -> list[str]:
     given = users if users_as is None else np.array(users, users_as)
-    return _read(lfm_np.Interactions.from_arrays(given, items, COUNTS), users, items, COUNTS, given)
+    return _read(lfm_np.Interactions.from_arrays(given, items, COUNTS), users, items, COUNTS, given, items)
 
 
 NUMBERS = [3, 1, 3, 2, 1, 3]
@@ -122,7 +123,7 @@ def _extremes() -> list[str]:
     signed = np.array([2**53 + 1, 2**53, -(2**63), 2**63 - 1, 2**63 - 2, 2**53 + 1])
     unsigned = np.array([2**64 - 1, 2**64 - 2, 2**63, 0, 2**63 + 1, 2**64 - 1], np.uint64)
     data = lfm_np.Interactions.from_arrays(signed, unsigned, COUNTS)
-    return _read(data, signed.tolist(), unsigned.tolist(), COUNTS)
+    return _read(data, signed.tolist(), unsigned.tolist(), COUNTS, signed, unsigned)
 
 
 def _beyond_both() -> Any:

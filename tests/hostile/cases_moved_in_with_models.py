@@ -34,9 +34,9 @@ def _recalculated() -> list[str]:
     """recalculate_user=True: the weighted rows are all that is known of these users."""
     W, V = tfidf(stars(12, 9, 4)), start(12, 9, 3)[1]
     rows = W[[7, 2, 2, 0]]
-    U = solved(rows, V, lambda x: (1.5 * x, 1.0), 1.0, lambda n: 0.05)
+    U = solved(rows, V, lambda x: (0.5 * x, 1.0), 1.0, lambda n: 0.05)
     new = lfm_np.Factors(*start(12, 9, 3)).fold_in_users(
-        csr(rows), weighting="confidence", alpha=1.5, regularization=0.05, **PLAIN
+        csr(rows), weighting="confidence", alpha=0.5, regularization=0.05, **PLAIN
     )
     ids, scores = new.recommend(np.arange(4), N=6, seen=csr(rows))
     mine = lists(U @ V.T, np.isnan(rows), 6)
@@ -46,7 +46,7 @@ def _recalculated() -> list[str]:
         factors=near(new.user_factors, U),
         lists=np.array_equal(ids, mine),
         scores=near(scores[finite], at[finite]) and np.array_equal(np.isfinite(scores), finite),
-        below_one=bool((1.5 * rows < 1).any() and (1.5 * rows > 1).any()),
+        both_sides_of_one=bool((0.5 * rows < 1).any() and (0.5 * rows > 1).any()),
     )
 
 

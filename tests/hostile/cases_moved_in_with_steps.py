@@ -128,7 +128,7 @@ STARS = np.array([4.0, 1.0, 5.0, 3.0, 0.0, -2.0])  # a rating of each user for a
 
 
 def _surprise_svd(schedule: str) -> list[str]:
-    """No two cells share a row or a column, so that their order does not matter."""
+    """No two cells share a row or a column, so that their order does not matter; μ may be searched for, to 1e-6."""
     (P, Q), mu = start(6, 6, 3), float(STARS.mean())
     bu, bi = np.linspace(-0.3, 0.4, 6), np.linspace(0.2, -0.5, 6)
     begin = lfm_np.Factors(P, Q, user_bias=bu.copy(), item_bias=bi.copy(), global_bias=99.0)
@@ -144,9 +144,9 @@ def _surprise_svd(schedule: str) -> list[str]:
         bu, bi = bu + rate * (e - 0.1 * bu), bi + rate * (e - 0.1 * bi)
         P, Q = P + rate * (e[:, None] * Q - 0.02 * P), Q + rate * (e[:, None] * P - 0.05 * Q)
     return wrong(
-        mean=near(fit.global_bias, mu), biases=near(fit.user_bias, bu) and near(fit.item_bias, bi),
-        scores=near(all_of(fit), mu + bu[:, None] + bi + P @ Q.T),
-        paid=near(fit.history[-1]["sampled_loss"], (e**2).mean() / 2),
+        mean=near(fit.global_bias, mu, 1e-6), biases=near(fit.user_bias, bu, 1e-6) and near(fit.item_bias, bi, 1e-6),
+        scores=near(all_of(fit), mu + bu[:, None] + bi + P @ Q.T, 2e-6),
+        paid=near(fit.history[-1]["sampled_loss"], (e**2).mean() / 2, 1e-5),
     )  # fmt: skip
 
 
@@ -202,19 +202,19 @@ def _constant(loss: Any, negatives: int, expected: Any) -> list[str]:
     return wrong(mean=near(fit.global_bias, expected(X[~np.isnan(X)]), 1e-6))
 
 
-def _implicit_bpr() -> list[str]:
+def _implicit_bpr(values: tuple[float, float], weighted: bool) -> list[str]:
     """Two users with an item each, so that the other's is the negative: one of two orders in each of two epochs."""
     (P, Q), d = start(2, 2, 2), np.array([0.3, -0.2])
     fit = lfm_np.sgd(
-        sp.csr_array(np.eye(2)), losses.BPR(), sampler=sampling.Popularity(1.0), biases="item", factors=2, epochs=2,
-        learning_rate=0.1, regularization=0.01, init=lfm_np.Factors(P, Q, item_bias=d.copy()), random_state=0, **F64,
+        sp.csr_array(np.diag(values)), losses.BPR(weighted), sampler=sampling.Popularity(1.0), biases="item", factors=2,
+        epochs=2, learning_rate=0.1, regularization=0.01, init=lfm_np.Factors(P, Q, item_bias=d.copy()), random_state=0, **F64,
     )  # fmt: skip
     hits = []
     for orders in pairs(((0, 1), (1, 0)), repeat=2):
         U, V, b = P.copy(), Q.copy(), d.copy()
         for u in orders[0] + orders[1]:
             i, j = u, 1 - u
-            z = sigmoid(-(U[u] @ (V[i] - V[j]) + b[i] - b[j]))
+            z = sigmoid(-(U[u] @ (V[i] - V[j]) + b[i] - b[j])) * (values[u] if weighted else 1.0)
             one = U[u].copy()
             U[u] += 0.1 * (z * (V[i] - V[j]) - 0.01 * U[u])
             V[i] += 0.1 * (z * one - 0.01 * V[i])
@@ -248,4 +248,8 @@ def _cases() -> Iterator[Case]:
         ("Squared", losses.Squared(), 4, lambda x: x.sum() / (5 * len(x))),
     ):
         yield _holds(f"lightfm: μ of {name} beside {M} negatives", lambda a=loss, b=M, c=expected: _constant(a, b, c))
-    yield _holds("implicit: BPR of two users, negatives by popularity", _implicit_bpr)
+    for name, values, weighted in (
+        ("implicit: BPR of two users, negatives by popularity", (1.0, 5.0), False),
+        ("lightfm: the same with a weight for each sample", (3.0, 0.5), True),
+    ):
+        yield _holds(name, lambda a=values, b=weighted: _implicit_bpr(a, b))
