@@ -207,7 +207,8 @@ def _implicit_bpr(values: tuple[float, float], weighted: bool) -> list[str]:
     (P, Q), d = start(2, 2, 2), np.array([0.3, -0.2])
     fit = lfm_np.sgd(
         sp.csr_array(np.diag(values)), losses.BPR(weighted), sampler=sampling.Popularity(1.0), biases="item", factors=2,
-        epochs=2, learning_rate=0.1, regularization=0.01, init=lfm_np.Factors(P, Q, item_bias=d.copy()), random_state=0, **F64,
+        epochs=2, learning_rate=0.1, regularization=0.01, init=lfm_np.Factors(P, Q, item_bias=d.copy()),
+        random_state=0, **F64,
     )  # fmt: skip
     hits = []
     for orders in pairs(((0, 1), (1, 0)), repeat=2):
