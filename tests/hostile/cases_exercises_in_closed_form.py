@@ -77,6 +77,20 @@ def _of_size(t: float) -> list[str]:
     return wrong(scores=near(scores_of(fit), S, 2e-5), objective=near(fit.history[-1]["objective"], J, 1e-6))
 
 
+def _more_than_needed(k: int) -> list[str]:
+    """The nuclear norm does not ask for a rank: all four singular values fall by λ, and spare factors are 0."""
+    X = designed(9, 7, np.array([12.0, 7.0, 4.0, 3.0]))
+    fit = fitted(csr(X), factors=k, weighting="ratings", regularization=0.5, iterations=250)
+    S, values = soft(X, 0.5, k)
+    mine = np.zeros(k)
+    mine[:4] = values[:4]
+    return wrong(
+        scores=near(scores_of(fit), S), items=near(gram_of(fit.item_factors), np.diag(mine)),
+        users=near(gram_of(fit.user_factors), np.diag(mine)),
+        objective=near(fit.history[-1]["objective"], ((X - S) ** 2).sum() + values.sum(), 1e-12),
+    )  # fmt: skip
+
+
 def _wr() -> list[str]:
     """With ν = 1 rows pay λn and columns λm: the threshold is λ√(mn), and V takes √(n/m) of the singular value."""
     X, lam = designed(9, 7, SPECTRUM), 0.25
@@ -125,29 +139,38 @@ def _one_confidence() -> list[str]:
     return wrong(scores=near(scores_of(fit), S), objective=near(fit.history[-1]["objective"], J, 1e-12))
 
 
-def _regular() -> list[str]:
-    """Rows of 2 cells and columns of 3: λ_u = λ(2 + 8α₀)^ν, λ_i = λ(3 + 12α₀)^ν; the threshold is √(λ_u λ_i)/α₀."""
+def _regular(messy: bool) -> list[str]:
+    """Rows of 2 cells and columns of 3: λ_u = λ(2 + 8α₀)^ν, λ_i = λ(3 + 12α₀)^ν; the threshold is √(λ_u λ_i)/α₀.
+
+    Messy: every cell comes in two halves, and zeros are stored wherever there is none; neither counts in n_u.
+    """
     B, a0, lam, nu = np.kron(np.ones((3, 2)), np.eye(4)), 0.5, 0.1, 0.75
+    X: Any = sp.csr_array(B)
+    if messy:
+        rows, columns = np.indices(B.shape).reshape(2, -1)
+        X = sp.coo_array((np.tile(B.ravel() / 2, 2), (np.tile(rows, 2), np.tile(columns, 2))), shape=B.shape)
     fit = fitted(
-        sp.csr_array(B), factors=4, weighting="confidence", alpha=a0, unobserved_weight=a0, regularization=lam,
+        X, factors=4, weighting="confidence", alpha=a0, unobserved_weight=a0, regularization=lam,
         regularization_exponent=nu,
     )  # fmt: skip
-    rows, columns = lam * 6.0**nu, lam * 9.0**nu
-    S, values = soft(B, np.sqrt(rows * columns) / a0, 4)
-    J = a0 * ((B - S) ** 2).sum() + 2 * np.sqrt(rows * columns) * values.sum()
+    by_row, by_column = lam * 6.0**nu, lam * 9.0**nu
+    S, values = soft(B, np.sqrt(by_row * by_column) / a0, 4)
+    J = a0 * ((B - S) ** 2).sum() + 2 * np.sqrt(by_row * by_column) * values.sum()
     return wrong(
         scores=near(scores_of(fit), S),
         objective=near(fit.history[-1]["objective"], J, 1e-12),
-        items=near(gram_of(fit.item_factors), np.diag(values[:4]) * np.sqrt(rows / columns)),
+        items=near(gram_of(fit.item_factors), np.diag(values[:4]) * np.sqrt(by_row / by_column)),
     )
 
 
 CLIQUES = ((slice(0, 5), slice(0, 3), 2.0), (slice(5, 8), slice(3, 7), 1.0), (slice(8, 12), slice(7, 9), 5.0))
 
 
-def _cliques(weighting: str, lam: float = 3.0, fit: Any = fitted) -> list[str]:
+def _cliques(
+    weighting: str, lam: float = 3.0, fit: Any = fitted, alpha: float = 1.5, a0: float = 0.3, **words: Any
+) -> list[str]:
     """Cliques that share nobody: scores of 0 between them, and of max(0, p - λ/(c√(mn))) within one of m × n."""
-    X, S, alpha, a0 = np.zeros((12, 9)), np.zeros((12, 9)), 1.5, 0.3
+    X, S = np.zeros((12, 9)), np.zeros((12, 9))
     J, strengths = 0.0, []
     for rows, columns, x in CLIQUES:
         X[rows, columns] = x
@@ -159,7 +182,7 @@ def _cliques(weighting: str, lam: float = 3.0, fit: Any = fitted) -> list[str]:
         strengths.append(s * np.sqrt(size))
     found = fit(
         sp.csr_array(X), factors=3, weighting=weighting, alpha=alpha, unobserved_weight=a0, regularization=lam,
-        iterations=300,
+        iterations=300, **words,
     )  # fmt: skip
     return wrong(
         scores=near(scores_of(found), S),
@@ -243,7 +266,15 @@ def _cases() -> Iterator[Case]:
     yield _holds("everybody twice is everybody once with λ/√2", _twice)
     yield _holds("α = 0 and α₀ = 1 is the SVD of the pattern", _values_do_not_count)
     yield _holds("αx = α₀ is the SVD of the pattern with λ/α₀", _one_confidence)
-    yield _holds("a regular pattern with ν = ¾: the threshold is √(λ_u λ_i)/α₀", _regular)
+    yield _holds("a regular pattern with ν = ¾: the threshold is √(λ_u λ_i)/α₀", lambda: _regular(False))
+    yield _holds("the same in halves, with zeros stored", lambda: _regular(True))
+    for k in (16, 17, 33):
+        yield _holds(f"more factors than items, {k}", lambda k=k: _more_than_needed(k))
+    for solver in ("exact", "cg", "subspace"):
+        yield _holds(
+            f"cliques whose cells weigh less than empty ones, {solver}",
+            lambda s=solver: _cliques("confidence", 0.3, alpha=0.2, a0=4.0, solver=s),
+        )
     for weighting in ("hu-koren", "ials", "confidence"):
         yield _holds(f"cliques, {weighting}", lambda w=weighting: _cliques(w))
         for side in ("user", "item"):
