@@ -15,8 +15,8 @@ import scipy.stats
 import lfm_np as library
 
 from .case import Case, Group
-from .cases_exercises_in_closed_form import near
-from .working_days import faultless, wrong
+from .cases_exercises_in_closed_form import designed, fitted, near, soft
+from .working_days import csr, faultless, wrong
 
 lfm_np: Any = library
 _GROUP = Group("exercise class")
@@ -213,6 +213,79 @@ def _as_vectors() -> list[str]:
     )  # fmt: skip
 
 
+def _many_ties(k: int) -> list[str]:
+    """130 items with scores of 0 to 3: lists of k, which a search finds, and whole rankings, which are counted."""
+    draw = np.random.default_rng(7)
+    S = draw.integers(0, 4, (12, 130)).astype(np.float32)
+    test = draw.random((12, 130)) < 0.2
+    values: dict[str, list[float]] = {}
+    for s, relevant in zip(S, test, strict=True):
+        order = np.lexsort((np.arange(130), -s))
+        ranks = [int(r) for r in np.flatnonzero(relevant[order]) + 1]
+        for name, top, depth in ((f"ndcg@{k}", [r for r in ranks if r <= k], k), ("ndcg", ranks, 130)):
+            ideal = sum(1 / math.log2(j + 1) for j in range(1, min(depth, len(ranks)) + 1))
+            values.setdefault(name, []).append(sum(1 / math.log2(r + 1) for r in top) / ideal)
+            precision = sum(j / r for j, r in enumerate(top, 1)) / min(depth, len(ranks))
+            values.setdefault(name.replace("ndcg", "map"), []).append(precision)
+        values.setdefault("mrr", []).append(1 / ranks[0])
+        values.setdefault(f"recall@{k}", []).append(sum(r <= k for r in ranks) / len(ranks))
+    model = by_scores(S, np.float32)
+    found = lfm_np.evaluate(model, None, sp.csr_array(test * 1.0), list(values))
+    return wrong(**{name: near(found[name], np.mean(v), 1e-12) for name, v in values.items()})
+
+
+def _without_factors() -> list[str]:
+    """The most popular items have no factors: all cosines are those of zero vectors, and lists are by counts."""
+    from lfm_np.evaluation import most_popular
+
+    X = sp.csr_array(np.array([[1.0, 0, 1, 1, 0], [0, 0, 1, 1, 0], [0, 0, 1, 0, 1]]))
+    model = most_popular(X)
+    ids, cosines = model.similar_items([3, 0], N=6)
+    listed = model.recommend([0, 1, 2], N=4, seen=X)
+    return wrong(
+        alike=ids.tolist() == [[0, 1, 2, 3, 4, -1]] * 2 and not cosines[:, :5].any(),
+        lists=listed.ids.tolist() == [[4, 1, -1, -1], [0, 4, 1, -1], [3, 0, 1, -1]],
+        counts=listed.scores[1, :3].tolist() == [1, 1, 0],
+    )
+
+
+def _of_singular_vectors() -> list[str]:
+    """V = R√(σ - λ), U = L√(σ - λ): rating j adds x_j Σ R_jl R_il (1 - λ/σ_l) to the score of item i."""
+    X = designed(9, 7, np.array([12.0, 7.0, 4.0, 1.0]))
+    fit = fitted(csr(X), factors=3, weighting="ratings", regularization=2.0)
+    left, values, right = np.linalg.svd(X, full_matrices=False)
+    half, R, L = np.sqrt(values[:3] - 2), right[:3].T, left[:, :3]
+    why = fit.explain(4, 2, csr(X))
+    share = dict(zip(why.items.tolist(), why.contributions.tolist(), strict=True))
+    facts = {"explained": near([share[j] for j in range(7)], X[4] * ((R * (1 - 2 / values[:3])) @ R[2]))}
+    facts["score"] = near(why.score, soft(X, 2.0, 3)[0][4, 2])
+    for name, F, found in (("items", R, fit.similar_items), ("users", L, fit.similar_users)):
+        F = F * half
+        cosines = F @ F.T / np.outer(np.linalg.norm(F, axis=1), np.linalg.norm(F, axis=1))
+        ids, scores = found(np.arange(len(F)), N=4)
+        facts[name] = near(scores, -np.sort(-cosines, axis=1)[:, :4])
+        facts[f"order of {name}"] = np.array_equal(ids[:, 1:], np.argsort(-cosines, axis=1)[:, 1:4])
+    return wrong(**facts)
+
+
+def _cliques_are_found() -> list[str]:
+    """Whoever is in a clique has its items first, and items are alike within it only."""
+    X = np.zeros((12, 9))
+    X[:5, :3], X[5:8, 3:7], X[8:, 7:] = 2, 1, 5
+    fit = fitted(sp.csr_array(X), factors=3, alpha=1.5, unobserved_weight=0.3, regularization=3.0)
+    names = ["auc", "map", "ndcg", "mrr", "recall@4", "precision@2", "capped_recall@1"]
+    found = lfm_np.evaluate(fit, None, sp.csr_array(X), names)
+    ids, cosines = fit.similar_items(np.arange(9), N=9)
+    block = [set(range(3))] * 3 + [set(range(3, 7))] * 4 + [{7, 8}] * 2
+    return wrong(
+        ones=all(near(found[name], 1.0, 1e-14) for name in names), certain=found["auc_se"] == 0.0,
+        alike=all(set(row[: len(b)].tolist()) == b for row, b in zip(ids, block, strict=True)),
+        cosines=all(
+            near(row, [1.0] * len(b) + [0.0] * (9 - len(b))) for row, b in zip(cosines, block, strict=True)
+        ),
+    )  # fmt: skip
+
+
 def cases() -> list[Case]:
     return list(_cases())
 
@@ -231,3 +304,8 @@ def _cases() -> Iterator[Case]:
         yield _holds(f"biases are added in the documented order, {dtype}", lambda d=dtype: _order_of_addition(d))
         yield _holds(f"cosines of Pythagorean triples, {dtype}", lambda d=dtype: _alike(d))
     yield _holds("the nearest vector is the best item", _as_vectors)
+    for k in (1, 64, 65, 129, 130, 131):
+        yield _holds(f"130 items that tie, lists of {k}", lambda k=k: _many_ties(k))
+    yield _holds("a model without factors", _without_factors)
+    yield _holds("explained and alike by singular vectors", _of_singular_vectors)
+    yield _holds("cliques are found", _cliques_are_found)

@@ -15,7 +15,7 @@ import lfm_np as library
 from .case import Case, Group, installed
 from .cases_exercises_in_closed_form import near
 from .cases_exercises_on_lists import all_orders, by_scores, rows_of
-from .working_days import faultless, wrong
+from .working_days import csr, faultless, wrong
 
 lfm_np: Any = library
 _GROUP = Group("exercise class")
@@ -171,6 +171,73 @@ def _places() -> list[str]:
     return wrong(chosen=near(chosen, [0.4, 0.7, 0.9, 1.0], 1e-6), listed=near(listed, [0, 0.25, 0.5, 1.0], 1e-6))
 
 
+def _times_go_along(by: str) -> list[str]:
+    """Cells keep the times and values that they had, in either part."""
+    draw = np.random.default_rng(7)
+    users, items = np.nonzero(draw.random((14, 11)) < 0.5)
+    order = draw.permutation(len(users))
+    users, items = users[order], items[order]
+    data = lfm_np.Interactions.from_arrays(users, items, users + 20.0 * items, 1000 * items + users)
+    words: dict[str, Any] = {"random": {"random_state": 1}, "last": {"n": 2}, "time": {"test_fraction": 0.4}}[by]
+    parts = data.split(by, **words)
+    facts, cells = {}, []
+    for name, part in zip(("train", "test"), parts, strict=True):
+        coo = part.matrix.tocoo()
+        u, i = data.users[coo.coords[0]], data.items[coo.coords[1]]
+        facts[name] = np.array_equal(part.timestamps, 1000 * i + u) and np.array_equal(coo.data, u + 20.0 * i)
+        cells += list(zip(u.tolist(), i.tolist(), strict=True))
+    if by == "time":
+        facts["earlier"] = parts[0].timestamps.max() < parts[1].timestamps.min()
+    return wrong(**facts, once=sorted(cells) == sorted(zip(users.tolist(), items.tolist(), strict=True)))
+
+
+def _all_but_one() -> list[str]:
+    """The ten latest of fewer: all but the earliest, which stays."""
+    lengths = [1, 2, 5, 10, 11, 12]
+    times = np.concatenate([np.arange(d)[::-1] for d in lengths])
+    train, test = _crowd(lengths, times).split("last", n=10)
+    kept = [train.matrix.indices[a:b].tolist() for a, b in itertools.pairwise(train.matrix.indptr)]
+    return wrong(
+        counts=np.diff(test.matrix.indptr).tolist() == [0, 1, 4, 9, 10, 10],
+        kept=kept == [[0], [1], [4], [9], [10], [10, 11]],
+    )
+
+
+def _uniform_lengths() -> list[str]:
+    """1 to 5 columns a row, each as often: 6 deviations of 1,200 of 6,000."""
+    pairs = lfm_np.datasets.make_interactions(6000, 30, 5, random_state=2)
+    counts = np.bincount(np.bincount(pairs[:, 0], minlength=6000), minlength=7)
+    slack = 6 * math.sqrt(6000 * 0.2 * 0.8)
+    return wrong(
+        none=counts[0] == counts[6] == 0, often=bool((abs(counts[1:6] - 1200) <= slack).all()),
+        sorted=bool((np.diff(pairs[:, 0] * 30 + pairs[:, 1]) > 0).all()),
+    )  # fmt: skip
+
+
+def _learning_curve() -> list[str]:
+    """One cell of -7 with λ = 2: J after every sweep, by two divisions."""
+    fit = lfm_np.als(
+        csr(np.array([[-7.0]])), factors=1, weighting="ratings", regularization=2.0, iterations=5, dtype="float64",
+        init=(np.ones((1, 1)), np.full((1, 1), 0.5)),
+    )  # fmt: skip
+    v, mine = 0.5, []
+    for _ in range(5):
+        u = -7 * v / (v * v + 2)
+        v = -7 * u / (u * u + 2)
+        mine.append((-7 - u * v) ** 2 + 2 * (u * u + v * v))
+    x, y = _curve(lfm_np.plots.training_curve(fit))
+    return wrong(sweeps=np.diff(x).tolist() == [1.0] * 4, objective=near(y, mine, 1e-12))
+
+
+def _mirrored() -> list[str]:
+    """The two strongest canonical factors as they are, each mirrored so that its largest is positive."""
+    V = np.array([[3.0, 0], [-4, 0], [0, 1], [0, -2]])
+    ax = lfm_np.plots.item_map(lfm_np.Factors(np.ones((1, 2)), V), view="factors")
+    points = [np.asarray(c.get_offsets(), float) for c in ax.collections]
+    found = next(p for p in points if len(p) == 4)
+    return wrong(points=sorted((p + 0.0).tolist() for p in found) == sorted([[-3.0, 0], [4, 0], [0, -1], [0, 2]]))
+
+
 def cases() -> list[Case]:
     return list(_cases())
 
@@ -185,6 +252,10 @@ def _cases() -> Iterator[Case]:
     yield _holds("cells of one moment stay together", _moments)
     yield _holds("pairs held out, none the last", _pairs_held_out)
     yield _holds("a ring and a chain", _peeled)
+    for by in ("random", "last", "time"):
+        yield _holds(f"times and values go along, {by}", lambda b=by: _times_go_along(b))
+    yield _holds("the ten latest of fewer", _all_but_one)
+    yield _holds("lengths of rows are uniform", _uniform_lengths)
     if installed("sklearn"):
         yield _holds("rows of an SGD of ratings", lambda: _folded_by(True))
         yield _holds("rows of an SGD of clicks", lambda: _folded_by(False))
@@ -193,3 +264,5 @@ def _cases() -> Iterator[Case]:
         yield _holds("recall over all orders is a straight line", _recalled)
         yield _holds("singular values of any basis", _spectrum)
         yield _holds("who gets the places of lists of one", _places)
+        yield _holds("the learning curve of one cell", _learning_curve)
+        yield _holds("a mirrored map", _mirrored)
