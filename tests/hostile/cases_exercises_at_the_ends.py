@@ -228,17 +228,16 @@ def _coordinates() -> list[str]:
     return wrong(users=near(fit.fold_in_users(csr(x)).user_factors, mine))
 
 
-def _one_item() -> list[str]:
+def _one_item(weighting: str, a0: float, alpha: float) -> list[str]:
     """Sherman and Morrison: with h = vᵀA₀⁻¹v and g_j = v_jᵀA₀⁻¹v the scores are c p g_j/(1 + (c - α₀)h)."""
-    draw = np.random.default_rng(12)
-    V, a0, alpha, x = draw.normal(size=(7, 3)), 0.25, 1.5, 2.0
+    V, x = np.random.default_rng(12).normal(size=(7, 3)), 2.0
     inverse = np.linalg.inv(a0 * gram_of(V) + 0.1 * (1 + a0 * 7) * np.eye(3))
     G = V @ inverse @ V.T
-    c = a0 + alpha * x
+    c = alpha * x + (a0 if weighting == "ials" else 0.0)  # c p is αx either way
     mine = [alpha * x * G[:, i] / (1 + (c - a0) * G[i, i]) for i in range(7)]
     model = lfm_np.Factors(np.zeros((1, 3)), V)
     new = model.fold_in_users(
-        sp.csr_array(np.eye(7) * x), weighting="ials", alpha=alpha, unobserved_weight=a0, regularization=0.1,
+        sp.csr_array(np.eye(7) * x), weighting=weighting, alpha=alpha, unobserved_weight=a0, regularization=0.1,
         regularization_exponent=1.0,
     )  # fmt: skip
     return wrong(scores=near(scores_of(new), mine))
@@ -329,7 +328,8 @@ def _cases() -> Iterator[Case]:
     yield _holds("tolerance ends after a sweep that can be foretold", _stops)
     yield _holds("spare canonical factors are 0", _spare)
     yield _holds("a full row is folded in coordinate by coordinate", _coordinates)
-    yield _holds("one item folded in by Sherman and Morrison", _one_item)
+    yield _holds("one item folded in by Sherman and Morrison", lambda: _one_item("ials", 0.25, 1.5))
+    yield _holds("one item that weighs less than an empty cell", lambda: _one_item("confidence", 2.0, 0.05))
     yield _holds("what explains is mutual", _mutual)
     yield _holds("an item's twin", _twin)
     yield _holds("λ = 0 goes through as many ratings as factors", _interpolated)

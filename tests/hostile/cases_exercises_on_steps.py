@@ -268,7 +268,7 @@ def _matched(side: Any) -> list[str]:
     X = np.full((4, 4), np.nan)
     X[np.arange(4), [2, 0, 3, 1]] = x
     fit = side.sgd(
-        csr(X), losses.Squared(), sampler=None, factors=3, epochs=500, learning_rate=0.05, regularization=0.5,
+        csr(X), losses.Squared(), sampler=None, factors=3, epochs=350, learning_rate=0.05, regularization=0.5,
         dtype="float64", random_state=0,
     )  # fmt: skip
     return wrong(

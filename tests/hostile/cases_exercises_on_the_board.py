@@ -257,6 +257,94 @@ def _at_zero_on_torch(loss: Any, M: int, mine: float) -> list[str]:
     )  # fmt: skip
 
 
+def _some_ratings() -> np.ndarray:
+    draw = np.random.default_rng(14)
+    X = np.where(draw.random((16, 8)) < 0.5, draw.integers(1, 6, (16, 8)), np.nan)
+    X[:3, 3], X[5, :4] = 2, 5
+    return X
+
+
+def _with_bias(x: np.ndarray, F: np.ndarray, offset: np.ndarray, lam: float) -> np.ndarray:
+    """Factors and bias of one side's row by least squares, from the other side's."""
+    has = ~np.isnan(x)
+    Y = np.column_stack([F[has], np.ones(has.sum())])
+    A = Y.T @ Y + lam * math.sqrt(has.sum()) * np.eye(Y.shape[1])
+    return np.linalg.solve(A, Y.T @ (x - offset)[has])
+
+
+def _biased(X: np.ndarray) -> Any:
+    return fitted(
+        csr(X), factors=3, weighting="ratings", biases=True, regularization=0.2, regularization_exponent=0.5,
+        iterations=3,
+    )  # fmt: skip
+
+
+def _twin_with_a_bias() -> list[str]:
+    """Items are solved last, so a new item with the ratings of item 3 has its factors and its bias."""
+    X = _some_ratings()
+    fit = _biased(X)
+    mine = _with_bias(X[:, 3], fit.user_factors, fit.global_bias + fit.user_bias, 0.2)
+    more = fit.update(csr(X[:, [3]]), items=[8])
+    return wrong(
+        there=near([*fit.item_factors[3], fit.item_bias[3]], mine),
+        twin=near([*more.item_factors[8], more.item_bias[8]], mine),
+        others=np.array_equal(more.item_bias[:8], fit.item_bias) and np.array_equal(more.user_bias, fit.user_bias),
+        mean=more.global_bias == fit.global_bias,
+    )
+
+
+def _explained_with_biases() -> list[str]:
+    """The score is that of the user folded in, with a bias of its own; what is not of the ratings is the baseline."""
+    X = _some_ratings()
+    fit = _biased(X)
+    facts = {}
+    for user, item in ((5, 2), (5, 6), (0, 3)):
+        new = _with_bias(X[user], fit.item_factors, fit.global_bias + fit.item_bias, 0.2)
+        score = fit.global_bias + fit.item_bias[item] + np.append(fit.item_factors[item], 1.0) @ new
+        why = fit.explain(user, item, csr(X))
+        facts[f"{user} {item}"] = (
+            near(why.score, score)
+            and near(why.baseline + why.contributions.sum(), score)
+            and sorted(why.items.tolist()) == np.flatnonzero(~np.isnan(X[user])).tolist()
+        )
+    return wrong(**facts)
+
+
+def _lighter_than_nothing() -> list[str]:
+    """Rows of few and of all items whose cells weigh 0.01 to 0.05 where empty ones weigh 5."""
+    draw = np.random.default_rng(17)
+    V = draw.normal(size=(12, 3))
+    x = draw.integers(1, 6, (6, 12)) * (draw.random((6, 12)) < np.array([0.2, 0.4, 0.6, 0.8, 1, 1])[:, None]) * 1.0
+    x[0, 5] = 3
+    mine = []
+    for row in x:
+        C = np.where(row > 0, 0.01 * row, 5.0)
+        mine.append(np.linalg.solve((V.T * C) @ V + 0.1 * np.eye(3), V.T @ (0.01 * row)))
+    new = lfm_np.Factors(np.zeros((1, 3)), V).fold_in_users(
+        sp.csr_array(x), weighting="confidence", alpha=0.01, unobserved_weight=5.0, regularization=0.1,
+        regularization_exponent=0.0,
+    )  # fmt: skip
+    # the heavy part, α₀VᵀV, is 100 to 500 times what is left of it in full rows
+    return wrong(users=near(new.user_factors, mine, 1e-10))
+
+
+def _all_equal(dtype: str) -> list[str]:
+    """Everybody rates everything with 4: μ says it all. J is 0 once the drawn items are gone."""
+    X = np.full((6, 5), np.nan)
+    X[np.random.default_rng(18).random(X.shape) < 0.6] = 4
+    X[:, 0], X[0] = 4, 4
+    fit = fitted(
+        csr(X), factors=2, weighting="ratings", biases=True, regularization=0.1, tolerance=1e-3, iterations=4,
+        dtype=dtype,
+    )  # fmt: skip
+    scores = fit.scores(np.repeat(np.arange(6), 5), np.tile(np.arange(5), 6))
+    return wrong(
+        items=all(r["objective"] == 0.0 for r in fit.history),
+        users=all(r["objective_users"] == 0.0 for r in fit.history[1:]),
+        scores=bool((scores == 4).all()),
+    )
+
+
 def cases() -> list[Case]:
     return list(_cases())
 
@@ -281,6 +369,11 @@ def _cases() -> Iterator[Case]:
     yield _holds("one user folded in by Sherman and Morrison", _one_user_folded)
     yield _holds("one cell by every weighting and solver", _one_by_one)
     yield _holds("0 and -0 tie", _zeros_tie)
+    yield _holds("an item's twin with its bias", _twin_with_a_bias)
+    yield _holds("explained with biases", _explained_with_biases)
+    yield _holds("rows lighter than empty cells", _lighter_than_nothing)
+    for dtype in ("float32", "float64"):
+        yield _holds(f"ratings that are all 4, {dtype}", lambda d=dtype: _all_equal(d))
     yield _holds("about so many planted cells", _about_so_many)
     yield _holds("lists of a model of rank one", _by_length)
     if installed("sklearn"):
