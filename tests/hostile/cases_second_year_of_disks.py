@@ -95,7 +95,7 @@ def _memory_then_disk(place: Path) -> list[str]:
     rule, X, (U, V) = Model("ials", 1.5, 0.4, 0.3, 0.5), stars(16, 12, 43), start(16, 12, 3)
     stored = lfm_np.StoredMatrix.from_matrix(csr(X), place / "m", dtype="float64")
     words: dict[str, Any] = {
-        "init": (U, V), "factors": 3, "solver": "exact", "dtype": "float64", **rule.words, "checkpoint": place / "c"
+        "init": (U, V), "factors": 3, "solver": "exact", "dtype": "float64", "random_state": 0, **rule.words, "checkpoint": place / "c"
     }  # fmt: skip
     for iterations, source in ((2, csr(X)), (4, stored), (5, csr(X))):
         fit = lfm_np.als(source, iterations=iterations, **words)

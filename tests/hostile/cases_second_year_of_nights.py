@@ -115,7 +115,7 @@ def _stops_in_the_first_sweep_of_the_second_night(place: Path) -> list[str]:
     assert min(falls[:2]) > falls[2] * 1.05, falls
     tolerance = math.sqrt(min(falls[:2]) * falls[2])
     words: dict[str, Any] = {
-        "init": (start(18, 13, 3)[0], V), "factors": 3, "solver": "exact", "dtype": "float64", **rule.words,
+        "init": (start(18, 13, 3)[0], V), "factors": 3, "solver": "exact", "dtype": "float64", "random_state": 0, **rule.words,
         "checkpoint": place / "night",
     }  # fmt: skip
     half = lfm_np.als(csr(X), iterations=3, **words)
@@ -130,7 +130,14 @@ def _stops_in_the_first_sweep_of_the_second_night(place: Path) -> list[str]:
 
 def _two_branches_of_one_checkpoint(place: Path) -> list[str]:
     rule, X, (U, V) = Model("ials", 1.0, 0.3, 0.1, 1.0), stars(18, 13, 23), start(18, 13, 4)
-    words: dict[str, Any] = {"init": (U, V), "factors": 4, "solver": "exact", "dtype": "float64", **rule.words}
+    words: dict[str, Any] = {
+        "init": (U, V),
+        "factors": 4,
+        "solver": "exact",
+        "dtype": "float64",
+        "random_state": 0,
+        **rule.words,
+    }
     lfm_np.als(csr(X), iterations=2, checkpoint=place / "trunk", **words)
     shutil.copy(place / "trunk", place / "branch")
     (place / "trunk").rename(place / "renamed")
@@ -228,7 +235,7 @@ def _last_sweep_is_saved(place: Path, ends: str) -> list[str]:
             raise StopIteration if ends == "stop" else KeyError("a disk of the callback's own")
 
     words: dict[str, Any] = {
-        "init": (start(16, 12, 3)[0], V), "factors": 3, "solver": "exact", "dtype": "float64", **rule.words
+        "init": (start(16, 12, 3)[0], V), "factors": 3, "solver": "exact", "dtype": "float64", "random_state": 0, **rule.words
     }  # fmt: skip
     seldom = lfm_np.Checkpoint(place / "c", every=1e6 if ends != "raise" else 0.0)
     limit = 3 if ends == "every" else 9
@@ -252,6 +259,21 @@ def _last_sweep_is_saved(place: Path, ends: str) -> list[str]:
         numbers=[r["iteration"] for r in fit.history] == [1, 2, 3, 4, 5, 6],
         J=close([r["objective"] for r in fit.history], J, 1e-9),
         halves=close([r["objective_users"] for r in fit.history], halves, 1e-9),
+    )
+
+
+def _without_a_seed(place: Path, fit: Any) -> list[str]:
+    """Who names no seed goes on all the same, from the numbers of the night before."""
+    X = csr(stars(15, 10, 26))
+    count = "iterations" if fit is lfm_np.als else "epochs"
+    first = fit(X, factors=3, checkpoint=place / "c", **{count: 2})
+    second = fit(X, factors=3, checkpoint=place / "c", **{count: 4})
+    again = fit(X, factors=3, random_state=first.params["seed"], **{count: 4})
+    cost = "objective" if fit is lfm_np.als else "sampled_loss"
+    return wrong(
+        first=[r[cost] for r in second.history][:2] == [r[cost] for r in first.history],
+        count=len(second.history) == 4,
+        bits=same(second, again),
     )
 
 
@@ -338,6 +360,9 @@ def _cases() -> Iterator[Case]:
         ("a fit of no seed is repeated from its file", _repeated_by_its_seed),
     ):
         yield _holds(name, inside(work))
+    for fit in (lfm_np.als, lfm_np.sgd):
+        name = f"nights of {fit.__name__} without a seed"
+        yield _holds(name, inside(lambda place, f=fit: _without_a_seed(place, f)))
     for ends in ("every", "stop", "raise"):
         yield _holds(f"a night that ends by {ends}", inside(lambda place, e=ends: _last_sweep_is_saved(place, e)))
     work = inside(_sgd_stops_in_the_first_epoch_of_the_second_night)
