@@ -15,7 +15,7 @@ import lfm_np
 from .case import Case, Group, installed
 from .cases_second_year_of_tables import Records, cells, combined, of_these_ids
 from .places import inside
-from .working_days import Model, all_scores, best, close, csr, faultless, stars, start, wrong
+from .working_days import Model, all_scores, best, close, csr, faultless, raised, stars, start, wrong
 
 _GROUP = Group("second year in production")
 _holds = faultless(_GROUP)
@@ -95,7 +95,8 @@ def _memory_then_disk(place: Path) -> list[str]:
     rule, X, (U, V) = Model("ials", 1.5, 0.4, 0.3, 0.5), stars(16, 12, 43), start(16, 12, 3)
     stored = lfm_np.StoredMatrix.from_matrix(csr(X), place / "m", dtype="float64")
     words: dict[str, Any] = {
-        "init": (U, V), "factors": 3, "solver": "exact", "dtype": "float64", "random_state": 0, **rule.words, "checkpoint": place / "c"
+        "init": (U, V), "factors": 3, "solver": "exact", "dtype": "float64",
+        "random_state": 0, **rule.words, "checkpoint": place / "c"
     }  # fmt: skip
     for iterations, source in ((2, csr(X)), (4, stored), (5, csr(X))):
         fit = lfm_np.als(source, iterations=iterations, **words)
@@ -184,12 +185,168 @@ def _core_of_cells(place: Path) -> list[str]:
     return wrong(cells=cells(data) == mine, ids=of_these_ids(mine, data), some=len(mine) == 32)
 
 
+def _files_of_any_build(place: Path) -> list[str]:
+    """One thread or two, little memory or much: the same bytes, and they are those of the matrix and its transpose."""
+    X = stars(40, 30, 71)
+    kept: dict[str, set[bytes]] = {}
+    for number, (threads, memory) in enumerate(((1, 34 << 20), (2, 64 << 20), (2, 34 << 20))):
+        folder = place / str(number)
+        lfm_np.StoredMatrix.from_matrix(csr(X), folder, dtype="float64", num_threads=threads, memory=memory)
+        for path in sorted(folder.glob("*.npy")):
+            kept.setdefault(path.name, set()).add(path.read_bytes())
+    bad = [name for name, files in kept.items() if len(files) > 1]
+    for side, D in (("rows", X), ("columns", X.T)):
+        has = ~np.isnan(D)
+        mine = {"indptr": np.r_[0, np.cumsum(has.sum(1))], "indices": np.nonzero(has)[1], "data": D[has]}
+        bad += [
+            f"{side} {part}"
+            for part, array in mine.items()
+            if not np.array_equal(np.load(place / "0" / f"{side}.{part}.npy"), array)
+        ]
+    return bad + wrong(six=len(kept) == 6)
+
+
+def _extended(place: Path) -> list[str]:
+    """A folder that is there is not built over; the larger one is built beside it and takes its name."""
+    X, (U, V), rule = stars(14, 9, 72), start(14, 9, 3), Model("ials", 1.5, 0.3, 0.2, 0.5)
+    lfm_np.StoredMatrix.from_matrix(csr(X[:9]), place / "live", dtype="float64")
+    before = {path.name: path.read_bytes() for path in (place / "live").iterdir()}
+    error = raised(lambda: lfm_np.StoredMatrix.from_matrix(csr(X), place / "live", dtype="float64"))
+    after = {path.name: path.read_bytes() for path in (place / "live").iterdir()}
+    lfm_np.StoredMatrix.from_matrix(csr(X), place / "next", dtype="float64")
+    (place / "live").rename(place / "old")
+    (place / "next").rename(place / "live")
+    bad = []
+    for name, D in (("live", X), ("old", X[:9])):
+        stored = lfm_np.StoredMatrix(place / name)
+        fit = lfm_np.als(stored, init=(U[: len(D)], V), factors=3, iterations=2, dtype="float64", **rule.words)
+        P, Q = rule.sweeps(D, V, 2)
+        bad += wrong(**{
+            name: close(all_scores(fit), P @ Q.T, 1e-8),
+            f"{name} J": close(fit.history[-1]["objective"], rule.objective(D, P, Q), 1e-9),
+            f"size of {name}": (stored.shape, stored.nnz) == (D.shape, int((~np.isnan(D)).sum())),
+        })  # fmt: skip
+    return bad + wrong(
+        refused=isinstance(error, (OSError, ValueError)),
+        kept=before == after,
+        rest=sorted(path.name for path in place.iterdir()) == ["live", "old"],
+    )
+
+
+def _mapped_for_something_else(place: Path) -> list[str]:
+    """The arrays of the folder, mapped, are a matrix for `als` and for a list's `seen`; the files stay as they are."""
+    X, (U, V), rule = stars(14, 9, 73), start(14, 9, 3), Model("hu-koren", 1.5, 0.3, 0.2)
+    lfm_np.StoredMatrix.from_matrix(csr(X), place / "m", dtype="float64")
+    before = [path.read_bytes() for path in sorted((place / "m").iterdir())]
+    arrays = tuple(np.load(place / "m" / f"rows.{part}.npy", mmap_mode="r") for part in ("data", "indices", "indptr"))
+    mapped = sp.csr_array(arrays, shape=X.shape)
+    fit = lfm_np.als(mapped, init=(U, V), factors=3, iterations=2, dtype="float64", **rule.words)
+    P, Q = rule.sweeps(X, V, 2)
+    lists = fit.recommend(np.arange(14), N=4, seen=mapped).ids.tolist()
+    return wrong(
+        scores=close(all_scores(fit), P @ Q.T, 1e-8),
+        lists=lists == [best(s, np.isnan(x), 4) for s, x in zip(P @ Q.T, X, strict=True)],
+        files=[path.read_bytes() for path in sorted((place / "m").iterdir())] == before,
+    )
+
+
+def _factors_on_the_disk(place: Path) -> list[str]:
+    """They have no name there, and serve when the folder itself is gone."""
+    X, (U, V), rule = stars(14, 9, 74), start(14, 9, 3), Model("confidence", 1.5, 0.3, 0.2)
+    lfm_np.StoredMatrix.from_matrix(csr(X), place / "m", dtype="float64")
+    (place / "big").mkdir()
+    stored = lfm_np.StoredMatrix(place / "m", factors_in=place / "big")
+    fit = lfm_np.als(stored, init=(U, V), factors=3, iterations=2, dtype="float64", **rule.words)
+    names = list((place / "big").iterdir())
+    (place / "big").rmdir()
+    P, Q = rule.sweeps(X, V, 2)
+    fit.save(place / "model")
+    lists = lfm_np.Factors.load(place / "model").recommend(3, N=9).ids.tolist()
+    return wrong(
+        names=names == [],
+        scores=close(all_scores(fit), P @ Q.T, 1e-8),
+        lists=lists == best((P @ Q.T)[3], np.ones(9, bool), 9),
+    )
+
+
+def _a_column_from_the_folders(place: Path) -> list[str]:
+    """Folders named column=value say who it was; names with a dot or an underscore in front are no data."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    mine: dict[tuple[Any, Any], float] = {}
+    for shop, name, items in (
+        ("north", "b.parquet", [1, 2, 2]), ("north", "a.parquet", [2, 7]), ("south", "c.parquet", [7]),
+        ("east side", "c.parquet", [1, 1]), ("_west", "c.parquet", [9]), ("south", ".d.parquet", [8]),
+    ):  # fmt: skip
+        folder = place / "data" / (shop if shop.startswith("_") else f"shop={shop}")
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"item": items}), folder / name)
+        if not (shop.startswith("_") or name.startswith(".")):
+            for item in items:
+                mine[shop, item] = mine.get((shop, item), 0.0) + 1
+    data = lfm_np.Interactions.from_parquet(place / "data", user="shop", duplicates="count")
+    return wrong(cells=cells(data) == mine, ids=of_these_ids(mine, data))
+
+
+def _nothing_but_nulls(place: Path) -> list[str]:
+    """Who has nothing but records that are left out is no row, on the disk as in memory."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    users, items = ["a", "b", None, "c", "a", "d", "c"], [5, None, 6, 7, 5, 8, None]
+    values, notes = [1.0, 2.0, 3.0, None, 2.5, 4.0, 1.0], [None, "x", "y", "z", None, None, "w"]
+    table = pa.table({"note": notes, "value": values, "item": items, "user": users})
+    pq.write_table(table, place / "t.parquet", row_group_size=3)
+    data = lfm_np.Interactions.from_parquet(place / "t.parquet", value="value", nulls="drop")
+    stored = lfm_np.StoredMatrix.from_parquet(
+        place / "t.parquet", place / "s", value="value", nulls="drop", memory=64 << 20
+    )
+    return wrong(
+        memory=cells(data) == {("a", 5): 3.5, ("d", 8): 4.0} and data.users.tolist() == ["a", "d"],
+        disk=(list(stored.users), list(stored.items), stored.nnz) == (["a", "d"], [5, 8], 2),
+        values=np.load(place / "s" / "rows.data.npy").tolist() == [3.5, 4.0],
+    )
+
+
+def _some_users_by_their_lists(place: Path) -> list[str]:
+    """A file for some users, in the order asked, of what is allowed; an old file is replaced, another stays."""
+    import pyarrow.parquet as pq
+
+    X = stars(12, 9, 75)
+    data = lfm_np.Interactions(csr(X), np.array([f"u{u:02}" for u in range(12)]), np.arange(9) * 11)
+    U, V = start(12, 9, 3)
+    path = place / "lists.parquet"
+    path.write_text("yesterday")
+    asked, allowed, none = ["u07", "u00", "u11"], np.array([88, 0, 33, 44, 55]), np.array([33, 22])
+    lfm_np.recommend_parquet(lfm_np.Factors(U, V), data, path, asked, N=3, seen=data, items=allowed, exclude=none)
+    mine = []
+    for user in asked:
+        u = int(user[1:])
+        ok = np.isin(np.arange(9) * 11, allowed) & ~np.isin(np.arange(9) * 11, none) & np.isnan(X[u])
+        s = V @ U[u]
+        mine += [(user, 11 * i, s[i], rank) for rank, i in enumerate(best(s, ok, 3), 1) if i >= 0]
+    found = pq.read_table(path).to_pylist()
+    return wrong(
+        rows=[(r["user"], r["item"], r["rank"]) for r in found] == [(a, b, d) for a, b, _, d in mine],
+        scores=close([r["score"] for r in found], [c for *_, c, _ in mine], 1e-12),
+        alone=[p.name for p in place.iterdir()] == ["lists.parquet"],
+    )
+
+
 def cases() -> list[Case]:
     return list(_cases())
 
 
 def _cases() -> Iterator[Case]:
-    for name, work in (("zeros on disk", _zeros_on_disk), ("memory, disk, memory: one checkpoint", _memory_then_disk)):
+    for name, work in (
+        ("zeros on disk", _zeros_on_disk),
+        ("memory, disk, memory: one checkpoint", _memory_then_disk),
+        ("files of any build", _files_of_any_build),
+        ("a larger matrix takes the name", _extended),
+        ("arrays mapped for something else", _mapped_for_something_else),
+        ("factors on the disk, without a name", _factors_on_the_disk),
+    ):
         yield _holds(name, inside(work))
     if not installed("pyarrow", "narwhals"):
         return
@@ -201,5 +358,8 @@ def _cases() -> Iterator[Case]:
         ("lists across the block of 131,072 rows", _across_the_block),
         ("lists are events again", _lists_are_events),
         ("a core of cells, not of records", _core_of_cells),
+        ("a column from the folders", _a_column_from_the_folders),
+        ("nothing but nulls", _nothing_but_nulls),
+        ("some users by their lists", _some_users_by_their_lists),
     ):
         yield _holds(name, inside(work))

@@ -277,6 +277,71 @@ def _twice_the_events() -> list[str]:
     )
 
 
+def _newcomers_of_sgd(biases: Any) -> list[str]:
+    """A model of `sgd` that learnt biases of items only, or of both sides, or none, takes newcomers by ratings."""
+    X, rows, lam = stars(15, 9, 81), stars(4, 9, 82, 0.5), 0.35
+    fit = lfm_np.sgd(
+        csr(X), lfm_np.losses.Squared(), sampler=None, biases=biases, factors=3, epochs=2, dtype="float64",
+        random_state=0,
+    )  # fmt: skip
+    new = fit.fold_in_users(csr(rows), weighting="ratings", regularization=lam, regularization_exponent=1.0)
+    d = np.zeros(9) if fit.item_bias is None else fit.item_bias
+    mu, V = fit.global_bias or 0.0, fit.item_factors
+    U, b = [], []
+    for x in rows:
+        has = ~np.isnan(x)
+        Y = np.column_stack([V[has], np.ones(has.sum())]) if biases is True else V[has]
+        A = Y.T @ Y + lam * has.sum() * np.eye(Y.shape[1])
+        found = np.linalg.solve(A, Y.T @ (x[has] - mu - d[has]))
+        U.append(found[:3])
+        b.append(found[3:])
+    scores = np.array([mu + d + u @ V.T + (b_u[0] if len(b_u) else 0.0) for u, b_u in zip(U, b, strict=True)])
+    lists = new.recommend(np.arange(4), N=9, seen=csr(rows))
+    return wrong(
+        users=close(new.user_factors, U, 1e-8),
+        bias=new.user_bias is None if biases is not True else close(new.user_bias, np.ravel(b), 1e-8),
+        items=np.array_equal(new.item_factors, V),
+        lists=lists.ids.tolist() == [best(s, np.isnan(x), 9) for s, x in zip(scores, rows, strict=True)],
+    )
+
+
+def _for_whom_nothing_is_known() -> list[str]:
+    """Most popular of the last seven of twelve days, for all alike but for what they have."""
+    from lfm_np.evaluation import most_popular
+
+    draw = np.random.default_rng(83)
+    records = sorted({(int(u), int(i), int(t)) for u, i, t in draw.integers(0, (30, 8, 12), (150, 3))})
+    pairs = sorted({(u, i) for u, i, t in records if t >= 5})
+    has = np.zeros((31, 8), bool)
+    has[tuple(zip(*pairs, strict=True))] = True
+    window = csr(np.where(has, 1.0, NAN))
+    counts = {i: sum(pair[1] == i for pair in pairs) for i in range(8)}
+    mine = [sorted((i for i in range(8) if not has[u, i]), key=lambda i: (-counts[i], i))[:3] for u in range(31)]
+    lists = most_popular(window).recommend(np.arange(31), N=3, seen=window).ids.tolist()
+    return wrong(lists=[[i for i in ids if i >= 0] for ids in lists] == mine, unknown=not has[30].any())
+
+
+def _what_is_like_the_new_item(metric: str) -> list[str]:
+    """An item that came by update, among the others; one that nobody has, too."""
+    rule, (U, V) = Model("hu-koren", 2.0, 0.4, 0.3), start(16, 9, 3)
+    model = lfm_np.Factors(U, V)
+    model.similar_items(0)
+    columns = stars(16, 2, 84)
+    columns[:, 1] = NAN
+    model = model.update(csr(columns), items=[9, 10], **rule.words)
+    V = np.vstack([V, rule.half(columns[:, :1].T, U), np.zeros((1, 3))])
+    lengths = np.linalg.norm(V, axis=1)
+    S = V @ V.T
+    if metric == "cosine":
+        S = S / np.where(lengths > 0, lengths, 1.0) / np.where(lengths > 0, lengths, 1.0)[:, None]
+    found = model.similar_items([9, 10], N=11, metric=metric)
+    return wrong(
+        new=found.ids[0].tolist() == best(S[9], np.ones(11, bool), 11),
+        empty=found.ids[1].tolist() == list(range(11)) and not found.scores[1].any(),
+        scores=close(found.scores[0], -np.sort(-S[9]), 1e-9),
+    )
+
+
 def cases() -> list[Case]:
     return list(_cases())
 
@@ -295,3 +360,8 @@ def _cases() -> Iterator[Case]:
     for weighting in ("hu-koren", "ials", "confidence", "ratings"):
         yield _holds(f"newcomers of every length: {weighting}", lambda w=weighting: _newcomers_of_every_length(w))
     yield _holds("an update of events as they came", _twice_the_events)
+    for biases in (False, "item", True):
+        yield _holds(f"newcomers of sgd, biases={biases}", lambda b=biases: _newcomers_of_sgd(b))
+    yield _holds("for whom nothing is known", _for_whom_nothing_is_known)
+    for metric in ("cosine", "inner"):
+        yield _holds(f"what is like the new item, {metric}", lambda m=metric: _what_is_like_the_new_item(m))

@@ -115,7 +115,8 @@ def _stops_in_the_first_sweep_of_the_second_night(place: Path) -> list[str]:
     assert min(falls[:2]) > falls[2] * 1.05, falls
     tolerance = math.sqrt(min(falls[:2]) * falls[2])
     words: dict[str, Any] = {
-        "init": (start(18, 13, 3)[0], V), "factors": 3, "solver": "exact", "dtype": "float64", "random_state": 0, **rule.words,
+        "init": (start(18, 13, 3)[0], V), "factors": 3, "solver": "exact", "dtype": "float64",
+        "random_state": 0, **rule.words,
         "checkpoint": place / "night",
     }  # fmt: skip
     half = lfm_np.als(csr(X), iterations=3, **words)
@@ -235,7 +236,8 @@ def _last_sweep_is_saved(place: Path, ends: str) -> list[str]:
             raise StopIteration if ends == "stop" else KeyError("a disk of the callback's own")
 
     words: dict[str, Any] = {
-        "init": (start(16, 12, 3)[0], V), "factors": 3, "solver": "exact", "dtype": "float64", "random_state": 0, **rule.words
+        "init": (start(16, 12, 3)[0], V), "factors": 3, "solver": "exact", "dtype": "float64",
+        "random_state": 0, **rule.words
     }  # fmt: skip
     seldom = lfm_np.Checkpoint(place / "c", every=1e6 if ends != "raise" else 0.0)
     limit = 3 if ends == "every" else 9
