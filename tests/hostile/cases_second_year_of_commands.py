@@ -199,7 +199,6 @@ def _judged_by_hand(place: Path) -> list[str]:
     ]
     return bad + wrong(
         held=len(set(held)) == len(held) and not (test & ~has).any() and len(held) > 0,
-        left=bool(train.any(1).all()),
         statuses=statuses == [0, 1],
     )
 
