@@ -18,6 +18,7 @@ from lfm_np.kernels.als_rows import aligned
 from lfm_np.kernels.jit import Pool
 from lfm_np.memory import refuse_what_cannot_fit
 from lfm_np.problem import Problem, check_problem, narrow
+from lfm_np.quiet import quietly
 from lfm_np.row_plan import STEP_COSTS, Side, plan_side
 from lfm_np.stored import StoredMatrix
 from lfm_np.stored.files import fixed_mean
@@ -254,14 +255,15 @@ class _State:
             (self._users, self._items), mean = stored_sides(problem, solver, pool.num_threads), X.mean
             self._empty = X.factor_matrix
         else:
-            (self._users, self._items), mean = _sides(problem, solver, pool), fixed_mean(X.data)
+            (self._users, self._items) = _sides(problem, solver, pool)
+            mean = fixed_mean(X.data) if problem.biases else 0.0
             self._empty = aligned
         self._mean = mean if problem.biases else 0.0
         self._U, self._next_U = (self._empty((X.shape[0], problem.columns), X.dtype) for _ in range(2))
         self._V, self._next_V = (self._empty((X.shape[1], problem.columns), X.dtype) for _ in range(2))
         self._U[:], self._V[:] = 0, 0
         self._fill_start(start, rng)
-        self._item_penalty = float(np.dot(self._items.lam.astype(np.float64), _squared_norms(self._V)))
+        self._item_penalty = float(quietly(np.dot, self._items.lam.astype(np.float64), _squared_norms(self._V)))
 
     def _fill_start(self, start: tuple[Any, ...] | None, rng: np.random.Generator) -> None:
         k = self._problem.factors

@@ -191,7 +191,7 @@ def explain(factors: Factors, user: int, item: int, X: Any, **parameters: Unpack
     own = check.check_row("X", X, row, factors.shape)
     other = _other_side(factors, "users")
     problem = check_rows(own, other, half_step(factors, parameters), transposed=False)
-    return contributions(problem, other, row, column)
+    return quietly(_contributions, problem, other, row, column)
 
 
 def _new_rows(
@@ -291,7 +291,7 @@ def solve(
     out = np.empty((X.shape[0], problem.columns), X.dtype)
     solve_rows(side, fixed, problem.weights, check.frozen(shifts(other, X.dtype)), out, pool)
     if fixed.basis is not None:
-        out = out @ fixed.basis.T.astype(X.dtype)
+        out = quietly(np.matmul, out, fixed.basis.T.astype(X.dtype))
     return np.ascontiguousarray(out[:, :k]), out[:, k].copy() if problem.biases else None
 
 
@@ -302,7 +302,7 @@ def shifts(other: Other, dtype: np.dtype) -> np.ndarray:
     return other.bias + dtype.type(other.mean)
 
 
-def contributions(problem: Problem, other: Other, row: int, item: int) -> Explanation:
+def _contributions(problem: Problem, other: Other, row: int, item: int) -> Explanation:
     """Split the score of ``item`` for the single row of ``problem``, that of user ``row``, over the row's cells.
 
     x = A⁻¹ Σ_a t_a y_a is linear in the cells once their weights are given, and so is the score y_i·x (Hu, Koren,
@@ -324,8 +324,8 @@ def contributions(problem: Problem, other: Other, row: int, item: int) -> Explan
     B = [own * root[:, None], np.sqrt(lam) * np.eye(Y.shape[1])]
     if a0:
         others = np.delete(Y, X.indices, axis=0)
-        B.append(quietly(_root, a0 * (others.T @ others)))
-    shares = targets * quietly(_inverted, np.vstack(B), lam, len(x), Y[item], row) if len(x) else np.empty(0)
+        B.append(_root(a0 * (others.T @ others)))
+    shares = targets * _inverted(np.vstack(B), lam, len(x), Y[item], row) if len(x) else np.empty(0)
     order = np.argsort(-shares, kind="stable")
     return Explanation(X.indices[order].astype(np.int64), shares[order], baseline, baseline + float(shares.sum()))
 

@@ -113,7 +113,14 @@ def prepare_fixed(rotate: bool, Y: np.ndarray, out: np.ndarray, weights: Weights
 
 
 def fixed_gram(rotate: bool, products: np.ndarray, weights: Weights, factors: int, dtype: Any) -> Fixed:
-    """What `prepare_fixed` knows from YᵀY alone (ld × ld, float64), without rows."""
+    """What `prepare_fixed` knows from YᵀY alone (ld × ld, float64), without rows.
+
+    Rows that would need what overflows are solved again in float64.
+    """
+    return quietly(_fixed_gram, rotate, products, weights, factors, dtype)
+
+
+def _fixed_gram(rotate: bool, products: np.ndarray, weights: Weights, factors: int, dtype: Any) -> Fixed:
     ld = len(products)
     G = np.zeros((ld, ld))
     floor, Q = -np.inf, None
@@ -127,7 +134,7 @@ def fixed_gram(rotate: bool, products: np.ndarray, weights: Weights, factors: in
         G = np.diag(np.concatenate((values, np.zeros(ld - factors))))
         floor = _floor(values, factors, np.finfo(dtype))
     G[range(factors, ld), range(factors, ld)] = 1
-    G = quietly(G.astype, dtype)  # rows that would need what overflows are solved again in float64
+    G = G.astype(dtype)
     return Fixed(frozen(np.empty((0, ld), dtype)), frozen(G), frozen(G.diagonal().copy()), floor, Q)
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lfm_np.kernels.simd import LANES, WIDTH
+from lfm_np.quiet import quietly
 from lfm_np.validation import frozen
 
 # Measured costs of the kernels in nanoseconds (`python -m benchmarks.als_kernels`, docs/als_performance.md).
@@ -348,7 +349,7 @@ def _segments(rows: np.ndarray, indptr: np.ndarray, cost: np.ndarray, target: fl
 def rows_below_weight(indptr: np.ndarray, data: np.ndarray, weights: Weights) -> np.ndarray:
     """Which rows have c < α₀ somewhere."""
     if data.size and weights.d0 + weights.d1 * min(0.0, float(data.min())) < 0:
-        return rows_with_negative(weights.d0 + weights.d1 * data, indptr)
+        return rows_with_negative(quietly(lambda: weights.d0 + weights.d1 * data), indptr)
     return np.zeros(len(indptr) - 1, np.bool_)
 
 

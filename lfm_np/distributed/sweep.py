@@ -17,6 +17,7 @@ from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
 from lfm_np.npy_files import allocate, npy_header
 from lfm_np.problem import Problem
+from lfm_np.quiet import quietly
 from lfm_np.row_plan import primal_cost
 
 BLOCK_BYTES = 16 << 20  # of a shard's share of the normal equations of a block of items
@@ -99,7 +100,7 @@ class Sweeps:
         summaries = cluster.gather(summaries)
         counts, rows = np.sum([part.counts for part in summaries], axis=0), [part.rows for part in summaries]
         total = sum(summary.total for summary in summaries)
-        self.mean = total / counts.sum() if problem.biases and counts.sum() else 0.0
+        self.mean = total / int(counts.sum()) if problem.biases and counts.sum() else 0.0
         self._lam, self._rows = problem.row_regularization(counts, sum(rows)), rows
         self._rotate = 2 * sum(summary.rotates for summary in summaries) > len(summaries)
         gathers = gathers_users(sum(rows), len(counts), problem)
@@ -223,8 +224,8 @@ class Sweeps:
         """The items with those that need float64 solved in it, and what was found."""
         cluster, problem = self._cluster, self._problem
         (items, found, _), values = sent.solved, cluster.gather(sent.solved.found)
-        patched = {}
-        for place, (block, places) in enumerate(zip(self._ranges, equations.to_solve_again(values))):
+        doubtful, patched = quietly(equations.to_solve_again, values), {}
+        for place, (block, places) in enumerate(zip(self._ranges, doubtful)):
             if not len(places):
                 continue
             ids = block[0] + places

@@ -42,7 +42,7 @@ def factor_spectrum(
     the largest. Zeros have no place on the logarithmic axis.
     """
     curves = named(results, labels)
-    spectra = [_singular_values(result.user_factors, result.item_factors) for result, _ in curves]
+    spectra = [quietly(_singular_values, result.user_factors, result.item_factors) for result, _ in curves]
     ax = make_axes(ax)
     for values, (_, label) in zip(spectra, curves):
         ax.semilogy(np.arange(1, len(values) + 1), np.where(values > 0, values, np.nan), "o-", ms=3, label=label)
@@ -52,9 +52,13 @@ def factor_spectrum(
 
 def _singular_values(U: np.ndarray, V: np.ndarray) -> np.ndarray:
     grams = [gram(U), gram(V)]
-    values, vectors = eigh(grams[1])
+    sizes = [float(np.trace(products)) or 1.0 for products in grams]
+    if not np.isfinite(sizes).all():
+        raise ValueError("results have factors too large for a spectrum: sums of their squares are beyond float64")
+    values, vectors = np.linalg.eigh(grams[1] / sizes[1])
     root = vectors * np.sqrt(np.maximum(values, 0.0))
-    return np.sqrt(np.maximum(quietly(np.linalg.eigvalsh, root.T @ grams[0] @ root), 0.0))[::-1]
+    squares = np.linalg.eigvalsh(root.T @ (grams[0] / sizes[0]) @ root)
+    return np.sqrt(sizes[0]) * np.sqrt(sizes[1]) * np.sqrt(np.maximum(squares, 0.0))[::-1]
 
 
 def item_map(

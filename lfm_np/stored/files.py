@@ -16,6 +16,7 @@ import numpy as np
 
 from lfm_np.fingerprint import PIECE, Digest
 from lfm_np.npy_files import npy_header
+from lfm_np.quiet import quietly
 
 OFFSET = 128  # bytes before the numbers of a one-dimensional array, whatever its length
 
@@ -199,7 +200,10 @@ class StoredCsr(NamedTuple):
             if not np.isfinite(piece).all():
                 raise ValueError(f"{self.data.path.name} has a non-finite value")
             lowest, highest = min(lowest, float(piece.min())), max(highest, float(piece.max()))
-            total, zeros = total + float(piece.sum(dtype=np.float64)), zeros or not piece.all()  # as in `fixed_mean`
+            total, zeros = (
+                total + float(quietly(piece.sum, dtype=np.float64)),
+                zeros or not piece.all(),
+            )  # as in `fixed_mean`
             digest.add(piece)
         if not self.data.length:
             lowest = highest = 0.0
@@ -224,5 +228,5 @@ def fixed_mean(data: np.ndarray) -> float:
     """The mean of values, in float64, summed as `StoredCsr.examine` does; 0 of none."""
     total = 0.0
     for lo in range(0, len(data), PIECE):
-        total += float(data[lo : lo + PIECE].sum(dtype=np.float64))
+        total += float(quietly(data[lo : lo + PIECE].sum, dtype=np.float64))
     return total / max(len(data), 1)

@@ -18,6 +18,7 @@ from lfm_np.kernels.jit import Interrupted
 from lfm_np.memory import CELL_BYTES, DUAL_SHARE, refuse_what_cannot_fit
 from lfm_np.problem import Problem, check_problem
 from lfm_np.row_plan import exact_costs, rows_below_weight, step_pays
+from lfm_np.stored.files import fixed_mean
 from lfm_np.sweeps import Callback, check_loop, run_sweeps, sigint_noted
 from lfm_np.torch_backend import step_rows, systems
 from lfm_np.torch_backend.batches import Batch, make_batches
@@ -205,7 +206,7 @@ class _State:
         X = problem.X
         self._users = _Side(problem, X, device, solver)
         self._items = _Side(problem, sp.csr_array(X.T.tocsr()), device, solver)
-        self._mean = float(X.data.mean(dtype=np.float64)) if problem.biases and X.nnz else 0.0
+        self._mean = fixed_mean(X.data) if problem.biases else 0.0
         U, V = (np.zeros((rows, problem.factors + problem.biases), X.dtype) for rows in X.shape)
         _fill(problem, U, V, start, rng)
         self._U, self._V = device.tensor(U), device.tensor(V)

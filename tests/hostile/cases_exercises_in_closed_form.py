@@ -214,12 +214,13 @@ def _alone(weighting: str, side: str) -> list[str]:
     lonely, others = fit.user_factors, fit.item_factors
     if side == "item":
         lonely, others = others, lonely
-    return wrong(
-        scores=near(scores_of(fit).ravel(), s),
-        length=near((lonely**2).sum(), t),
-        absent=not others[~has].any(),  # (α₀uuᵀ + λI) v = 0
-        objective=near(fit.history[-1]["objective"], J, 1e-12),
-    )
+    with np.errstate(under="ignore"):  # directions that are not needed vanish
+        return wrong(
+            scores=near(scores_of(fit).ravel(), s),
+            length=near((lonely**2).sum(), t),
+            absent=not others[~has].any(),  # (α₀uuᵀ + λI) v = 0
+            objective=near(fit.history[-1]["objective"], J, 1e-12),
+        )
 
 
 def _apart() -> list[str]:

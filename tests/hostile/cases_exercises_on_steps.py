@@ -120,7 +120,7 @@ def _several() -> list[str]:
 
 
 def _scheduled(schedule: str) -> list[str]:
-    """λ alone moves a user: by η/(1 + e/10) in epoch e, or by Adagrad's rate of its own sum."""
+    """λ alone moves a user: by η, by η/(1 + e/10) in epoch e, or by Adagrad's rate of its own sum."""
     B, (eta, lam) = _pattern(12, 9), (0.25, 0.5)
     U, V = _begun(12, 9)
     fit = _fit(
@@ -132,7 +132,8 @@ def _scheduled(schedule: str) -> list[str]:
         for epoch in range(4):
             for _ in range(int(cells)):
                 seen += (lam * left) ** 2 / 3
-                left *= 1 - lam * eta / (math.sqrt(1 + seen) if schedule == "adagrad" else 1 + epoch / 10)
+                slower = {"constant": 1.0, "inverse": 1 + epoch / 10, "adagrad": math.sqrt(1 + seen)}[schedule]
+                left *= 1 - lam * eta / slower
         mine.append(left)
     return wrong(
         users=near(np.linalg.norm(fit.user_factors, axis=1), mine, 1e-12),
