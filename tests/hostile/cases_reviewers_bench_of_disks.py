@@ -1,4 +1,4 @@
-"""A reviewer's programs, each to show a promise of the pages false: matrices on disk, mapped, and on several machines."""
+"""A reviewer's programs, each to show a promise of the pages false: matrices on disk, and on several machines."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def _exact_at_66() -> list[str]:
     return wrong(
         scores=near(product(fit), U @ V.T, 1e-8),
         objective=near(fit.history[0]["objective"], rule.cost(X, U, V), 1e-9),
-        users=near(fit.history[0]["objective_users"], rule.cost(X, U, V0), 1e-8 * rule.cost(X, U, V0)),
+        users=near(fit.history[0]["objective_users"], rule.cost(X, U, V0), 1e-9),
     )
 
 
