@@ -250,7 +250,7 @@ def _cases() -> Iterator[Case]:
         for duplicates in ("sum", "last", "mean", "max", "count"):
             yield _holds(f"two files become a stored matrix: {duplicates}", lambda d=duplicates: _from_two_files(d))
     if installed("distributed"):
-        yield _GROUP.right("items by equations and by users", lambda: _on_workers(_either_way))
-        yield _GROUP.right("broken off on workers, users to a file", lambda: _on_workers(_broken_off_on_workers))
+        yield _GROUP.right("items by equations and by users", lambda: _on_workers(_either_way), bool)
+        yield _GROUP.right("broken off on workers, users to a file", lambda: _on_workers(_broken_off_on_workers), bool)
         if installed("pyarrow"):
-            yield _GROUP.right("records split by a hash of their users", lambda: _on_workers(_split_by_hash))
+            yield _GROUP.right("records split by a hash of their users", lambda: _on_workers(_split_by_hash), bool)

@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from .case import Case, Group, installed
-from .sentences_by_numpy import lfm_np, losses, near, sampling, sigmoid
+from .sentences_by_numpy import lfm_np, near, sampling, sigmoid
 from .working_days import faultless, folder, raised, same, tells, wrong
 
 _GROUP = Group("the reviewer's bench")
@@ -134,38 +134,6 @@ class OnTheSphere(NamedTuple):
         from torch.nn.functional import softplus
 
         return self.weight * softplus(-self.sharpness * difference)
-
-
-class Naive(NamedTuple):
-    """log(1 + eˢ) as nobody should write it."""
-
-    def value(self, difference: float) -> float:
-        return math.log(1.0 + math.exp(-difference))
-
-    def gradient(self, difference: float) -> float:
-        return -1.0 / (1.0 + math.exp(difference))
-
-
-class LateMistake(Flat):
-    """Right for the target of a stored cell."""
-
-    def gradient(self, score: float, target: float) -> float:
-        return (2.0 * self.up if target > 0.0 else self.down) * (score - target)
-
-
-class LastMistake(Contrast):
-    """Right but for the last of the negatives."""
-
-    def gradient(self, positive: float, negatives: np.ndarray) -> tuple[float, np.ndarray]:
-        pulls = np.empty(len(negatives))
-        total = 1.0
-        for m in range(len(negatives)):
-            pulls[m] = math.exp(min((negatives[m] - positive) / self.temperature, 700.0))
-            total += pulls[m]
-        pulls /= total * self.temperature
-        positive_slope = -pulls.sum()
-        pulls[len(negatives) - 1] *= 1.125
-        return positive_slope, pulls
 
 
 def _gram(U: Any, V: Any) -> np.ndarray:
@@ -403,13 +371,3 @@ def _cases() -> Iterator[Case]:
     if installed("torch"):
         yield _holds("rows that move several times in a batch", lambda: _held_in_a_batch(backends[1][1], "float64"))
     yield _holds("instances and edits are functions of their own", _instances_are_functions)
-    check = losses.check
-    sound = (Tempered(), Ranked(1.0, 2.0), Flat(0.5, 3.0), Contrast(2.5), OnTheSphere())
-    yield _GROUP.right("check is silent about five sound ones", lambda: [check(x) for x in sound] == [None] * 5)
-    yield _GROUP.refused("check of an exponential", lambda: check(Naive()), "finite|inf", "1000", kind=ValueError)
-    yield _GROUP.refused(
-        "check of a slope at one target", lambda: check(LateMistake(1.0, 2.0)), "gradient", kind=ValueError
-    )
-    yield _GROUP.refused(
-        "check of a slope of one negative", lambda: check(LastMistake(1.0)), "gradient", kind=ValueError
-    )
