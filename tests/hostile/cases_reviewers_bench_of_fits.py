@@ -285,9 +285,7 @@ def _cases() -> Iterator[Case]:
     yield _holds("new items of ratings with biases and ν of 1", _new_items_with_biases)
     for weighting, biases, dtype in (
         ("ials", False, "float64"),
-        ("confidence", False, "float32"),
         ("ratings", True, "float32"),
-        ("ratings", True, "float64"),
     ):
         yield _holds(
             f"shares of a score: {weighting}{' with biases' * biases}, {dtype}",

@@ -379,7 +379,7 @@ def cases() -> list[Case]:
 
 
 def _cases() -> Iterator[Case]:
-    for N in (5, 40, 300):
+    for N in (40, 300):
         yield _holds(f"lists of {N} where a μ drowns differences", lambda N=N: _ties_by_rounding(N))
     yield _holds("metrics where a μ drowns differences", _judged_ties)
     yield _holds("lists around 32, items around 64 and 256, nearly all tied", _around_the_heaps)
