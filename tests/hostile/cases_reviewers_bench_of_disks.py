@@ -123,16 +123,18 @@ def _from_two_files(duplicates: str) -> list[str]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    draw, cells, order = np.random.default_rng(12), {}, []
+    draw = np.random.default_rng(12)
+    cells: dict[tuple[str, int], list[float]] = {}
+    order: list[tuple[list[str], list[int], list[float]]] = []
     with folder() as place:
         (place / "in").mkdir()
         for name in ("b.parquet", "a.parquet"):  # a is read first, though written last
             users = [f"u{draw.integers(40):03}" for _ in range(300)]
-            items = draw.integers(-5, 12, 300)
-            values = draw.integers(1, 64, 300) / 8.0
+            items = draw.integers(-5, 12, 300).tolist()
+            values = (draw.integers(1, 64, 300) / 8.0).tolist()
             table = pa.table({"who": users, "what": items, "x": values, "other": ["-"] * 300})
             pq.write_table(table, place / "in" / name, row_group_size=70)
-            order.insert(0, (users, items.tolist(), values.tolist()))
+            order.insert(0, (users, items, values))
         for records in order:
             for u, i, x in zip(*records, strict=True):
                 cells.setdefault((u, i), []).append(x)
@@ -159,10 +161,10 @@ def _on_workers(work: Any) -> bool:
     """In a process of its own, whose threads end with it."""
 
     def run() -> bool:
-        import distributed
-
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
+            import distributed
+
             with distributed.Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=":0"):
                 return bool(work())
 
@@ -214,8 +216,7 @@ def _broken_off_on_workers() -> bool:
 
 def _split_by_hash() -> bool:
     """On several machines: 'every record is first written to `staging=`, a folder for each shard, by a hash of its
-    user';
-    `data.items, data.users()` are the ids of the rows."""
+    user'; `data.items, data.users()` are the ids of the rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,4 +1,4 @@
-"""A reviewer's programs, each to show a promise of the pages false: fits, foldings, checkpoints, matrices on disk."""
+"""A reviewer's programs, each to show a promise of the pages false: fits, foldings, checkpoints."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def _exact_at_66() -> list[str]:
 
 def _marks_through_a_break() -> list[str]:
     """Tutorial: 'what it writes into the record stays in the history' - and `checkpoint`: 'the same bits'."""
-    X, Y, called = csr(stars(25, 12, 1)), stars(25, 12, 1), []
+    X, Y = csr(stars(25, 12, 1)), stars(25, 12, 1)
+    called: list[int] = []
     words: dict[str, Any] = {"factors": 3, "init": start(25, 12, 3), "dtype": "float64", **Model().words}
 
     def note(record: dict[str, Any], factors: Any) -> None:
@@ -96,7 +97,8 @@ def _stopped_and_rarely_saved() -> list[str]:
 def _patience(fit: Any) -> list[str]:
     """Tuning: 'it ends the run itself after three sweeps without a new best', and the sweeps found serve as
     `iterations` of another fit."""
-    quality, kept = [0.1, 0.3, 0.2, 0.25, 0.1, 0.9], []
+    quality = [0.1, 0.3, 0.2, 0.25, 0.1, 0.9]
+    kept: list[tuple[np.ndarray, np.ndarray]] = []
     state = {"best": 0.0, "sweeps": 0}
 
     def watch(record: dict[str, Any], factors: Any) -> None:
@@ -207,7 +209,7 @@ def _shares(weighting: str, biases: bool, dtype: str) -> list[str]:
     """Tutorial: 'A score is a sum over what the person has liked before', and its assertion (1e-9, of float32 too)."""
     rule = Rule(weighting, 1.5, 0.4, 0.3, 0.7)
     X = stars(15, 8, 7)
-    words = {"biases": True} if biases else {}
+    words: dict[str, Any] = {"biases": True} if biases else {}
     fit = lfm_np.als(csr(X), factors=3, iterations=3, random_state=2, dtype=dtype, **rule.words, **words)
     u, i, V = 4, 2, fit.item_factors.astype(np.float64)
     why = fit.explain(u, i, csr(X))

@@ -103,7 +103,7 @@ def _around_the_heaps() -> list[str]:
     return faults
 
 
-def _forty_binades() -> list[str]:
+def _eighty_binades() -> list[str]:
     """Exact top-N: 'once ‖u‖‖v‖ is below the N-th best so far, the rest cannot enter', and 's = max|x|/127': factors
     that are powers of two, whose products are exact, from 2⁻⁴⁰ to 2⁴⁰."""
     draw = np.random.default_rng(6)
@@ -153,7 +153,9 @@ def _zeros_after_a_journey() -> list[str]:
         ("sgd", lfm_np.sgd(X, losses.Squared(), sampler=None, factors=2, epochs=2, biases=True, random_state=0)),
         ("clicks", lfm_np.als(X, factors=2, random_state=0)),
     ):
-        words = {} if name != "sgd" else {"regularization": 1.0, "regularization_exponent": 0.0, "weighting": "ratings"}
+        words: dict[str, Any] = {}
+        if name == "sgd":
+            words = {"regularization": 1.0, "regularization_exponent": 0.0, "weighting": "ratings"}
         with folder() as place:
             fit.save(place / "m")
             loaded = lfm_np.Factors.load(place / "m")
@@ -353,7 +355,7 @@ def _known_and_folds() -> list[str]:
         return api.movielens("100k"), api.movielens_records("100k"), api.movielens_split("100k", "u1")
 
     data, records, split = _moved(arrays, "ml-100k.npz", read)
-    cells = {}
+    cells: dict[tuple[int, int], tuple[str, str, str]] = {}
     for part in ("train", "test"):
         one = getattr(split, part)
         coo = one.matrix.tocoo()
@@ -383,7 +385,7 @@ def _cases() -> Iterator[Case]:
         yield _holds(f"lists of {N} where a μ drowns differences", lambda N=N: _ties_by_rounding(N))
     yield _holds("metrics where a μ drowns differences", _judged_ties)
     yield _holds("lists around 32, items around 64 and 256, nearly all tied", _around_the_heaps)
-    yield _holds("products over eighty binades", _forty_binades)
+    yield _holds("products over eighty binades", _eighty_binades)
     yield _holds("similar items on axes, some of no length", _axes_and_zeros)
     yield _holds("stored zeros of models that were saved, folded in, updated", _zeros_after_a_journey)
     yield _holds("charts of ratings with zeros, judged", _charts_of_ratings)
