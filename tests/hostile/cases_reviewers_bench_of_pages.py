@@ -200,7 +200,8 @@ def _page(kind: str) -> list[str]:
         labels="Tom &amp; &lt;b&gt;Jerry&lt;/b&gt;" in page and "<b>Jerry" not in page,
         letters="“ü” for $5_$" in page,
         script="<script" not in low,
-        network="<link" not in low and not any(f'src="{there}' in low for there in ("http", "//", "file:")),
+        network=low.count("<link") == low.count('<link rel="icon" href="data:,">')
+        and not any(f'src="{there}' in low for there in ("http", "//", "file:")),
         alone=left == ["p.html"],
         quality=("recall@10" in page) == (kind != "no test"),
     )
