@@ -197,7 +197,7 @@ def _names(metrics: Any) -> list[Any]:
 
 
 def _parse(name: Any) -> _Metric:
-    match = re.fullmatch(r"([a-z_]+)(?:@([1-9][0-9]{0,9}))?", name) if isinstance(name, str) else None
+    match = re.fullmatch(r"([a-z_]+)(?:@([1-9][0-9]{0,17}))?", name) if isinstance(name, str) else None
     kind, cutoff = match.groups() if match else ("", None)
     if kind not in _KINDS or (cutoff is None and kind in _NEED_CUTOFF) or (cutoff is not None and kind == "auc"):
         raise ValueError(

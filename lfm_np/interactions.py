@@ -255,7 +255,10 @@ class Interactions:
 
     def _at_least(self, threshold: float) -> Interactions:
         """The cells whose value is known and at least ``threshold``, which may be beyond float32."""
-        return self.select(quietly(np.greater_equal, self.matrix.data, check.check_float("threshold", threshold)))
+        least = quietly(np.float32, check.check_float("threshold", threshold))
+        if least == 0 < threshold:
+            least = np.finfo(np.float32).smallest_subnormal
+        return self.select(self.matrix.data >= least)
 
     def split(
         self,

@@ -143,6 +143,11 @@ def check_problem(
     # Only ratings may be negative, and they are not multiplied.
     if weights.t0 + weights.t1 * highest > float(np.finfo(dtype).max):
         raise ValueError(f"alpha · value overflows {dtype}: alpha is {alpha:g} and the largest value {highest:g}")
+    least = float(np.finfo(dtype).tiny)
+    if 0 < unobserved_weight < least:
+        raise ValueError(f"unobserved_weight must be 0 or at least {least:.3g} in {dtype}, got {unobserved_weight:g}")
+    if weights.d0 == weights.a0 == 0 < min(alpha, highest) and alpha * highest < least:
+        raise ValueError(f"alpha · value underflows {dtype}: alpha is {alpha:g} and the largest value {highest:g}")
     params = {
         "factors": factors,
         "regularization": regularization,

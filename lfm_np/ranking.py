@@ -42,7 +42,9 @@ def make_model(
     largest = [max(float(a.max(initial=0.0)), -float(a.min(initial=0.0))) for a in (U, V, constant, bias)]
     reach = U.shape[1] * largest[0] * largest[1] + largest[2] + largest[3]
     if not reach < float(np.finfo(U.dtype).max) / 4:
-        raise ValueError(f"scores of these factors can be as large as {reach:.1e}, beyond the range of {U.dtype}")
+        raise ValueError(
+            f"scores of these factors can be as large as {reach:.1e}, beyond a quarter of the range of {U.dtype}"
+        )
     return Model(*read_only(U, V, constant, bias))
 
 

@@ -59,7 +59,8 @@ class Logistic:
 
     def gradient(self, score: float, target: float) -> float:
         e = math.exp(-abs(score))
-        return (1.0 if score > 0.0 else e) / (1.0 + e) - target
+        up, down = (1.0, e) if score > 0.0 else (e, 1.0)  # σ(s) and 1 − σ(s), times 1 + e: σ(s) − y would round to 0
+        return ((1.0 - target) * up - target * down) / (1.0 + e)
 
 
 @dataclass(frozen=True)

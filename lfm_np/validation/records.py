@@ -13,6 +13,8 @@ import numpy as np
 from lfm_np.quiet import quietly
 from lfm_np.validation.scalars import as_array, check_float, check_int, is_whole, shown
 
+BEYOND_FLOAT32 = 2.0**128 - 2.0**103  # the least that float32 rounds to infinity
+
 
 def check_ids(name: str, ids: Any, size: int) -> np.ndarray:
     """Row numbers as an int64 array of shape (N,) (a scalar gives one element), each in [0, size)."""
@@ -95,7 +97,7 @@ def check_values(
         raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
     array = quietly(array.astype, np.float64, copy=False)
     bad = np.isinf(array) if unknown else ~np.isfinite(array)
-    bad |= np.abs(array) > np.finfo(np.float32).max
+    bad |= np.abs(array) >= BEYOND_FLOAT32
     if bad.any():
         record = int(np.argmax(bad))
         allowed = "a number within the range of float32" + (" or NaN (unknown)" if unknown else "")
