@@ -205,6 +205,32 @@ SCENARIOS = {
             os._exit(0 if same else 1)
         assert same and os.waitpid(pids[0], 0)[1] == 0
     """,
+    "mapped factors, which a fork of the callback shares": """
+        import tempfile
+        with tempfile.TemporaryDirectory() as folder:
+            stored = lfm_np.StoredMatrix.from_matrix(X, folder + "/matrix")
+            stored = lfm_np.StoredMatrix(stored.folder, factors_in=folder)
+            asked = {"factors": 8, "iterations": 6, "random_state": 0, "num_threads": 1}
+            expected, pids = lfm_np.als(stored, **asked), []
+            def callback(record, factors):
+                if record["iteration"] == 2:
+                    looked_at = factors.item_factors.copy()
+                    pids.append(os.fork())
+                    if not pids[0]:
+                        signal.alarm(60)
+                        assert (factors.item_factors == looked_at).all()
+                elif record["iteration"] == 3 and pids[0]:
+                    pids.append(os.waitpid(pids[0], 0)[1])
+            try:
+                factors = lfm_np.als(stored, callback=callback, **asked)
+            except RuntimeError as error:
+                os._exit(0 if not pids[0] and "factors_in" in str(error) else 1)
+            if not pids[0]:
+                os._exit(1)
+            assert pids[1] == 0
+            assert (factors.user_factors == expected.user_factors).all()
+            assert (factors.item_factors == expected.item_factors).all()
+    """,
     "settings are as before": """
         import numba
         from threadpoolctl import threadpool_info, threadpool_limits

@@ -42,8 +42,8 @@ class StoredMatrix:
         Bytes that a fit may take, with its factors; half of what is available by default.
     factors_in : str or path, optional
         A folder on whose disk the factor matrices are, mapped and without a name: they need no memory of their own
-        then, and are gone with the result. A disk that is too full is an OSError before the first sweep. None keeps
-        them in memory.
+        then, and are gone with the result. A disk that is too full is an OSError before the first sweep. A child that
+        a callback forks shares them, and is refused to go on with the fit. None keeps them in memory.
 
     Attributes
     ----------
