@@ -98,6 +98,24 @@ SCENARIOS = {
         assert together("loky", nested) == [expected] * 2
         joblib.externals.loky.get_reusable_executor().shutdown()
     """,
+    "joblib's processes, and factors that are mapped": """
+        import joblib, tempfile
+        def looked_at(factors):
+            return factors.item_factors.tobytes()
+        def fitted(folder):
+            stored = lfm_np.StoredMatrix(folder + "/matrix", factors_in=folder)
+            return lfm_np.als(stored, factors=8, iterations=2, random_state=0, num_threads=1)
+        with tempfile.TemporaryDirectory() as folder, joblib.Parallel(n_jobs=2, backend="loky") as pool:
+            factors = als(1, iterations=2)
+            factors.save(folder + "/model")
+            loaded = lfm_np.Factors.load(folder + "/model", mmap=True)
+            sgd(1).save(folder + "/model")  # another one, of the same size
+            lfm_np.StoredMatrix.from_matrix(X, folder + "/matrix")  # and what has no name
+            for found in pool(joblib.delayed(looked_at)(mapped) for mapped in (loaded, fitted(folder))):
+                assert found == looked_at(factors)
+            assert looked_at(*pool([joblib.delayed(fitted)(folder)])) == looked_at(factors)
+        joblib.externals.loky.get_reusable_executor().shutdown()
+    """,
     "forks during fits of other threads": """
         expected, over = [digest(0), digest(1)], threading.Event()
         def fits():

@@ -16,6 +16,7 @@ from lfm_np.atomic import appearing
 from lfm_np.fingerprint import PIECE
 from lfm_np.kernels.als_rows import aligned
 from lfm_np.kernels.jit import Pool
+from lfm_np.mapped_files import mapped
 from lfm_np.memory import available_memory
 from lfm_np.npy_files import allocate
 from lfm_np.reading import Columns, load_arrow, plan_columns
@@ -261,8 +262,7 @@ class StoredMatrix:
             return aligned(shape, dtype)
         with tempfile.TemporaryFile(dir=self._factors_in) as file:
             allocate(file, math.prod(shape) * np.dtype(dtype).itemsize, self._factors_in)
-            mapped = np.memmap(file, dtype, "r+", shape=shape)
-        return mapped.view(np.ndarray)
+            return mapped(file, shape, dtype, writeable=True)
 
     @property
     def maps_factors(self) -> bool:
