@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -253,11 +254,12 @@ class _State:
         self._items: Side | StoredSide
         if isinstance(X, StoredMatrix):
             (self._users, self._items), mean = stored_sides(problem, solver, pool.num_threads), X.mean
-            self._empty = X.factor_matrix
+            self._empty, maps = X.factor_matrix, X.maps_factors
         else:
             (self._users, self._items) = _sides(problem, solver, pool)
             mean = fixed_mean(X.data) if problem.biases else 0.0
-            self._empty = aligned
+            self._empty, maps = aligned, False
+        self._mapped_by = os.getpid() if maps else None
         self._mean = mean if problem.biases else 0.0
         self._U, self._next_U = (self._empty((X.shape[0], problem.columns), X.dtype) for _ in range(2))
         self._V, self._next_V = (self._empty((X.shape[1], problem.columns), X.dtype) for _ in range(2))
@@ -281,8 +283,17 @@ class _State:
         sides = {"user_rows": self._users, "item_rows": self._items}
         return {name: side.summary() for name, side in sides.items()}
 
+    def _refuse_fork(self) -> None:
+        """A child of a fork shares mapped factors with its parent, which goes on writing to them."""
+        if self._mapped_by not in (None, os.getpid()):
+            raise RuntimeError(
+                "a fit with factors_in cannot go on in a fork, which shares the mapped factors with its parent; "
+                "end the child in the callback, and look at the callback's factors before the fork"
+            )
+
     def sweep(self) -> dict[str, Any]:
         """Users from V, items from the new U; the objective after either half."""
+        self._refuse_fork()
         loss, penalty = self._half(self._users, self._V, self._next_V, self._U, self._next_U)
         record = {"objective_users": loss + self._item_penalty}
         V = self._next_V if self._users.rotate or self._problem.biases else self._V  # as the new U: in the same basis
@@ -329,6 +340,7 @@ class _State:
 
     def parts(self) -> dict[str, np.ndarray]:
         """What the next sweep depends on, without the padding."""
+        self._refuse_fork()
         width = self._problem.factors + self._problem.biases
         penalty = np.array([self._item_penalty])
         return {"users": self._U[:, :width], "items": self._V[:, :width], "item_penalty": penalty}
@@ -343,6 +355,7 @@ class _State:
         del self._next_U, self._next_V, self._users, self._items
 
     def result(self, history: list[dict[str, Any]], status: Status, params: dict[str, Any]) -> Factors:
+        self._refuse_fork()
         k = self._problem.factors
         U, V = canonical(self._U[:, :k], self._V[:, :k], self._pool.num_threads, self._empty)
         biases = self._problem.biases

@@ -45,7 +45,7 @@ class Factors:
     item_factors : ndarray, shape (n, k), same dtype
         V
     user_bias : ndarray, shape (m,), optional
-        b_u; None where the model has none. Copied, as ``item_bias`` is, unless it is read-only already.
+        b_u; None where the model has none. Copied, as ``item_bias`` is, unless nobody can write to it.
     item_bias : ndarray, shape (n,), optional
         b_i.
     global_bias : float, optional

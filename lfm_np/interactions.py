@@ -27,15 +27,15 @@ class Interactions:
     ----------
     matrix : scipy.sparse matrix or array, shape (m, n)
         Becomes a canonical float32 ``csr_array``; a cell that is stored twice is refused (`to_csr` combines them). A
-        value may be NaN: it happened, but its value is unknown. Its arrays are copied, unless they are read-only
-        already (as those of a file mapped for reading). The object's own cannot be written; ``data.matrix.copy()`` can.
-        Nor must it be given other arrays, which Python cannot forbid: by SciPy's ``resize`` or ``setdiag``, say, or
+        value may be NaN: it happened, but its value is unknown. Its arrays are copied, unless nobody can write to them
+        (as to those of a file mapped for reading). The object's own cannot be written; ``data.matrix.copy()`` can. Nor
+        must it be given other arrays, which Python cannot forbid: by SciPy's ``resize`` or ``setdiag``, say, or
         ``data.matrix.data = …``.
     users, items : array, shape (m,) and (n,)
         The id of every row and of every column, all distinct. They are copied.
     timestamps : array, shape (nnz,), optional
         The time of every cell, in the order of ``matrix.data``, which must be that of canonical CSR: integers, floats
-        (NaN: unknown) or datetime64 (NaT: unknown). Copied, unless it is read-only already.
+        (NaN: unknown) or datetime64 (NaT: unknown). Copied, unless nobody can write to it.
     frame_backend : str, optional
         The library of the data frame that this came from, as narwhals names it: "pandas", "polars", "pyarrow" …
         `recommend_frame` answers with a frame of that library.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from typing import Any
 
 import numpy as np
@@ -35,9 +36,12 @@ def lock(*arrays: np.ndarray | None) -> None:
 
 
 def _writeable(array: Any) -> bool:
-    """Whether the array or one that it is a view of can be written."""
+    """Whether somebody can write to the memory of an array, as far as can be known.
+
+    Read-only arrays of Arrow and Polars, which have no ndarray for a base, may lie over a writable one.
+    """
     while isinstance(array, np.ndarray):
         if array.flags.writeable:
             return True
         array = array.base
-    return False
+    return not (array is None or (isinstance(array, (bytes, mmap.mmap)) and memoryview(array).readonly))

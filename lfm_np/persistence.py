@@ -25,6 +25,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from lfm_np.atomic import open_regular, replacing
+from lfm_np.mapped_files import mapped
 
 _DTYPES = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
@@ -139,7 +140,7 @@ def load(path: str | os.PathLike[str], kind: Format, *, mmap: bool = False) -> t
     with open_regular(name) as file:
         try:
             names = _check_header(_reopenable(name, file), kind)
-            buffer = np.memmap(file, np.uint8, mode="r") if mmap else _read(file)
+            buffer = _mapped(file) if mmap else _read(file)
             header = buffer[8 : 8 + int.from_bytes(buffer[:8].tobytes(), "little")].tobytes()
             _check_digest(buffer, header)
             entries = json.loads(header, object_pairs_hook=_distinct)
@@ -151,6 +152,10 @@ def load(path: str | os.PathLike[str], kind: Format, *, mmap: bool = False) -> t
             raise invalid(name, kind, error) from None
         except MemoryError as error:  # which says nothing about the file
             raise MemoryError(f"{name} cannot be read: {error}") from None
+
+
+def _mapped(file: BinaryIO) -> np.ndarray:
+    return mapped(file, (os.fstat(file.fileno()).st_size,), np.uint8)
 
 
 def _read(file: BinaryIO) -> np.ndarray:

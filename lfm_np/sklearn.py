@@ -88,7 +88,7 @@ class HeldOut(NamedTuple):
         )
         data = Interactions(X, np.arange(X.shape[0]), np.arange(X.shape[1]))
         known, test = data.split(test_fraction=self.test_fraction, random_state=self.random_state)
-        rows = known.matrix
+        rows = known.matrix.copy() if before else known.matrix  # steps may write to what they get
         for step in before:
             rows = step.transform(rows)
         model, asked = last.fold_in_users(rows), {"num_threads": last.num_threads}

@@ -98,6 +98,24 @@ SCENARIOS = {
         assert together("loky", nested) == [expected] * 2
         joblib.externals.loky.get_reusable_executor().shutdown()
     """,
+    "joblib's processes, and factors that are mapped": """
+        import joblib, tempfile
+        def looked_at(factors):
+            return factors.item_factors.tobytes()
+        def fitted(folder):
+            stored = lfm_np.StoredMatrix(folder + "/matrix", factors_in=folder)
+            return lfm_np.als(stored, factors=8, iterations=2, random_state=0, num_threads=1)
+        with tempfile.TemporaryDirectory() as folder, joblib.Parallel(n_jobs=2, backend="loky") as pool:
+            factors = als(1, iterations=2)
+            factors.save(folder + "/model")
+            loaded = lfm_np.Factors.load(folder + "/model", mmap=True)
+            sgd(1).save(folder + "/model")  # another one, of the same size
+            lfm_np.StoredMatrix.from_matrix(X, folder + "/matrix")  # and what has no name
+            for found in pool(joblib.delayed(looked_at)(mapped) for mapped in (loaded, fitted(folder))):
+                assert found == looked_at(factors)
+            assert looked_at(*pool([joblib.delayed(fitted)(folder)])) == looked_at(factors)
+        joblib.externals.loky.get_reusable_executor().shutdown()
+    """,
     "forks during fits of other threads": """
         expected, over = [digest(0), digest(1)], threading.Event()
         def fits():
@@ -204,6 +222,32 @@ SCENARIOS = {
         if not pids[0]:
             os._exit(0 if same else 1)
         assert same and os.waitpid(pids[0], 0)[1] == 0
+    """,
+    "mapped factors, which a fork of the callback shares": """
+        import tempfile
+        with tempfile.TemporaryDirectory() as folder:
+            stored = lfm_np.StoredMatrix.from_matrix(X, folder + "/matrix")
+            stored = lfm_np.StoredMatrix(stored.folder, factors_in=folder)
+            asked = {"factors": 8, "iterations": 6, "random_state": 0, "num_threads": 1}
+            expected, pids = lfm_np.als(stored, **asked), []
+            def callback(record, factors):
+                if record["iteration"] == 2:
+                    looked_at = factors.item_factors.copy()
+                    pids.append(os.fork())
+                    if not pids[0]:
+                        signal.alarm(60)
+                        assert (factors.item_factors == looked_at).all()
+                elif record["iteration"] == 3 and pids[0]:
+                    pids.append(os.waitpid(pids[0], 0)[1])
+            try:
+                factors = lfm_np.als(stored, callback=callback, **asked)
+            except RuntimeError as error:
+                os._exit(0 if not pids[0] and "factors_in" in str(error) else 1)
+            if not pids[0]:
+                os._exit(1)
+            assert pids[1] == 0
+            assert (factors.user_factors == expected.user_factors).all()
+            assert (factors.item_factors == expected.item_factors).all()
     """,
     "settings are as before": """
         import numba

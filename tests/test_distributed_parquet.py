@@ -4,6 +4,7 @@ import copy
 import errno
 import importlib
 import itertools
+import mmap
 import os
 import pickle
 import subprocess
@@ -120,6 +121,26 @@ def test_staging_is_that_of_one_of_two_that_find_it_empty_at_once(tmp_path, monk
         module._empty_folder(tmp_path / "split")
 
 
+def test_a_file_may_be_split_twice_at_once(tmp_path, monkeypatch):
+    """By two workers of one process, or with one pid in two containers, of which dask has given up the first."""
+    module, users = parquet_module(), list(range(8))
+    folder = write_parquet(tmp_path / "in", [{"user": users, "item": users}])
+    plan, replace = lfm_np.reading.plan_columns("from_parquet", {}), os.replace
+    asked = str(folder / "0.parquet"), plan, module._schema(folder, plan), str(tmp_path / "split"), 0, 2
+
+    def split_again(*paths):
+        monkeypatch.setattr(os, "replace", replace)
+        module._split(*asked)
+        replace(*paths)
+
+    monkeypatch.setattr(os, "replace", split_again)
+    os.mkdir(tmp_path / "split")
+    module._split(*asked)
+    found = [lfm_np.Interactions.from_parquet(tmp_path / "split" / f"bucket={n:05d}").users for n in range(2)]
+    assert sorted(np.concatenate(found).tolist()) == users
+    assert not [name for name in os.listdir(tmp_path / "split") if name.startswith(".")]
+
+
 def test_splits_files_by_user_first(client, tmp_path):
     """A user's records are in several files, and a bucket or two may stay empty."""
     users, items, values = records()
@@ -191,7 +212,7 @@ def test_users_are_those_of_the_run_whatever_takes_their_place(eager, tmp_path, 
     monkeypatch.setattr(atomic, "_sync_folder", faster)  # right after the file has its name
     kept = eager(X, users_to=path, **asked)
     same_bits(kept, eager(X, **asked))
-    assert kept.user_factors.base.base.filename == str(path)
+    assert isinstance(kept.user_factors.base.base, mmap.mmap)  # joblib would open a memmap by its name
     assert not np.load(path).any()
 
 

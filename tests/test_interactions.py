@@ -12,6 +12,7 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
+from optional import require
 from strategies import DUPLICATES, records
 
 import lfm_np
@@ -434,6 +435,47 @@ def test_what_the_caller_gave_stays_his_and_writable(dtype):
     for theirs in (rows, columns, values, times):
         assert theirs.flags.writeable
         assert not any(np.shares_memory(theirs, own) for own in kept)
+
+
+def over_arrow(array):
+    require("pyarrow")
+    import pyarrow
+
+    return pyarrow.array(array).to_numpy()
+
+
+def over_polars(array):
+    require("polars")
+    import polars
+
+    return polars.Series(array).to_numpy()
+
+
+READ_ONLY = {
+    "Arrow's": over_arrow,
+    "Polars'": over_polars,
+    "a buffer's": lambda array: np.frombuffer(memoryview(array).toreadonly(), array.dtype),
+    "strides of another": lambda array: np.lib.stride_tricks.as_strided(array, writeable=False),
+    "a view of another": lambda array: np.broadcast_to(array, array.shape),
+}
+
+
+@pytest.mark.parametrize("name", READ_ONLY)
+def test_read_only_arrays_over_others_that_can_be_written_are_copied(name):
+    make = READ_ONLY[name]
+    ids, values, indices, indptr = np.arange(3.0), np.ones(3, np.float32), np.arange(3), np.arange(4)
+    given = *map(make, (values, indices, indptr)), make(ids)
+    matrix = sp.csr_array((3, 3), dtype=np.float32)
+    matrix.data, matrix.indices, matrix.indptr = given[:3]
+    data = Interactions(matrix, given[3], given[3], given[3])
+    factors = lfm_np.Factors(np.ones((3, 1), np.float32), np.ones((3, 1), np.float32), user_bias=given[0])
+    assert not any(array.flags.writeable for array in given)
+    for own in (ids, values, indices, indptr):
+        own[:] = 7
+    for kept in (data.users, data.items, data.timestamps, data.matrix.indices):
+        assert kept.tolist() == [0, 1, 2]
+    assert data.matrix.data.tolist() == factors.user_bias.tolist() == [1] * 3
+    assert data.matrix.indptr.tolist() == [0, 1, 2, 3]
 
 
 def test_read_only_times_are_not_copied_nor_are_those_of_the_whole():

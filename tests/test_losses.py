@@ -345,6 +345,15 @@ class SpoilsToo(NamedTuple):
         return -1.0, negatives
 
 
+class Clips(NamedTuple):
+    def value(self, positive, negatives):
+        return negatives.max() - positive
+
+    def gradient(self, positive, negatives):
+        np.clip(negatives, -20.0, 20.0, negatives)
+        return -1.0, (negatives == negatives.max()).astype(np.float64)
+
+
 class Hidden:
     def __init__(self):
         self._margin = 1.0
@@ -404,6 +413,7 @@ class NeedsTrials(NamedTuple):
         (WrongList(), r"negatives\[0\]"),
         (Spoils(), "Spoils.value must not write to negatives"),
         (SpoilsToo(), "SpoilsToo.gradient must not write to negatives"),
+        (Clips(), "Clips.gradient must not write to negatives"),
         (Text(), "Text.name must be a number"),
         (Hidden(), "Hidden._margin must not begin with _"),
         (NeedsTrials(), "trials has a meaning for pairwise"),

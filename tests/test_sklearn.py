@@ -273,6 +273,25 @@ def test_clones_and_pickles(name, parameters, data):
     assert repr(again.set_params(factors=2)) == repr(clone(model).set_params(factors=2))
 
 
+def test_a_step_may_write_to_the_rows_it_is_given():
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import FunctionTransformer
+
+    def doubled(X):
+        X.data *= 2
+        return X
+
+    def copied(X):
+        return doubled(X.copy())
+
+    scores = []
+    for work in doubled, copied:
+        step = FunctionTransformer(work, accept_sparse=True)
+        model = Pipeline([("double", step), ("als", lfm_np.sklearn.ALS(**ALS))]).fit(planted())
+        scores.append(lfm_np.sklearn.HeldOut("ndcg@5")(model, planted()))
+    assert scores[0] == scores[1]
+
+
 @pytest.mark.parametrize(
     "mistake", [{"factors": 0}, {"callback": lambda record, view: 1 / 0}, {"random_state": -1}], ids=repr
 )

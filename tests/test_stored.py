@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import mmap
 import os
 import re
 import shutil
@@ -94,7 +95,7 @@ def test_factors_on_disk_have_the_same_bits_and_leave_no_file(tmp_path, small_pa
     disk = tmp_path / "disk"
     disk.mkdir()
     factors = lfm_np.als(StoredMatrix(tmp_path / "x", factors_in=disk), **asked)
-    assert isinstance(factors.user_factors.base.base, np.memmap)
+    assert isinstance(factors.user_factors.base.base, mmap.mmap)
     assert not list(disk.iterdir())
     assert_same(factors, lfm_np.als(X, **asked))
 

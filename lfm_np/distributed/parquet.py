@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import uuid
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -360,7 +361,8 @@ def _split(file: str, plan: Plan, schema: pa.Schema, folder: str, number: int, c
                 if bucket not in writers:
                     place = os.path.join(folder, _PARTS.format(bucket), f"part-{number:05d}.parquet")
                     os.makedirs(os.path.dirname(place), exist_ok=True)
-                    unfinished = os.path.join(folder, f".{bucket}-{number}-{os.getpid()}")
+                    # a name of its own: a run that dask has given up may go on beside this one, with the same pid too
+                    unfinished = os.path.join(folder, f".{bucket}-{number}-{uuid.uuid4().hex}")
                     places[unfinished] = place
                     writers[bucket] = pq.ParquetWriter(unfinished, batch.schema)
                 writers[bucket].write_batch(batch.filter(pa.array(shard == bucket)))

@@ -15,6 +15,7 @@ from lfm_np.distributed import blocks, equations
 from lfm_np.distributed.cluster import RESTARTS, Cluster, Lost, NoWorkers, fewer
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
+from lfm_np.mapped_files import mapped
 from lfm_np.npy_files import allocate, npy_header
 from lfm_np.problem import Problem
 from lfm_np.quiet import quietly
@@ -333,10 +334,11 @@ class Sweeps:
                 file.write(header)
                 allocate(file, len(header) + rows * k * basis.itemsize, file.name)
             parts = self._rotated_parts(basis, place)
-            # mapped before it has its name, under which another run's may be by then
-            users: Any = np.load(place, mmap_mode="r") if place else np.concatenate([part[0] for part in parts])
-        if path:
-            users.filename = path  # joblib opens a mapped array by it in its processes
+            if place:  # before it has its name, under which another run's may be by then
+                with open(place, "rb") as written:  # anew: a network's file system then looks at what others wrote
+                    users = mapped(written, (rows, k), basis.dtype, len(header))
+            else:
+                users = np.concatenate([part[0] for part in parts])
         return users, np.concatenate([part[1] for part in parts])
 
     def _rotated_parts(self, basis: np.ndarray, place: str | None) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -151,6 +151,13 @@ def _compiled(kind: str, value: Any, gradient: Any, parameters: tuple[tuple[str,
 _kept = functools.lru_cache(64)(_compiled)  # of the library's own classes, whose code nobody edits
 
 
+_SCORES = (  # of a positive and negatives; a loss may write to large ones only, to clip them
+    (-30.0, (-900.0, 5.0, 900.0)),
+    (30.0, (-40.0, 2.5, 40.0)),
+    (0.25, (-0.5, 0.0, 0.75)),
+)
+
+
 def _check_methods(loss: Any, kind: str) -> None:
     """Refuse what compiled code would not notice: an exception, and slopes of the wrong length."""
     name = type(loss).__name__
@@ -173,14 +180,17 @@ def _check_methods(loss: Any, kind: str) -> None:
 
 def _called(loss: Any, method: str) -> Any:
     """What the Python code makes of three negatives; what Python cannot run is left to the compiler to refuse."""
-    scores = np.array([-0.5, 0.0, 0.75])
-    try:
-        found = quietly(getattr(loss, method), 0.25, scores)
-        found = found[1] if method == "gradient" else found
-    except Exception:
-        found = np.empty(3)
-    if not np.array_equal(scores, [-0.5, 0.0, 0.75]):
-        raise ValueError(f"{type(loss).__name__}.{method} must not write to negatives, which are the scores of a step")
+    for positive, given in _SCORES:
+        scores = np.array(given)
+        try:
+            found = quietly(getattr(loss, method), positive, scores)
+            found = found[1] if method == "gradient" else found
+        except Exception:
+            found = np.empty(3)
+        if not np.array_equal(scores, given):
+            raise ValueError(
+                f"{type(loss).__name__}.{method} must not write to negatives, which are the scores of a step"
+            )
     return found
 
 

@@ -16,6 +16,7 @@ from lfm_np.atomic import appearing
 from lfm_np.fingerprint import PIECE
 from lfm_np.kernels.als_rows import aligned
 from lfm_np.kernels.jit import Pool
+from lfm_np.mapped_files import mapped
 from lfm_np.memory import available_memory
 from lfm_np.npy_files import allocate
 from lfm_np.reading import Columns, load_arrow, plan_columns
@@ -42,8 +43,8 @@ class StoredMatrix:
         Bytes that a fit may take, with its factors; half of what is available by default.
     factors_in : str or path, optional
         A folder on whose disk the factor matrices are, mapped and without a name: they need no memory of their own
-        then, and are gone with the result. A disk that is too full is an OSError before the first sweep. None keeps
-        them in memory.
+        then, and are gone with the result. A disk that is too full is an OSError before the first sweep. A child that
+        a callback forks shares them, and is refused to go on with the fit. None keeps them in memory.
 
     Attributes
     ----------
@@ -261,8 +262,7 @@ class StoredMatrix:
             return aligned(shape, dtype)
         with tempfile.TemporaryFile(dir=self._factors_in) as file:
             allocate(file, math.prod(shape) * np.dtype(dtype).itemsize, self._factors_in)
-            mapped = np.memmap(file, dtype, "r+", shape=shape)
-        return mapped.view(np.ndarray)
+            return mapped(file, shape, dtype, writeable=True)
 
     @property
     def maps_factors(self) -> bool:
