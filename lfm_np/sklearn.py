@@ -48,7 +48,7 @@ class HeldOut(NamedTuple):
     test_fraction : float
         Share of each row's cells to hide, at random; at least one stays.
     random_state : None, int, SeedSequence, Generator or RandomState
-        Of what is hidden.
+        Of what is hidden. Where X is a part that `Interactions.split` made, an integer other than that of the split.
 
     Examples
     --------

@@ -152,6 +152,23 @@ def test_planted_is_valid_at_any_size(m, n, data, seed):
 
 
 @pytest.mark.small
+def test_planted_and_its_split_of_one_seed_draw_apart():
+    """Whose share is rounded up does not follow from who has how many cells."""
+    total, of_four = 0.0, []
+    for seed in range(20):
+        data = planted(2000, 500, 20_000, random_state=seed)
+        _, test = data.split(test_fraction=0.2, random_state=seed)
+        counts, held = (np.diff(part.matrix.indptr) for part in (data, test))
+        mean = 0.2 * counts
+        share = mean - np.floor(mean + 1e-9)
+        rounded = (counts > 1) & (share > 1e-9)
+        total += (held - mean)[rounded].sum() ** 2 / (share * (1 - share))[rounded].sum()
+        of_four.append(held[counts == 4].mean())
+    assert total < 20 + 6 * np.sqrt(2 * 20)  # χ² of 20 seeds
+    np.testing.assert_allclose(of_four, 0.8, atol=6 * 0.4 / np.sqrt(300))  # of some 450 users
+
+
+@pytest.mark.small
 def test_bad_planted_sizes():
     for arguments, options, words in [
         ((10, 10, 5), {}, "cells must be an integer from 10"),

@@ -2,7 +2,7 @@
 
 Every row i has a few *tastes* (topics), every topic prefers some columns, and popular columns are popular in every
 topic they belong to: P(j | i) = Σ_t θ_it φ_tj, a nonnegative matrix of low rank. The pairs of a row are drawn from it
-without repetition.
+without repetition. What a long row still lacks after thirty rounds of draws is drawn from all that is left alike.
 """
 
 from __future__ import annotations
@@ -43,8 +43,10 @@ def make_interactions(m: int, n: int, max_j_per_i: int, random_state: Any = None
 
     Notes
     -----
-    The columns of a row follow its tastes: nine in ten come from one topic, popular columns first, so that a model can
-    predict them. O(N log n) time; a million rows, a thousand columns and up to four a row take about a second.
+    The columns of a row follow its tastes, so that a model can predict them: nine in ten are drawn from one topic, the
+    others from a second. Nine in ten draws from a topic are of its own columns, the others of all, popular ones first.
+    No column is drawn twice, so that long rows run out of a topic's. O(N log n) time; a million rows, a thousand
+    columns and up to four a row take about a second.
 
     Examples
     --------
@@ -125,7 +127,8 @@ def planted(
     tail : float > 1, at most 100
         A user's number of interactions follows a power law: P(more than d) ∝ d^−tail.
     zipf : float, 0 to 10
-        The r-th most popular item is drawn ∝ (r + 20)^−zipf.
+        An item has a share of every topic, and these add up to about ∝ (r + 20)^−zipf for the r-th most popular item.
+        No user has it twice, which takes from the first ones.
     random_state : None, int, SeedSequence, Generator or RandomState
 
     Returns
@@ -154,8 +157,9 @@ def planted(
     tail = check.check_float("tail", tail, 1, 100, open_low=True)
     zipf = check.check_float("zipf", zipf, 0, 10)
     rng = check.check_random_state(random_state)
-    counts = _power_law(m, cells, tail, n // 2, rng)
+    # Items first: `split` of the same seed spends its first m numbers on the users, one by one.
     columns = _overlapping_topics(n, rank, zipf, rng)
+    counts = _power_law(m, cells, tail, n // 2, rng)
     tastes = rng.integers(0, rank, size=(m, 3))
     rows, found = _distinct_columns(counts, tastes, rng.dirichlet([0.5] * 3, size=m), columns, rng)
     indptr = np.append(0, np.cumsum(counts))

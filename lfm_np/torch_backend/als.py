@@ -99,8 +99,9 @@ def als(
 
     A float32 sweep in which a system is too ill-conditioned is done again in float64, and once more by eigenvalues if
     Cholesky fails there too; on MPS it raises SolverError. The Numba side repeats single rows, and solves those that
-    would take a step. ``num_threads`` holds for torch's operations on a CPU. But for such rows results agree with those
-    of `lfm_np.als` to rounding, not bit for bit, and on CUDA may differ between runs as far as cuBLAS does.
+    would take a step. ``num_threads`` holds for torch's operations on a CPU, and may change the last digits. But for
+    such rows results agree with those of `lfm_np.als` to rounding, not bit for bit, and on CUDA may differ between runs
+    as far as cuBLAS does.
 
     Examples
     --------

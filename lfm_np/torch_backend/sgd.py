@@ -67,7 +67,8 @@ def sgd(
     device : {"cpu", "cuda", "cuda:1", …, "mps", "auto"} or torch.device
         "auto" takes CUDA, else MPS (float32 only), else the CPU.
     memory_budget : int, optional
-        Bytes that a batch may take on the device, 1 MiB at least; a batch that would take more is made smaller.
+        Bytes that a batch may take on the device, 1 MiB at least; a batch that would take more is made smaller. By
+        default 32 MiB on a CPU, a quarter of the free memory of a CUDA device, and 256 MiB on MPS.
     batch_size : int, optional
         Records a batch. By default as many as move the most popular item 64 times, between 256 and 16,384. Larger
         batches are faster and less stable.
@@ -91,6 +92,8 @@ def sgd(
     The order of the cells and all negatives are functions of ``random_state`` alone, the same on every device; the
     first negative of a stored cell is the one that `lfm_np.sgd` draws. Further negatives and candidates come from all
     items. An epoch waits for the device once. Adding up moves in parallel makes CUDA's last digits vary between runs.
+    With many factors and negatives the budget limits the batch, and on CUDA so does what else is in its memory: other
+    batches are another result, and another run for a checkpoint. Name ``memory_budget`` to repeat one.
 
     Memory on the device: 72 bytes a stored cell while an epoch's order is made, the factors twice, and the budget.
 
