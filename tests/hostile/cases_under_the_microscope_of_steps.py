@@ -30,6 +30,8 @@ def _softplus(x: float) -> Decimal:
         context.prec = 60
         if abs(x) > 1e4:
             return Decimal(max(x, 0.0))
+        if x < -60:
+            return Decimal(x).exp()  # but for its half square
         return (1 + Decimal(x).exp()).ln()
 
 
