@@ -197,9 +197,10 @@ def _names(metrics: Any) -> list[Any]:
 
 
 def _parse(name: Any) -> _Metric:
-    match = re.fullmatch(r"([a-z_]+)(?:@([1-9][0-9]{0,17}))?", name) if isinstance(name, str) else None
+    match = re.fullmatch(r"([a-z_]+)(?:@([1-9][0-9]{0,18}))?", name) if isinstance(name, str) else None
     kind, cutoff = match.groups() if match else ("", None)
-    if kind not in _KINDS or (cutoff is None and kind in _NEED_CUTOFF) or (cutoff is not None and kind == "auc"):
+    known = kind in _KINDS and (int(cutoff) < _WHOLE and kind != "auc" if cutoff else kind not in _NEED_CUTOFF)
+    if not known:
         raise ValueError(
             "metrics must be recall@k, capped_recall@k, precision@k, hit_rate@k, ndcg, ndcg@k, map, map@k, mrr, mrr@k "
             f"or auc, for example recall@20; got {check.shown(name)}"

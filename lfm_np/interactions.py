@@ -206,11 +206,8 @@ class Interactions:
             a known value.
         """
         cells = check.check_mask("cells", cells, self.matrix.nnz)
-        before = np.zeros(self.matrix.nnz + 1, self.matrix.indptr.dtype)
-        np.cumsum(cells, out=before[1:])
-        parts = (self.matrix.data[cells], self.matrix.indices[cells], before[self.matrix.indptr])
         times = None if self.timestamps is None else self.timestamps[cells]
-        return self._own(sp.csr_array(parts, shape=self.shape), self.users, self.items, times, self.frame_backend)
+        return self._own(splits.part_of(self.matrix, cells), self.users, self.items, times, self.frame_backend)
 
     def core(self, min_user_interactions: int = 1, min_item_interactions: int = 1) -> Interactions:
         """The largest part in which every user and every item has so many cells: the k-core.

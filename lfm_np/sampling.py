@@ -31,8 +31,8 @@ class Popularity(NamedTuple):
     """Items with probability proportional to (number of stored cells)^beta, those of the row excluded.
 
     Harder negatives than uniform ones; pushes popular items down where the loss does not correct for it (SampledSoftmax
-    does). β = 0 is `Uniform`, β = 1 the empirical distribution. With β > 0 an item that nobody has is never drawn, and no
-    other has less than 2⁻⁵² of the probability of all: with a β of 5 and more, rows that hold all the frequent items
+    does). β = 0 is `Uniform`, β = 1 the empirical distribution. With β > 0 an item that nobody has is never drawn, and
+    no other has less than 2⁻⁵² of the probability of all: with a β of 5 and more, rows that hold all the frequent items
     draw the rare ones more alike than that.
 
     Parameters

@@ -15,14 +15,14 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import scipy.sparse as sp
 
-from lfm_np import als, evaluate, losses, sampling, sgd
+from lfm_np import als, evaluate, losses, sampling, sgd, splits
 from lfm_np.errors import missing_extra
 from lfm_np.factors import Factors
 from lfm_np.ids import same_ids
 from lfm_np.interactions import Interactions
 from lfm_np.sgd_plan import takes_any_value
 from lfm_np.sweeps import Callback
-from lfm_np.validation import as_array, check_matrix, shown, wrap_csr
+from lfm_np.validation import as_array, check_float, check_matrix, check_random_state, shown, wrap_csr
 from lfm_np.validation.formats import check_data
 
 try:
@@ -85,16 +85,18 @@ class HeldOut(NamedTuple):
             zeros="keep" if before or ratings else "drop",  # what other steps make of a zero is theirs
             duplicates="refuse" if ratings and not before else "sum",
             negative=True,
+            dtype=last.factors_.item_factors.dtype,
         )
-        data = Interactions(X, np.arange(X.shape[0]), np.arange(X.shape[1]))
-        known, test = data.split(test_fraction=self.test_fraction, random_state=self.random_state)
-        rows = known.matrix.copy() if before else known.matrix  # steps may write to what they get
+        fraction = check_float("test_fraction", self.test_fraction, 0, 1, open_low=True, open_high=True)
+        hide = splits.random_cells(X.indptr, fraction, check_random_state(self.random_state))
+        known, test = splits.part_of(X, ~hide), splits.part_of(X, hide)
+        rows = known.copy() if before else known  # steps may write to what they get
         for step in before:
             rows = step.transform(rows)
         model, asked = last.fold_in_users(rows), {"num_threads": last.num_threads}
         if self.metric != RMSE:
             return evaluate(model, known, test, (self.metric,), **asked)[self.metric]
-        hidden = test.matrix.tocoo()
+        hidden = test.tocoo()
         if not hidden.nnz:
             raise ValueError(f"X must have rows with enough cells that some can be hidden, got {X.nnz} cells in all")
         errors = model.scores(hidden.row, hidden.col, **asked).astype(np.float64) - hidden.data

@@ -6,6 +6,7 @@ import bisect
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from lfm_np import validation as check
 
@@ -13,6 +14,14 @@ _ATTOSECONDS = {
     **{unit: 10 ** (18 - 3 * n) for n, unit in enumerate(("s", "ms", "us", "ns", "ps", "fs", "as"))},
     **{unit: seconds * 10**18 for unit, seconds in {"m": 60, "h": 3600, "D": 86_400, "W": 604_800}.items()},
 }
+
+
+def part_of(matrix: Any, cells: np.ndarray) -> sp.csr_array:
+    """The chosen cells of a matrix, which keeps its shape."""
+    before = np.zeros(matrix.nnz + 1, matrix.indptr.dtype)
+    np.cumsum(cells, out=before[1:])
+    parts = matrix.data[cells], matrix.indices[cells], before[matrix.indptr]
+    return sp.csr_array(parts, shape=matrix.shape)
 
 
 def random_cells(indptr: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:

@@ -105,3 +105,79 @@ def test_means_of_ratings(scale, tmp_path):
     for source in (X, stored):
         factors = attempt(lfm_np.als, source, **asked)
         assert factors is None or math.isclose(factors.global_bias, math.fsum(X.data) / X.nnz, rel_tol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+def test_weights_that_the_dtype_rounds_to_nothing_are_refused(backend):
+    fit = lfm_np.als if backend == "numba" else require("torch") and lfm_np.torch_backend.als
+    X = matrix(1.0, np.float32)
+    for weighting, faint, words in [
+        (
+            "hu-koren",
+            {"unobserved_weight": 1e-40},
+            "unobserved_weight must be 0 or at least 1.18e-38 in float32, got 1e-40",
+        ),
+        ("ials", {"alpha": 1e-60, "unobserved_weight": 0.0}, "alpha · value underflows float32: alpha is 1e-60"),
+        ("confidence", {"alpha": 1e-60, "unobserved_weight": 0.0}, "alpha · value underflows float32: alpha is 1e-60"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            fit(X, factors=2, weighting=weighting, **faint)
+        fit(X.astype(np.float64), factors=2, weighting=weighting, dtype=np.float64, iterations=1, **faint)
+    fit(X, factors=2, alpha=1e-60, iterations=1)  # 1 + αx
+
+
+def test_a_threshold_between_0_and_the_least_float32_is_above_0():
+    least = float(np.finfo(np.float32).smallest_subnormal)
+    data = lfm_np.Interactions.from_arrays([0] * 4, range(4), values=[0.0, -0.0, least, 0.7])
+    for threshold, kept in [
+        (1e-300, [2, 3]),
+        (least, [2, 3]),
+        (0.0, [0, 1, 2, 3]),
+        (-1e-300, [0, 1, 2, 3]),
+        (0.7, [3]),
+        (1e39, []),
+    ]:
+        assert data.binarize(threshold).matrix.indices.tolist() == kept
+
+
+def test_what_float32_rounds_to_its_largest_number_is_taken():
+    largest = float(np.finfo(np.float32).max)
+    beyond = 2.0**128 - 2.0**103
+    assert lfm_np.to_csr([(0, 0)], values=[np.nextafter(beyond, 0)]).data.tolist() == [largest]
+    with pytest.raises(ValueError, match="values must be a number within the range of float32"):
+        lfm_np.to_csr([(0, 0)], values=[beyond])
+
+
+def test_the_objective_of_cells_that_weigh_next_to_nothing():
+    """c = αx, which 2⁻⁴⁰ less and more would swallow."""
+    X, scores = sp.csr_array([[2.0**-20, 0.0]]), np.array([2.0**-480])
+    factors = lfm_np.Factors(np.ones((1, 1)), np.full((2, 1), scores[0]))
+    asked = {"weighting": "confidence", "alpha": 2.0**-1000, "unobserved_weight": 2.0**-40, "regularization": 0.0}
+    expected = 2.0**-1020 * (1 - scores[0]) ** 2 + 2.0**-1000  # of the other cell α₀s²
+    assert lfm_np.objective(X, factors, **asked) == pytest.approx(expected, rel=1e-9)
+
+
+def test_slopes_of_logistic_far_out():
+    """σ(s) − 1 is −e⁻ˢ, not 0; the best constant of weights of 2¹⁰⁰ beside as many negatives is their logarithm."""
+    assert losses.Logistic().gradient(100.0, 1.0) == pytest.approx(-math.exp(-100), rel=1e-12)
+    assert losses.Logistic().gradient(-100.0, 0.0) == pytest.approx(math.exp(-100), rel=1e-12)
+    X = sp.csr_array(np.eye(3, 5) * 2.0**100)
+    factors = lfm_np.sgd(X, losses.Logistic(weighted=True), factors=1, epochs=1, biases=True, learning_rate=1e-9)
+    assert factors.global_bias == pytest.approx(100 * math.log(2), abs=1e-9)
+
+
+@pytest.mark.parametrize("power", [300, -160])
+def test_hidden_ratings_are_of_the_dtype_of_the_model(power):
+    require("sklearn")
+    from lfm_np.sklearn import ALS, HeldOut
+
+    X = sp.csr_array(np.where(np.random.default_rng(0).random((12, 10)) < 0.5, -1.0, 1.0) * 2.0**power)
+    asked = {"regularization": 2.0 ** max(4, power + 60), "dtype": "float64", "random_state": 0}
+    model = ALS(factors=2, weighting="ratings", iterations=1, **asked).fit(X)
+    assert -HeldOut("neg_root_mean_squared_error")(model, X) == pytest.approx(2.0**power, rel=1e-9)
+
+
+def test_a_list_may_be_longer_than_32_bits():
+    factors, test = lfm_np.Factors(np.ones((1, 1)), np.ones((3, 1))), sp.csr_array([[1, 0, 0]])
+    found = lfm_np.evaluate(factors, None, test, ["recall@99999999999", "precision@4"])
+    assert (found["recall@99999999999"], found["precision@4"]) == (1.0, 0.25)
