@@ -253,14 +253,14 @@ class _State:
         self._users: Side | StoredSide
         self._items: Side | StoredSide
         if isinstance(X, StoredMatrix):
-            (self._users, self._items), mean = stored_sides(problem, solver, pool.num_threads), X.mean
+            self._users, self._items = stored_sides(problem, solver, pool.num_threads)
+            self._mean = X.mean if problem.biases else 0.0
             self._empty, maps = X.factor_matrix, X.maps_factors
         else:
-            (self._users, self._items) = _sides(problem, solver, pool)
-            mean = fixed_mean(X.data) if problem.biases else 0.0
+            self._users, self._items = _sides(problem, solver, pool)
+            self._mean = fixed_mean(X.data) if problem.biases else 0.0
             self._empty, maps = aligned, False
         self._mapped_by = os.getpid() if maps else None
-        self._mean = mean if problem.biases else 0.0
         self._U, self._next_U = (self._empty((X.shape[0], problem.columns), X.dtype) for _ in range(2))
         self._V, self._next_V = (self._empty((X.shape[1], problem.columns), X.dtype) for _ in range(2))
         self._U[:], self._V[:] = 0, 0

@@ -64,7 +64,8 @@ def test_every_archive_is_parsed(folder, name):
 @pytest.mark.small
 def test_the_folder_may_be_below_ones_home(folder, monkeypatch):
     write_archive(folder, "100k")
-    monkeypatch.setenv("HOME", str(folder.parent))
+    for home in ("HOME", "USERPROFILE"):  # the second on Windows
+        monkeypatch.setenv(home, str(folder.parent))
     monkeypatch.setenv("LFM_NP_DATA", f"~/{folder.name}")
     assert movielens("100k").matrix.nnz == len(ROWS)
 

@@ -108,6 +108,14 @@ def test_slopes_equal_autograd(torch, name):
     np.testing.assert_allclose(slopes.detach().numpy(), expected.numpy(), rtol=1e-12, atol=1e-12)
 
 
+def test_slopes_of_logistic_far_out(torch):
+    from lfm_np.torch_backend.losses import evaluate
+
+    loss, scores = losses.Logistic(), torch.tensor([[100.0, -100.0]], dtype=torch.float64)
+    _, slopes = evaluate(loss, protocol.read(loss), scores, torch.ones(1, dtype=torch.float64))
+    np.testing.assert_allclose(slopes.numpy(), [[-np.exp(-100.0), np.exp(-100.0)]], rtol=1e-12)
+
+
 class Cubed:
     """A pairwise loss of one's own, with a form for torch."""
 

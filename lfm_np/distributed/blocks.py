@@ -21,6 +21,7 @@ from lfm_np.half_sweep import Fixed, fixed_gram, gram_matrix, rotated, solve_row
 from lfm_np.kernels.als_rows import aligned
 from lfm_np.kernels.jit import Pool, single_threaded_blas
 from lfm_np.problem import Problem, narrow
+from lfm_np.quiet import quietly
 from lfm_np.row_plan import NEVER, Side, plan_side
 from lfm_np.validation import frozen, share_csr
 
@@ -150,7 +151,7 @@ class Summary(NamedTuple):
 def summary_of(shard: Shard) -> Summary:
     data = shard.users.csr[2]
     counts = np.diff(shard.transpose[0])
-    return Summary(shard.users.rows, counts, float(data.sum(dtype=np.float64)), shard.users.rotate)
+    return Summary(shard.users.rows, counts, float(quietly(data.sum, dtype=np.float64)), shard.users.rotate)
 
 
 def fingerprint_of(shard: Shard) -> str:

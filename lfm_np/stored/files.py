@@ -200,10 +200,8 @@ class StoredCsr(NamedTuple):
             if not np.isfinite(piece).all():
                 raise ValueError(f"{self.data.path.name} has a non-finite value")
             lowest, highest = min(lowest, float(piece.min())), max(highest, float(piece.max()))
-            total, zeros = (
-                total + float(quietly(piece.sum, dtype=np.float64)),
-                zeros or not piece.all(),
-            )  # as in `fixed_mean`
+            total += float(quietly(piece.sum, dtype=np.float64))  # as in `fixed_mean`
+            zeros = zeros or not piece.all()
             digest.add(piece)
         if not self.data.length:
             lowest = highest = 0.0
