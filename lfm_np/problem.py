@@ -140,8 +140,8 @@ def check_problem(
     weights = model_weights(weighting, alpha, unobserved_weight)
     if unobserved_weight > float(np.finfo(dtype).max):
         raise ValueError(f"unobserved_weight overflows {dtype}, got {unobserved_weight:g}")
-    # Only ratings may be negative, and they are not multiplied.
-    if weights.t0 + weights.t1 * highest > float(np.finfo(dtype).max):
+    # Ratings are not multiplied.
+    if not ratings and weights.t0 + weights.t1 * highest > float(np.finfo(dtype).max):
         raise ValueError(f"alpha · value overflows {dtype}: alpha is {alpha:g} and the largest value {highest:g}")
     least = float(np.finfo(dtype).tiny)
     if 0 < unobserved_weight < least:

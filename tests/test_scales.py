@@ -144,6 +144,9 @@ def test_what_float32_rounds_to_its_largest_number_is_taken():
     largest = float(np.finfo(np.float32).max)
     beyond = 2.0**128 - 2.0**103
     assert lfm_np.to_csr([(0, 0)], values=[np.nextafter(beyond, 0)]).data.tolist() == [largest]
+    X = sp.csr_array([[np.nextafter(beyond, 0)]])
+    factors = lfm_np.als(X, factors=1, weighting="ratings", regularization=1e30, iterations=1)
+    assert np.isfinite(factors.user_factors @ factors.item_factors.T).all()
     with pytest.raises(ValueError, match="values must be a number within the range of float32"):
         lfm_np.to_csr([(0, 0)], values=[beyond])
 
