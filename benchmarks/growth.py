@@ -101,8 +101,8 @@ def modelled(X: sp.csr_array, k: int) -> float:
         cost = row_plan.primal_cost(lengths, ld)
         if scheme.rotate:
             cost = np.minimum(cost, row_plan.dual_cost(lengths, ld))
-        fixed = row_plan.GRAM_ROW + row_plan.ROTATE_ROW * scheme.rotate
-        total += float(cost[lengths > 0].sum()) + fixed * others * ld * ld
+        shared = row_plan.GRAM_ROW * ld * ld + row_plan.rotate_cost(ld) * scheme.rotate
+        total += float(cost[lengths > 0].sum()) + shared * others
     return total * 1e-9
 
 

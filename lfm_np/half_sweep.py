@@ -76,7 +76,7 @@ def _add_products(Y: np.ndarray, out: np.ndarray) -> None:
 def rotated(Y: np.ndarray, Q: np.ndarray, out: np.ndarray, pool: Pool, only: np.ndarray | None = None) -> np.ndarray:
     """Write YQ to ``out`` (which may be Y) by blocks of rows, all or ``only`` some."""
     Q = quietly(Q.astype, Y.dtype)
-    step = int(row_plan.SMALLEST_BLOCK / (row_plan.ROTATE_ROW * Q.size))
+    step = int(row_plan.SMALLEST_BLOCK / row_plan.rotate_cost(len(Q)))
     step = max(FEWEST_ROWS, min(step, ROTATED_BYTES // (Y.shape[1] * Y.itemsize)))
 
     @cache  # new memory for every block may cost as much as the product: a dask worker's malloc gives it back each time

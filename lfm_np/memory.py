@@ -129,12 +129,12 @@ def estimate_memory(
 
 
 def _torch_als(shape: tuple[int, int], nnz: int, k: int, size: int, biases: bool, budget: int) -> int:
-    """Both sides as padded batches, U and V twice, a copy of the fixed side in its basis, and a batch."""
+    """Both sides as padded batches, U and V twice, a copy of the fixed side in its basis, and a batch or the basis."""
     rows, k = sum(shape), k + biases
     numbers, cell = k * size * rows, _INDEX + size
     short = nnz <= DUAL_SHARE * k * shape[0]  # most rows take the system that needs the basis
     turned = k * size * shape[1] * (short or biases or k >= FEWEST_FOR_STEPS)
-    work = min(budget, nnz * (2 * k * size + CELL_BYTES)) // 2
+    work = max(min(budget, nnz * (2 * k * size + CELL_BYTES)) // 2, 3 * 8 * k * k)
     preparing = max(nnz * (cell + _INDEX), numbers)
     return 2 * nnz * cell + (16 + size) * rows + max(preparing, 2 * numbers + turned + work)
 

@@ -23,7 +23,7 @@ from lfm_np.validation import frozen
 DUAL_ROW, DUAL_CELL, DUAL_SQUARE, DUAL_GRAM, DUAL_CUBE = 58.0, 0.32, 0.44, 0.0090, 0.0058
 PRIMAL_CELL, PRIMAL_GRAM, PRIMAL_SQUARE, PRIMAL_CUBE = 0.41, 0.0080, 0.47, 0.0027
 PRIMAL_FAR, NEAR_FACTORS = 0.0075, 256  # eight systems of more factors are beyond the second-level cache
-GRAM_ROW, ROTATE_ROW = 0.014, 0.032
+GRAM_ROW, ROTATE_FACTOR, ROTATE_SQUARE = 0.014, 0.9, 0.015
 CG_CELL, CG_FACTOR, CG_PRODUCT = 0.55, 0.84, 0.122
 SUBSPACE_CELL, SUBSPACE_PRODUCT = 12.0, 0.12
 
@@ -64,6 +64,11 @@ def primal_cost(n: np.ndarray, ld: int) -> np.ndarray:
     n = n.astype(np.int64, copy=False)
     far = PRIMAL_FAR * max(0, ld - NEAR_FACTORS)
     return n * ld * (PRIMAL_CELL + PRIMAL_GRAM * ld) + ld * ld * (PRIMAL_SQUARE + PRIMAL_CUBE * ld + far)
+
+
+def rotate_cost(ld: int) -> float:
+    """Estimated ns of a row that is brought to another basis."""
+    return ld * (ROTATE_FACTOR + ROTATE_SQUARE * ld)
 
 
 def cg_cost(n: np.ndarray, ld: int) -> np.ndarray:
@@ -226,11 +231,11 @@ def choose_scheme(
         saved += float((primal_ns - cost)[kind == DUAL].sum())
         cheapest, primal = cheapest + float(cost.sum()), primal + float(primal_ns.sum())
         stepped += int(np.count_nonzero(kind == STEPPED))
-    rotate = weights.a0 != 0 and (stepped > 0 or saved > ROTATE_ROW * fixed_rows * ld * ld)
+    rotate = weights.a0 != 0 and (stepped > 0 or saved > rotate_cost(ld) * fixed_rows)
     diagonal = rotate or weights.a0 == 0
     rows_ns = cheapest if diagonal else primal
     turned = rotate * (fixed_rows + stepped)  # the old rows too, from which steps start
-    shared_ns = (GRAM_ROW * fixed_rows * (weights.a0 != 0) + ROTATE_ROW * turned) * ld * ld
+    shared_ns = GRAM_ROW * fixed_rows * (weights.a0 != 0) * ld * ld + rotate_cost(ld) * turned
     segments = BLOCKS if solver != "exact" else most_segments(len(lengths) + fixed_rows * (fixed_rows < NEVER), ld)
     return Scheme(k, solver, rotate, diagonal, max(SMALLEST_BLOCK, rows_ns / segments), rows_ns + shared_ns)
 

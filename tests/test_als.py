@@ -135,7 +135,7 @@ def forced(monkeypatch, kind):
     cost = {"dual": 0.0, "primal": np.inf}[kind]
     monkeypatch.setattr(row_plan, "dual_cost", lambda n, ld: np.full(n.shape, cost))
     monkeypatch.setattr(row_plan, "LONGEST_DUAL", np.inf)
-    monkeypatch.setattr(row_plan, "ROTATE_ROW", 1e-6)  # always worth rotating
+    monkeypatch.setattr(row_plan, "rotate_cost", lambda ld: 1e-3)  # always worth rotating
 
 
 @pytest.mark.parametrize(("weighting", "a0"), [("hu-koren", 0.3), ("ials", 1.0), ("ratings", 0.0)])

@@ -149,6 +149,19 @@ def test_the_estimate_of_torch_is_within_15_percent_of_the_peak(shape, options):
 
 
 @pytest.mark.small
+@pytest.mark.skipif(JIT_DISABLED, reason="of compiled code")
+def test_the_estimate_of_torch_knows_the_basis_of_many_factors():
+    torch = require("torch")
+    X, k = matrix(60, 20, 400).astype(np.float64), 1000
+
+    def fit(k):
+        lfm_np.torch_backend.als(X, factors=k, num_threads=2, random_state=0, iterations=1, dtype=np.float64)
+
+    fit(1)
+    estimate = lfm_np.estimate_memory(60, 20, X.nnz, factors=k, backend="torch", dtype="float64")
+    assert estimate == pytest.approx(peak_with_tensors(torch, lambda: fit(k)), rel=0.15)
+
+
 @pytest.mark.parametrize("solver", ["als", "sgd"])
 def test_torch_refuses_what_cannot_fit_a_device(solver, monkeypatch):
     require("torch")

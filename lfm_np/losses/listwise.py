@@ -20,7 +20,7 @@ class SampledSoftmax:
 
     Parameters
     ----------
-    temperature : float
+    temperature : float > 0
         Every score s is divided by it first.
     correct_logq : bool
         Whether to divide by M·q_j; q_j is the probability of drawing j for this row, stored items excluded.
