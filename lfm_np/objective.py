@@ -104,7 +104,7 @@ def objective(
 
 def _cells(problem: Problem, factors: Factors) -> float:
     """Σ_Ω c(p − s)² − α₀ s²."""
-    X, (d0, d1, t0, t1, a0) = problem.X, problem.weights
+    X, (_, d1, t0, t1, a0) = problem.X, problem.weights
     rows = np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
     loss, step = 0.0, max(1, _GATHERED // problem.factors)
     for lo in range(0, X.nnz, step):
@@ -113,7 +113,7 @@ def _cells(problem: Problem, factors: Factors) -> float:
         for bias, at in ((factors.user_bias, u), (factors.item_bias, i)):
             s += 0.0 if bias is None else bias[at]
         s += factors.global_bias or 0.0
-        c, t = (d0 + a0) + d1 * x, t0 + t1 * x
+        c, t = problem.weights.c0 + d1 * x, t0 + t1 * x
         p = np.divide(t, c, out=np.zeros_like(t), where=c > 0)
         loss += float(np.sum(c * (p - s) ** 2 - a0 * s**2))
     return loss

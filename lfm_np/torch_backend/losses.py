@@ -25,7 +25,8 @@ def _squared(loss: Any, s: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor,
 
 
 def _logistic(loss: Any, s: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return s.clamp_min(0) - y * s + s.abs().neg().exp().log1p(), s.sigmoid() - y
+    value = s.clamp_min(0) - y * s + s.abs().neg().exp().log1p()
+    return value, (1 - y) * s.sigmoid() - y * s.neg().sigmoid()
 
 
 def _hinge(loss: Any, s: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,7 +51,8 @@ def _softmax(loss: Any, s: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     logits = s / loss.temperature
     slopes = logits.softmax(1)
     slopes[:, 0] = -slopes[:, 1:].sum(1)  # share − 1, without cancellation
-    return logits.logsumexp(1) - logits[:, 0], slopes / loss.temperature
+    ahead = logits[:, 0] - logits[:, 1:].logsumexp(1)  # the difference of both sums would round to 0
+    return ahead.neg().clamp_min(0) + ahead.abs().neg().exp().log1p(), slopes / loss.temperature
 
 
 def _contrastive(loss: Any, s: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
