@@ -256,3 +256,10 @@ def test_losses_far_out_keep_their_digits():
     given = torch.tensor([[100.0, -100.0]], dtype=torch.float64), given[1]
     slopes = evaluate(losses.Logistic(), read(losses.Logistic()), *given)[1]
     assert slopes[0].tolist() == pytest.approx([-math.exp(-100), math.exp(-100)], rel=1e-12, abs=0.0)
+
+
+@pytest.mark.parametrize(("user", "item"), [(1e-163, 1e153), (1e153, 1e-163), (1e-160, 1e150)])
+def test_the_objective_of_factors_of_very_different_sizes(user, item):
+    factors = lfm_np.Factors(np.full((2, 2), user), np.full((3, 2), item))
+    found = lfm_np.objective(sp.csr_array((2, 3)), factors, regularization=0.0)
+    assert found == pytest.approx(6 * (2 * user * item) ** 2, rel=1e-9, abs=0.0)
