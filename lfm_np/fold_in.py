@@ -309,7 +309,7 @@ def _contributions(problem: Problem, other: Other, row: int, item: int) -> Expla
     Volinsky 2008, section 5). With A = BᵀB and B = W S Zᵀ, whose first rows are √c_a y_a, a cell's share is
     t_a/√c_a · W_a S⁻¹ Zᵀy_i: a small λ costs no digits, as it would in A.
     """
-    (d0, d1, t0, t1, a0), X = problem.weights, problem.X
+    (_, d1, t0, t1, a0), X = problem.weights, problem.X
     Y = other.factors.astype(np.float64)
     if problem.biases:
         Y = np.column_stack((Y, np.ones(len(Y))))
@@ -319,7 +319,7 @@ def _contributions(problem: Problem, other: Other, row: int, item: int) -> Expla
     if other.bias is not None:
         t, baseline = t - other.bias[X.indices], baseline + float(other.bias[item])
     lam = float(problem.row_regularization(np.diff(X.indptr), X.shape[1])[0])
-    root = np.sqrt((d0 + a0) + d1 * x)
+    root = np.sqrt(problem.weights.c0 + d1 * x)
     targets = np.divide(t, root, out=np.zeros_like(t), where=root > 0)
     B = [own * root[:, None], np.sqrt(lam) * np.eye(Y.shape[1])]
     if a0:
@@ -344,6 +344,7 @@ def _inverted(B: np.ndarray, lam: float, count: int, y: np.ndarray, row: int) ->
         raise singular("row", row, 1)
     W, S, Zt = np.linalg.svd(B, full_matrices=False)
     eps, greatest = float(np.finfo(np.float64).eps), S[0] ** 2
-    if lam == 0 and S[-1] ** 2 <= len(y) * eps * greatest:  # as in `minimised_by_eigenvalues`
+    vanishing = lam == 0 and S[-1] ** 2 <= len(y) * eps * greatest  # as in `minimised_by_eigenvalues`
+    if vanishing or not np.isfinite(greatest):
         raise singular("row", row, 1)
     return W[:count] @ (S * (Zt @ y) / np.maximum(S**2, eps**1.5 * greatest))  # W/S would be mostly rounding below

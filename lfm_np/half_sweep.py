@@ -269,7 +269,7 @@ def _solve_by_eigenvalues(
     d, t = weights.d0 + weights.d1 * data[cells], weights.t0 + weights.t1 * data[cells]
     if len(shift):
         t = t - shift[indices[cells]]
-    c = (weights.d0 + weights.a0) + weights.d1 * data[cells]
+    c = weights.c0 + weights.d1 * data[cells]
     G, own, less = (fixed.G[:k, :k], d, weights.a0) if beside is None else (beside[:k, :k], c, 0)
     x[k:] = 0
     x = x[:k]

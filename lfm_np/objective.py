@@ -104,7 +104,7 @@ def objective(
 
 def _cells(problem: Problem, factors: Factors) -> float:
     """Σ_Ω c(p − s)² − α₀ s²."""
-    X, (d0, d1, t0, t1, a0) = problem.X, problem.weights
+    X, (_, d1, t0, t1, a0) = problem.X, problem.weights
     rows = np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
     loss, step = 0.0, max(1, _GATHERED // problem.factors)
     for lo in range(0, X.nnz, step):
@@ -113,7 +113,7 @@ def _cells(problem: Problem, factors: Factors) -> float:
         for bias, at in ((factors.user_bias, u), (factors.item_bias, i)):
             s += 0.0 if bias is None else bias[at]
         s += factors.global_bias or 0.0
-        c, t = (d0 + a0) + d1 * x, t0 + t1 * x
+        c, t = problem.weights.c0 + d1 * x, t0 + t1 * x
         p = np.divide(t, c, out=np.zeros_like(t), where=c > 0)
         loss += float(np.sum(c * (p - s) ** 2 - a0 * s**2))
     return loss
@@ -123,7 +123,9 @@ def _unobserved(problem: Problem, factors: Factors) -> float:
     """α₀ Σ s² over every cell."""
     if not problem.weights.a0:
         return 0.0
-    return problem.weights.a0 * float(np.sum(_gram(factors.user_factors) * _gram(factors.item_factors)))
+    U, V = (_power_of_two(A) for A in (factors.user_factors, factors.item_factors))
+    total = np.sum(_gram(factors.user_factors, U) * _gram(factors.item_factors, V))
+    return problem.weights.a0 * float(np.ldexp(total, 2 * (U + V)))
 
 
 def _penalty(problem: Problem, factors: Factors) -> float:
@@ -139,9 +141,16 @@ def _penalty(problem: Problem, factors: Factors) -> float:
     return total
 
 
-def _gram(A: np.ndarray) -> np.ndarray:
-    """AᵀA in float64, by blocks of rows."""
+def _power_of_two(A: np.ndarray) -> int:
+    """An exponent to divide A by where squares would leave float64, else 0."""
+    exponent = int(np.frexp(max(float(A.max(initial=0)), -float(A.min(initial=0))))[1])
+    return exponent if abs(exponent) > 200 else 0
+
+
+def _gram(A: np.ndarray, power: int) -> np.ndarray:
+    """(A/2^power)ᵀ(A/2^power) in float64, by blocks of rows."""
     k = A.shape[1]
     step = max(k, _SUMMED // max(1, k))
     blocks = (A[lo : lo + step].astype(np.float64) for lo in range(0, len(A), step))
+    blocks = (np.ldexp(block, -power) for block in blocks) if power else blocks
     return sum((block.T @ block for block in blocks), np.zeros((k, k)))

@@ -52,6 +52,11 @@ class Weights(NamedTuple):
     t1: float
     a0: float
 
+    @property
+    def c0(self) -> float:
+        """c = c0 + d1·x; see `als_rows.least_confidence`."""
+        return self.t0 if self.d0 < 0 else self.d0 + self.a0
+
 
 def dual_cost(n: np.ndarray, ld: int) -> np.ndarray:
     """Estimated ns of a row of ``n`` cells by its n × n system."""

@@ -118,9 +118,23 @@ class Start:
 
     def _take(self, start: tuple[np.ndarray, ...]) -> None:
         U, V, user_bias, item_bias = start
+        if self.plan.rule.cosine:
+            _check_lengths(U, V)
         self.model.users[:, : U.shape[1]], self.model.items[:, : V.shape[1]] = U, V
         self.model.user_bias[:] = user_bias[: len(self.model.user_bias)]
         self.model.item_bias[:] = item_bias[: len(self.model.item_bias)]
+
+
+def _check_lengths(U: np.ndarray, V: np.ndarray) -> None:
+    """ValueError for rows whose length is beyond their dtype, of which there are no cosines."""
+    for name, W in (("U", U), ("V", V)):
+        squares, least = quietly(np.einsum, "rf,rf->r", W, W), float(np.finfo(W.dtype).tiny)
+        bad = W.any(axis=1) & ~((squares >= least) & (squares < np.inf))
+        if bad.any():
+            raise ValueError(
+                f"init must have rows whose squared length is from {least:.3g} to the largest {W.dtype} for cosines, "
+                f"got others in {name}, first in row {int(np.argmax(bad))}"
+            )
 
 
 class Trainer(Start):

@@ -224,7 +224,8 @@ def _check_matrix(X: Any, loss: Any, dtype: np.dtype, num_threads: int) -> sp.cs
 def _best_constant(pointer: Any, read: protocol.Protocol, data: np.ndarray, negatives: int) -> float:
     """The score c that fits best when every cell gets it: where the slope of a pointwise loss, summed, changes sign.
 
-    For Squared on ratings the mean, for Logistic log(1/M). 0 for other losses, and where one side has no cells.
+    For Squared on ratings the mean, for Logistic log(1/M). 0 for other losses, where one side has no cells, and where
+    no score fits best.
     """
     if read.kind != "pointwise" or len(data) == 0 or (read.targets is not None and negatives == 0):
         return 0.0
@@ -235,11 +236,14 @@ def _best_constant(pointer: Any, read: protocol.Protocol, data: np.ndarray, nega
         targets = np.full(len(targets), read.targets[0])
     cells = targets, weights, read.targets[1] if read.targets else 0.0, float(negatives * len(data))
     low, high, place = -1.0, 1.0, sgd_loss.address(pointer)
-    while sgd_loss.total_slope(place, low, *cells) > 0 and low > -(2.0**60):
+    while sgd_loss.total_slope(place, low, *cells) > 0 and low > -(2.0**1000):
         low *= 2
-    while sgd_loss.total_slope(place, high, *cells) < 0 and high < 2.0**60:
+    while sgd_loss.total_slope(place, high, *cells) < 0 and high < 2.0**1000:
         high *= 2
-    for _ in range(120):  # halvings until two neighbouring floats
+    if max(-low, high) == 2.0**1000:
+        return 0.0
+    least = 2.0**-120 * min(1.0, float(np.abs(targets).max()))
+    while high - low > least and low < 0.5 * (low + high) < high:  # until two neighbouring floats
         middle = 0.5 * (low + high)
         if sgd_loss.total_slope(place, middle, *cells) < 0:
             low = middle

@@ -184,3 +184,85 @@ def test_a_list_may_be_longer_than_32_bits():
     factors, test = lfm_np.Factors(np.ones((1, 1)), np.ones((3, 1))), sp.csr_array([[1, 0, 0]])
     found = lfm_np.evaluate(factors, None, test, ["recall@99999999999", "precision@4"])
     assert (found["recall@99999999999"], found["precision@4"]) == (1.0, 0.25)
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+@pytest.mark.parametrize("weight", [1e14, 1e20, 1e30])
+def test_cells_that_weigh_far_less_than_empty_ones(backend, weight):
+    """c = 1 + αx, though d = c − α₀ has rounded it away."""
+    fit = lfm_np.als if backend == "numba" else require("torch") and lfm_np.torch_backend.als
+    X = matrix(1.0, np.float64)
+    asked = {"alpha": 1.0, "unobserved_weight": weight, "regularization": 1e-3}
+    factors = fit(X, factors=2, iterations=1, dtype=np.float64, random_state=0, **asked)
+    U, V, dense = factors.user_factors, factors.item_factors, X.toarray()
+    weights, scores = np.where(dense > 0, 1 + dense, weight), U @ V.T
+    expected = np.sum(weights * ((dense > 0) - scores) ** 2) + 1e-3 * (np.sum(U**2) + np.sum(V**2))
+    assert factors.history[-1]["objective"] == pytest.approx(expected, rel=1e-9)
+    assert lfm_np.objective(X, factors) == pytest.approx(expected, rel=1e-9)
+    found = factors.explain(0, 1, X, regularization=weight)
+    folded = factors.fold_in_users(X, regularization=weight)
+    assert found.score == pytest.approx(float(folded.scores(0, 1)), rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-40, 1e-30, 1e18, 1e30, 1e100])
+def test_the_mean_of_ratings_of_any_size(size):
+    X = sp.csr_array([[size, 3 * size], [2 * size, 2 * size]])
+    asked = {
+        "sampler": None,
+        "biases": True,
+        "factors": 1,
+        "epochs": 1,
+        "learning_rate": 1e-9 / max(1.0, size),
+        "dtype": np.float64,
+    }
+    factors = lfm_np.sgd(X, losses.Squared(), **asked)
+    assert factors.global_bias == pytest.approx(2 * size, rel=1e-9, abs=0.0)
+
+
+def test_counts_that_no_rate_fits():
+    """Beyond e³⁰ the loss of Poisson has no least: there is no best constant to start from."""
+    X, asked = sp.csr_array([[1e20]]), {"sampler": None, "biases": True, "factors": 1, "epochs": 1}
+    assert lfm_np.sgd(X, losses.Poisson(), learning_rate=1e-30, **asked).global_bias == 0
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+@pytest.mark.parametrize("size", [1e-25, 1e20])
+def test_rows_of_init_without_cosines(backend, size):
+    fit = lfm_np.sgd if backend == "numba" else require("torch") and lfm_np.torch_backend.sgd
+    X = matrix(1.0, np.float32)
+    U, V = (np.ones((rows, 2), np.float32) for rows in X.shape)
+    V[3] *= np.float32(size)
+    U[0] = 0
+    with pytest.raises(ValueError, match="got others in V, first in row 3"):
+        fit(X, losses.CosineContrastive(), factors=2, epochs=1, init=(U, V))
+
+
+def test_explain_says_what_overflows():
+    X = matrix(1.0, np.float64)
+    factors = lfm_np.Factors(np.zeros((12, 2)), np.full((9, 2), 1e160))
+    user = int(np.flatnonzero(np.diff(X.indptr))[0])
+    asked = {"weighting": "ratings", "regularization": 1.0, "regularization_exponent": 0.0}
+    with pytest.raises(lfm_np.SolverError, match="overflow"):
+        factors.explain(user, 0, X, **asked)
+
+
+def test_losses_far_out_keep_their_digits():
+    softmax, scores = losses.SampledSoftmax(), np.array([0.0, 1.0])
+    expected = math.exp(-50) * (1 + math.e)
+    assert softmax.value(50.0, scores) == pytest.approx(expected, rel=1e-12, abs=0.0)
+    torch = require("torch")
+    from lfm_np.losses.protocol import read
+    from lfm_np.torch_backend.losses import evaluate
+
+    given = torch.tensor([[50.0, 0.0, 1.0]], dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    assert evaluate(softmax, read(softmax), *given)[0].item() == pytest.approx(expected, rel=1e-12, abs=0.0)
+    given = torch.tensor([[100.0, -100.0]], dtype=torch.float64), given[1]
+    slopes = evaluate(losses.Logistic(), read(losses.Logistic()), *given)[1]
+    assert slopes[0].tolist() == pytest.approx([-math.exp(-100), math.exp(-100)], rel=1e-12, abs=0.0)
+
+
+@pytest.mark.parametrize(("user", "item"), [(1e-163, 1e153), (1e153, 1e-163), (1e-160, 1e150)])
+def test_the_objective_of_factors_of_very_different_sizes(user, item):
+    factors = lfm_np.Factors(np.full((2, 2), user), np.full((3, 2), item))
+    found = lfm_np.objective(sp.csr_array((2, 3)), factors, regularization=0.0)
+    assert found == pytest.approx(6 * (2 * user * item) ** 2, rel=1e-9, abs=0.0)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lfm_np.kernels.als_rows import UNSOLVED, aligned, cell_loss, dot
+from lfm_np.kernels.als_rows import UNSOLVED, aligned, cell_loss, dot, least_confidence
 from lfm_np.kernels.jit import inlined, jit
 from lfm_np.kernels.simd import LANES, WIDTH, add, broadcast, fma, load, mul, store, sums8, zeros
 
@@ -97,12 +97,12 @@ def cells_loss(csr, weights, shift, start, stop, scores, first):
     """Σ c(p − s)² − α₀s² over the cells."""
     _, indices, data = csr
     d0, d1, t0, t1, a0 = weights
-    loss = 0.0
+    c0, loss = least_confidence(d0, t0, a0), 0.0
     for cell in range(start, stop):
         t = t0 + t1 * data[cell]
         if shift.shape[0]:
             t -= shift[indices[cell]]
-        loss += cell_loss(d0 + d1 * data[cell], t, a0, scores[first + cell - start])
+        loss += cell_loss(c0 + d1 * data[cell], t, a0, scores[first + cell - start])
     return loss
 
 

@@ -188,6 +188,6 @@ def dual_rows(csr, Y, model, weights, shift, order, lo, hi, limits, scratch, X, 
             loss = 0.0
             for a in range(length):
                 e = a * LANES + lane
-                loss += cell_loss(d[e], t[e], a0, scores[e]) + np.float64(z[e]) * scores[e]
+                loss += cell_loss(np.float64(d[e]) + a0, t[e], a0, scores[e]) + np.float64(z[e]) * scores[e]
             sums[0] += loss
             sums[1] += np.float64(lam[u]) * norm

@@ -10,7 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from lfm_np.kernels.als_rows import AHEAD, UNSOLVED, aligned, cell_loss, dot, prefetch_row, well_conditioned
+from lfm_np.kernels.als_rows import (
+    AHEAD,
+    UNSOLVED,
+    aligned,
+    cell_loss,
+    dot,
+    least_confidence,
+    prefetch_row,
+    well_conditioned,
+)
 from lfm_np.kernels.jit import inlined, jit
 from lfm_np.kernels.simd import LANES, WIDTH, broadcast, fma, load, mul, splat, store
 from lfm_np.kernels.tiles import TILE, gram_strip, lane_backward, lane_cholesky
@@ -50,7 +59,7 @@ def _add_panel(csr, Y, weights, shift, block, start, rows, panels, targets):
     column, scores, first = block
     P, Q = panels
     ld = P.shape[1]
-    energy = 0.0
+    c0, energy = least_confidence(d0, t0, a0), 0.0
     for p in range(rows):
         cell = start + p
         d = d0 + d1 * data[cell]
@@ -58,7 +67,8 @@ def _add_panel(csr, Y, weights, shift, block, start, rows, panels, targets):
         if shift.shape[0]:
             t -= shift[indices[cell]]
         targets[p] = t - d * scores[first + cell] if scores.shape[0] else t
-        energy += t * t / (d + a0) if d + a0 > 0 else 0.0
+        c = c0 + d1 * data[cell]
+        energy += t * t / c if c > 0 else 0.0
         source = np.int64(indices[cell]) * Y.shape[1] + column
         scale = splat(Y.dtype.type(d), WIDTH)
         for f in range(0, ld, WIDTH):
@@ -201,14 +211,14 @@ def _cells_loss(csr, Y, weights, shift, start, stop, x, at):
     _, indices, data = csr
     d0, d1, t0, t1, a0 = weights
     ld = Y.shape[1]
-    loss = 0.0
+    c0, loss = least_confidence(d0, t0, a0), 0.0
     for cell in range(start, stop):
         prefetch_row(Y, indices, min(cell + AHEAD, stop - 1), 0, ld)
         s = dot(Y, np.int64(indices[cell]) * ld, x, at, ld)
         t = t0 + t1 * data[cell]
         if shift.shape[0]:
             t -= shift[indices[cell]]
-        loss += cell_loss(d0 + d1 * data[cell], t, a0, s)
+        loss += cell_loss(c0 + d1 * data[cell], t, a0, s)
     return loss
 
 

@@ -45,9 +45,14 @@ def dot(a, at, b, to, ld):
 
 
 @inlined
-def cell_loss(d, t, a0, s):
+def least_confidence(d0, t0, a0):
+    """c of a cell of value 0: d0 + α₀, which rounds where d0 is negative. There p = 1, so that c is t."""
+    return t0 if d0 < 0.0 else d0 + a0
+
+
+@inlined
+def cell_loss(c, t, a0, s):
     """c(p − s)² − α₀s² of one cell, in float64; p is 0 where c is."""
-    c = np.float64(d) + a0
     s = np.float64(s)
     residual = (t / c if c > 0 else 0.0) - s
     return c * residual * residual - a0 * s * s

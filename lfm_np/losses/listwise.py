@@ -50,8 +50,12 @@ class SampledSoftmax:
         for score in negatives:
             top = max(top, score)
         total = math.exp((positive - top) / self.temperature)
+        others = 0.0
         for score in negatives:
+            others += math.exp((score - top) / self.temperature)
             total += math.exp((score - top) / self.temperature)
+        if others < 1e-3:  # few digits of which are left in their sum with 1
+            return math.log1p(others)
         return math.log(total) + (top - positive) / self.temperature
 
     def gradient(self, positive: float, negatives: np.ndarray) -> tuple[float, np.ndarray]:

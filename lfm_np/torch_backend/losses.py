@@ -51,7 +51,8 @@ def _softmax(loss: Any, s: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     logits = s / loss.temperature
     slopes = logits.softmax(1)
     slopes[:, 0] = -slopes[:, 1:].sum(1)  # share − 1, without cancellation
-    return logits.logsumexp(1) - logits[:, 0], slopes / loss.temperature
+    ahead = logits[:, 0] - logits[:, 1:].logsumexp(1)  # the difference of both sums would round to 0
+    return ahead.neg().clamp_min(0) + ahead.abs().neg().exp().log1p(), slopes / loss.temperature
 
 
 def _contrastive(loss: Any, s: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -189,7 +189,7 @@ def measured(
     for rows, _, _, own in parts:
         s = (rows @ x[:, :, None])[:, :, 0].to(wide)
         d, t = coefficients(own, fixed, wide)
-        c = d + fixed.weights.a0
+        c = fixed.weights.c0 + fixed.weights.d1 * own.values.to(wide)
         loss = loss + (torch.where(c > 0, t * t / c, 0) - 2 * t * s + d * s * s).sum(1)
     if x.dtype != wide:
         failed = failed | ((lam > 0) & (loss * PIVOT_LOSS < LEFT * torch.finfo(x.dtype).eps * shared))
