@@ -74,7 +74,7 @@ def to_csr(
     shape : (int, int), optional
         Number of rows and columns, each below 2³¹. By default the smallest that holds every pair.
     values : array, shape (N,), optional
-        One finite number a pair; 1 by default. Zeros are kept, as explicit zeros.
+        One finite number a pair; 1 by default. Zeros are kept, as explicit zeros, and so is what float32 rounds to 0.
     duplicates : {"sum", "last", "mean", "max", "count", "error"}
         What becomes of a pair that occurs more than once: the sum, the last (in the order given), the mean or the
         largest of its values, or a ValueError. "count" is the number of its records, whatever their values.
