@@ -52,8 +52,9 @@ class SampledSoftmax:
         total = math.exp((positive - top) / self.temperature)
         others = 0.0
         for score in negatives:
-            others += math.exp((score - top) / self.temperature)
-            total += math.exp((score - top) / self.temperature)
+            share = math.exp((score - top) / self.temperature)
+            others += share
+            total += share
         if others < 1e-3:  # few digits of which are left in their sum with 1
             return math.log1p(others)
         return math.log(total) + (top - positive) / self.temperature
