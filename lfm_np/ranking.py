@@ -43,8 +43,8 @@ def make_model(
     reach = U.shape[1] * largest[0] * largest[1] + largest[2] + largest[3]
     if not reach < float(np.finfo(U.dtype).max) / 4:
         raise ValueError(
-            f"scores of these factors can be as large as {reach:.1e}, beyond the range of {U.dtype} that they may take, "
-            "a quarter of it"
+            f"scores of these factors can be as large as {reach:.1e}, beyond the range of {U.dtype} that they may take "
+            "(a quarter)"
         )
     return Model(*read_only(U, V, constant, bias))
 
