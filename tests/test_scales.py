@@ -40,11 +40,14 @@ def matrix(scale, dtype):
 def attempt(function, *args, **keywords):
     """The result, or None with an error of this library."""
     try:
-        return function(*args, **keywords)
+        found = function(*args, **keywords)
     except np.linalg.LinAlgError:
         raise
     except (lfm_np.SolverError, ValueError):
         return None
+    if isinstance(found, lfm_np.Factors):
+        assert all(np.isfinite(side).all() for side in (found.user_factors, found.item_factors))
+    return found
 
 
 def use(factors, X):
