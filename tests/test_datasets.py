@@ -75,6 +75,15 @@ def test_bad_sizes(arguments, error, words):
 
 
 @pytest.mark.small
+@pytest.mark.parametrize("make", [make_interactions, make_interactions_train_test])
+def test_a_refused_call_draws_nothing(make):
+    given = np.random.RandomState(0)
+    with pytest.raises(ValueError, match="max_j_per_i"):
+        make(5, 3, 4, random_state=given)
+    assert given.randint(10**9) == np.random.RandomState(0).randint(10**9)
+
+
+@pytest.mark.small
 def test_bad_test_fraction():
     with pytest.raises(ValueError, match="test_fraction"):
         make_interactions_train_test(5, 5, 2, 1.0)

@@ -102,6 +102,22 @@ def test_float32_sums_what_cancels_in_float64(eager):
     assert exact < 1e-4 * (X.data**2).sum()
 
 
+def test_items_whose_ratings_have_no_squares(eager):
+    """Σ c·p² of 1e-170 is 0, as it is of an item without ratings, but the solution is not."""
+    X = matrix(30, 8, longest=6).toarray()
+    X[:, 3] *= 1e-170
+    options = {"weighting": "ratings", "factors": 3, "regularization": 0.1, "iterations": 2, "dtype": np.float64}
+    there, here = (fit(sp.csr_array(X), random_state=0, **options) for fit in (eager, lfm_np.als))
+    assert here.item_factors[3].any()
+    np.testing.assert_allclose(scores(there)[:, 3], scores(here)[:, 3], rtol=1e-6, atol=0)
+
+
+def test_ratings_whose_sum_is_beyond_float64(eager):
+    X = sp.csr_array([[1.7e308, 1.5e308]])
+    with pytest.raises(ValueError, match=r"^source must have ratings whose sum is finite"):
+        eager(X, weighting="ratings", factors=1, biases=True, dtype=np.float64)
+
+
 def test_names_the_row_or_column_of_a_singular_system(eager):
     X = sp.csr_array(np.kron(np.eye(3), np.ones((4, 2))))
     options = {"weighting": "ratings", "factors": 3, "regularization": 0.0, "iterations": 2, "shards": 3}

@@ -222,6 +222,15 @@ def test_the_mean_of_ratings_of_any_size(size):
     assert factors.global_bias == pytest.approx(2 * size, rel=1e-9, abs=0.0)
 
 
+def test_ratings_whose_sum_is_beyond_float64(tmp_path):
+    X = sp.csr_array([[1.7e308, 1.5e308], [1e308, 1.6e308]])
+    stored = lfm_np.StoredMatrix.from_matrix(X, tmp_path / "X", dtype=np.float64)
+    for source in (X, stored):
+        with pytest.raises(ValueError, match=r"^X must have ratings whose sum is finite"):
+            lfm_np.als(source, factors=1, weighting="ratings", biases=True, dtype=np.float64)
+    np.testing.assert_equal(X.data, [1.7e308, 1.5e308, 1e308, 1.6e308])
+
+
 def test_counts_that_no_rate_fits():
     """Beyond e³⁰ the loss of Poisson has no least: there is no best constant to start from."""
     X, asked = sp.csr_array([[1e20]]), {"sampler": None, "biases": True, "factors": 1, "epochs": 1}

@@ -54,9 +54,16 @@ def make_interactions(m: int, n: int, max_j_per_i: int, random_state: Any = None
     >>> pairs.dtype, pairs.shape[1], sorted(set(np.bincount(pairs[:, 0]).tolist()))
     (dtype('int32'), 2, [1, 2, 3, 4])
     """
+    m, n, max_j_per_i = _checked(m, n, max_j_per_i)
+    return _interactions(m, n, max_j_per_i, check.check_random_state(random_state))
+
+
+def _checked(m: Any, n: Any, max_j_per_i: Any) -> tuple[int, int, int]:
     m, n = check.check_int("m", m, 1, _INT32), check.check_int("n", n, 1, _INT32)
-    max_j_per_i = check.check_int("max_j_per_i", max_j_per_i, 1, n)
-    rng = check.check_random_state(random_state)
+    return m, n, check.check_int("max_j_per_i", max_j_per_i, 1, n)
+
+
+def _interactions(m: int, n: int, max_j_per_i: int, rng: np.random.Generator) -> np.ndarray:
     counts = rng.integers(1, max_j_per_i + 1, size=m)
     topics = max(1, min(50, n // 10))
     columns = _disjoint_topics(n, topics, rng)
@@ -92,8 +99,9 @@ def make_interactions_train_test(
     0.2
     """
     fraction = check.check_float("test_fraction", test_fraction, 0, 1, open_high=True)
+    m, n, max_j_per_i = _checked(m, n, max_j_per_i)
     rng = check.check_random_state(random_state)
-    pairs = make_interactions(m, n, max_j_per_i, rng)
+    pairs = _interactions(m, n, max_j_per_i, rng)
     counts = np.bincount(pairs[:, 0], minlength=m)
     first = np.cumsum(counts) - counts
     keep = first + rng.integers(0, counts)  # one pair of every row stays

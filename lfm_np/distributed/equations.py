@@ -214,7 +214,7 @@ def _solve(problem: Problem, shares: list[Share], lam: np.ndarray, threads: int)
         share = room[0][:count], room[1][:count], room[2][:count]
         _sum(shares, part, share)
         energy = share[2]
-        empty = energy == 0  # the solution is zero, whatever the system
+        empty = (energy == 0) & ~share[1].any(axis=1)  # the solution is zero, whatever the system
         model = G, frozen(np.where(empty, dtype.type(1), lam[part]))
         V, loss, penalty = items.V[part], items.loss[part], items.penalty[part]
         solve_shares(model, limit, 0, count, mine, settled(share), V, status[part], loss, penalty)

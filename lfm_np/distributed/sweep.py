@@ -20,6 +20,7 @@ from lfm_np.npy_files import allocate, npy_header
 from lfm_np.problem import Problem
 from lfm_np.quiet import quietly
 from lfm_np.row_plan import primal_cost
+from lfm_np.stored.files import mean_of
 
 BLOCK_BYTES = 16 << 20  # of a shard's share of the normal equations of a block of items
 
@@ -101,7 +102,7 @@ class Sweeps:
         summaries = cluster.gather(summaries)
         counts, rows = np.sum([part.counts for part in summaries], axis=0), [part.rows for part in summaries]
         total = sum(summary.total for summary in summaries)
-        self.mean = total / int(counts.sum()) if problem.biases and counts.sum() else 0.0
+        self.mean = mean_of(total, int(counts.sum()), "source") if problem.biases else 0.0
         self._lam, self._rows = problem.row_regularization(counts, sum(rows)), rows
         self._rotate = 2 * sum(summary.rotates for summary in summaries) > len(summaries)
         gathers = gathers_users(sum(rows), len(counts), problem)

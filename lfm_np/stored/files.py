@@ -6,6 +6,7 @@ file that vanishes is an error and no signal.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -227,4 +228,11 @@ def fixed_mean(data: np.ndarray) -> float:
     total = 0.0
     for lo in range(0, len(data), PIECE):
         total += float(quietly(data[lo : lo + PIECE].sum, dtype=np.float64))
-    return total / max(len(data), 1)
+    return mean_of(total, len(data))
+
+
+def mean_of(total: float, count: int, name: str = "X") -> float:
+    """The mean of so many ratings with such a sum; 0 of none."""
+    if not math.isfinite(total):
+        raise ValueError(f"{name} must have ratings whose sum is finite in float64; divide them by a constant")
+    return total / max(count, 1)

@@ -21,7 +21,7 @@ from lfm_np.memory import available_memory
 from lfm_np.npy_files import allocate
 from lfm_np.reading import Columns, load_arrow, plan_columns
 from lfm_np.stored.buckets import Budget, transpose
-from lfm_np.stored.files import OFFSET, StoredCsr, Writer, file_of
+from lfm_np.stored.files import OFFSET, StoredCsr, Writer, file_of, mean_of
 from lfm_np.stored.records import ids_digests, read_ids, write_records
 
 _FORMAT, _VERSION = "lfm_np.stored_matrix", 2
@@ -244,7 +244,7 @@ class StoredMatrix:
 
     @property
     def mean(self) -> float:
-        return self._manifest["rows"]["sum"] / max(self.nnz, 1)
+        return mean_of(self._manifest["rows"]["sum"], self.nnz)
 
     def checked(self, name: str, negative: bool, zeros: bool, dtype: np.dtype) -> StoredMatrix:
         """Itself, if its values are allowed."""
