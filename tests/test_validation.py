@@ -144,3 +144,19 @@ def test_of_nothing_there_is_no_number():
     with pytest.raises(ValueError, match="users must be none, as there are none, got 3"):
         check_ids("users", [3], 0)
     assert check_ids("users", [], 0).shape == (0,)
+
+
+@pytest.mark.small
+@pytest.mark.skipif(np.__version__ < "2", reason="before NumPy 2, that state is the thread's, whatever the context")
+def test_what_a_repr_leaves_behind_stays_in_it():
+    """As NumPy's own of an array does where a handler of a signal raises in it."""
+
+    class Interrupted:
+        def __repr__(self):
+            np.seterr(over="call")
+            raise RuntimeError
+
+    before = np.geterr()
+    with pytest.raises(TypeError, match="an object of type Interrupted"):
+        check_path("path", Interrupted())
+    assert np.geterr() == before

@@ -20,7 +20,7 @@ NO_NUMBERS = bool, np.bool_, np.timedelta64  # which Python and NumPy count amon
 def shown(value: Any) -> str:
     """A short repr for messages."""
     try:
-        text = repr(value)
+        text = quietly(repr, value)  # an array's sets for a moment what NumPy says of errors
     except Exception:  # the message is about the argument, not about its repr
         text = f"an object of type {type(value).__name__}"
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
