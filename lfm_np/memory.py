@@ -82,8 +82,9 @@ def estimate_memory(
     int
         Within 15 % of the arrays that are alive at the peak, of fits that take 2 MB or more. Threads of `als` need no
         scratch for exact solutions of long rows where there are none, or rows take steps of "cg": such a fit takes up
-        to 20 · ld² numbers a thread less (ld: see Notes). What Python, Numba and torch take for themselves, some
-        150 MB and more, is not counted.
+        to 20 · ld² numbers a thread less (ld: see Notes). With "torch", steps take up to half of ``memory_budget``
+        more, and a sweep that has to be repeated in float64 up to 2.5 times as much. What Python, Numba and torch take
+        for themselves, some 150 MB and more, is not counted.
 
     Raises
     ------

@@ -15,3 +15,8 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 # A shell that starts the tests in the background makes them ignore Ctrl-C; Python then installs no handler of its own.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items):
+    """The corpus last: it takes every core, and in CI the other lane has ended by then."""
+    items.sort(key=lambda item: "hostile" in item.path.parts)
