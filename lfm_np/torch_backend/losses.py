@@ -25,8 +25,8 @@ def _squared(loss: Any, s: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor,
 
 
 def _logistic(loss: Any, s: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    slopes = (1 - y) * s.sigmoid() - y * s.neg().sigmoid()  # σ(s) − y, without cancellation
-    return s.clamp_min(0) - y * s + s.abs().neg().exp().log1p(), slopes
+    sign = 1 - 2 * y
+    return s.clamp_min(0) - y * s + s.abs().neg().exp().log1p(), sign * (sign * s).sigmoid()  # σ(s) − y, uncancelled
 
 
 def _hinge(loss: Any, s: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
