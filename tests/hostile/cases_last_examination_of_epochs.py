@@ -174,12 +174,12 @@ def _gone_on_with_a_loss_of_ones_own() -> list[str]:
 
 def _ends_by_itself() -> list[str]:
     cells = apart(40, 2)
-    paid = went(SQUARED, cells, 12, 0.05, "inverse").paid
+    paid = went(SQUARED, cells, 24, 0.1, "inverse").paid
     gains = [1 - b / a for a, b in itertools.pairwise(paid)]
-    last = next(s for s in range(4, 12) if min(gains[: s - 2]) > 1.05 * gains[s - 2])
+    last = next(s for s in range(4, 24) if min(gains[: s - 2]) > 1.05 * gains[s - 2])
     share = math.sqrt(min(gains[: last - 2]) * gains[last - 2])
     fit = lfm_np.sgd(
-        cells.matrix, losses.Squared(), sampler=None, factors=2, epochs=99, learning_rate=0.05, schedule="inverse",
+        cells.matrix, losses.Squared(), sampler=None, factors=2, epochs=99, learning_rate=0.1, schedule="inverse",
         regularization=0.0, tolerance=share, init=(cells.U, cells.V), dtype="float64", random_state=1,
     )  # fmt: skip
     return wrong(
