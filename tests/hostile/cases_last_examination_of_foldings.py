@@ -140,7 +140,6 @@ def _start_of_a_fit() -> list[str]:
         squares=abs((V**2).sum() / 20 - 1) < 6 * math.sqrt(2 / 16_000),
         # 2.5 (1 ± √(8/2000))² = 2.19 … 2.83, and more than six times their fluctuations of some hundredths
         spectrum=spectrum.min() > 1.9 and spectrum.max() < 3.2,
-        canonical=canonical(error.factors),
     )
 
 
@@ -363,13 +362,13 @@ def _cases() -> Iterator[Case]:
         "a λ of rows beyond float32",
         lambda: _beyond_float32(regularization=1e30, regularization_exponent=10.0),
         _held_to_nothing,
-        "regularization|λ|overflow",
+        "regularization|λ|overflow|finite",
         kind=errors,
     )
     yield _GROUP.either(
         "confidences beyond float32",
         lambda: _beyond_float32(alpha=1e39),
         _all_ones,
-        "alpha|value|weight|confidence|overflow|float32",
+        "alpha|value|weight|confidence|overflow|finite|float32",
         kind=errors,
     )

@@ -1,4 +1,4 @@
-"""The last examination of `als`: sweeps, foldings, checkpoints and objectives beside closed forms and loops."""
+"""The last examination of `als`: sweeps and their objectives, beside closed forms, loops and conjugate gradients."""
 
 from __future__ import annotations
 
@@ -104,9 +104,8 @@ def _alpha_of_1e30(dtype: str, tolerance: float) -> list[str]:
     X = _full(9, 7, 4)
     X[0, 1] = X[4, 3] = X[7, 6] = NAN
     V, W = start(9, 7, 2)[1], np.nan_to_num(X)
-    for _ in range(1):
-        U = np.array([np.linalg.solve((V.T * w) @ V, V.T @ w) for w in W])
-        V = np.array([np.linalg.solve((U.T * w) @ U, U.T @ w) for w in W.T])
+    U = np.array([np.linalg.solve((V.T * w) @ V, V.T @ w) for w in W])
+    V = np.array([np.linalg.solve((U.T * w) @ U, U.T @ w) for w in W.T])
     J = float((W * (1 - U @ V.T) ** 2).sum()) * 1e30
     fit = lfm_np.als(csr(X), factors=2, iterations=1, alpha=1e30, init=start(9, 7, 2), dtype=dtype)
     return wrong(scores=near(product(fit), U @ V.T, tolerance), J=near(_last(fit) / J, 1.0, 10 * tolerance))
