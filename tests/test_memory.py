@@ -122,6 +122,7 @@ def test_of_many_factors_and_short_rows_only_scratch_of_threads_is_less_than_est
     assert estimate - 20 * ld * ld * 4 * threads <= 1.15 * peak
 
 
+TORCH_SHAPES = [(m // 4, n // 4, cells // 4, k) for m, n, cells, k in SHAPES]  # counting every operation takes time
 TORCH_FITS = [
     *({"solver": solver} for solver in ("exact", "cg", "subspace")),
     {"weighting": "ratings", "biases": True, "regularization": 10.0},
@@ -132,7 +133,7 @@ TORCH_FITS = [
 
 
 @pytest.mark.skipif(JIT_DISABLED, reason="of compiled code")
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", TORCH_SHAPES, ids=str)
 @pytest.mark.parametrize("options", TORCH_FITS, ids=lambda some: "-".join(map(str, some.values())))
 def test_the_estimate_of_torch_is_within_15_percent_of_the_peak(shape, options):
     torch = require("torch")
