@@ -169,7 +169,7 @@ def _left_over(c: np.ndarray, s: float, lam: float, shown: int, nu: float, scale
 def _ratings_by_hand(nu: float) -> list[str]:
     """All items have one and the same factor, so that what is hidden does not matter."""
     made = _estimators()
-    c, X = _constant(9, 4, 1)
+    X = _constant(9, 4, 1)[1]
     model = made.ALS(
         factors=2, weighting="ratings", regularization=0.8, regularization_exponent=nu, iterations=2, random_state=3,
         dtype="float64",
