@@ -171,8 +171,8 @@ def _directions() -> list[str]:
         left = unit - unit.mean(0)
         P = _mirrored(left @ np.linalg.svd(left, full_matrices=False)[2][:2].T)
         axes = _plots().item_map(
-            lfm_np.Factors(np.ones((2, 4)), V), items=None if name == "all" else shown, labels=[f"<{i}>" for i in range(40)],
-            ax=_axes(),
+            lfm_np.Factors(np.ones((2, 4)), V), items=None if name == "all" else shown,
+            labels=[f"<{i}>" for i in range(40)], ax=_axes(),
         )  # fmt: skip
         facts[name] = _same_points(axes, P, 1e-6)
         said = {text.get_text() for text in axes.texts}
