@@ -17,7 +17,7 @@ from .case import Case, Group, installed
 from .cases_last_examination_of_judges import by_loops, differs, lfm_np, masks, matrix, names, whole
 from .working_days import faultless, folder, wrong
 
-_GROUP = Group("the last examination, baselines")
+_GROUP = Group("the last examination, lists: baselines")
 _holds = faultless(_GROUP)
 
 

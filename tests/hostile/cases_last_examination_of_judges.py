@@ -15,7 +15,7 @@ from .case import Case, Group
 from .working_days import faultless, wrong
 
 lfm_np: Any = library
-_GROUP = Group("the last examination, judges")
+_GROUP = Group("the last examination, lists: judges")
 _holds = faultless(_GROUP)
 CUT = ("recall", "capped_recall", "precision", "hit_rate", "ndcg", "map", "mrr")
 WHOLE = ("ndcg", "map", "mrr", "auc")

@@ -13,7 +13,7 @@ from .case import Case, Group
 from .cases_last_examination_of_lists import BOTH, agrees, model_of, sorted_by, whole
 from .working_days import faultless, wrong
 
-_GROUP = Group("the last examination, likenesses")
+_GROUP = Group("the last examination, lists: likenesses")
 _holds = faultless(_GROUP)
 
 
@@ -33,7 +33,7 @@ def _alike_at_every_size() -> list[str]:
     V[:, 0] = np.arange(60) % 7 + 1
     C = _cosines(V)
     scale = 2.0 ** np.resize([-70, 70, 0, -35, 35], 60)
-    got = model_of(np.ones((1, 3)), V * scale[:, None]).similar_items(range(60), N=15)
+    got = model_of(np.ones((1, 3)), V * scale[:, None]).similar_items(np.arange(60), N=15)
     best = -np.sort(-C, 1)[:, :15]
     return wrong(
         values=abs(got.scores - best).max() < 2e-6,
@@ -157,16 +157,16 @@ def _new_items() -> list[str]:
         [np.linalg.solve((U.T * (1 + 3 * x)) @ U + 0.7 * np.eye(3), U.T @ ((1 + 3 * x) * (x > 0))) for x in X.T]
     )
     factors = model_of(U, V, np.float64)
-    before = factors.recommend(range(12), N=5)
+    before = factors.recommend(np.arange(12), N=5)
     alone = factors.fold_in_items(sp.csc_array(X), **words)
     grown = factors.update(sp.csr_array(X), items=[6, 2, 5, 7], **words)
     S = np.vstack([V[:2], new[1:2], V[3:], new[2:3], new[0:1], new[3:]])
     lists = [sorted_by(U[u] @ S.T, 8)[0] for u in range(12)]
     return wrong(
         alone=abs(alone.item_factors - new).max() < 1e-10 and np.array_equal(alone.user_factors, U),
-        own=alone.recommend(range(12), N=4).ids.tolist() == [sorted_by(U[u] @ new.T, 4)[0] for u in range(12)],
-        grown=grown.recommend(range(12), N=8).ids.tolist() == lists,
-        old=factors.recommend(range(12), N=5).ids.tolist() == before.ids.tolist(),
+        own=alone.recommend(np.arange(12), N=4).ids.tolist() == [sorted_by(U[u] @ new.T, 4)[0] for u in range(12)],
+        grown=grown.recommend(np.arange(12), N=8).ids.tolist() == lists,
+        old=factors.recommend(np.arange(12), N=5).ids.tolist() == before.ids.tolist(),
     )
 
 

@@ -109,7 +109,7 @@ def _sizes_of_users() -> list[str]:
     scale = 2.0 ** np.array([-80, -40, 0, 40, 80])
     seen = np.random.default_rng(5).random((5, 500)) < 0.1
     S = (U @ V.T) * scale[:, None]
-    got = model_of(U * scale[:, None], V).recommend(range(5), N=9, seen=sp.csr_array(seen.astype(float)))
+    got = model_of(U * scale[:, None], V).recommend(np.arange(5), N=9, seen=sp.csr_array(seen.astype(float)))
     return wrong(lists=agrees(got, S, range(5), 9, lambda u: set(np.flatnonzero(~seen[u]).tolist())))
 
 
@@ -121,8 +121,10 @@ def _sizes_of_items() -> list[str]:
     factors = model_of(U, V * scale[:, None])
     few = np.flatnonzero(scale == 2.0**-80)
     return wrong(
-        all=agrees(factors.recommend(range(4), N=11), S, range(4), 11),
-        small=agrees(factors.recommend(range(4), N=11, items=few[::-1]), S, range(4), 11, lambda u: set(few.tolist())),
+        all=agrees(factors.recommend(np.arange(4), N=11), S, range(4), 11),
+        small=agrees(
+            factors.recommend(np.arange(4), N=11, items=few[::-1]), S, range(4), 11, lambda u: set(few.tolist())
+        ),
     )
 
 
@@ -134,7 +136,7 @@ def _every_length() -> list[str]:
     S = U @ V.T
     factors = model_of(U, V)
     lengths = (1, 2, 31, 32, 33, 63, 64, 65, 127, 255, 256, 257, 299, 300, 301)
-    return wrong(**{f"N{N}": agrees(factors.recommend(range(6), N=N), S, range(6), N) for N in lengths})
+    return wrong(**{f"N{N}": agrees(factors.recommend(np.arange(6), N=N), S, range(6), N) for N in lengths})
 
 
 def _every_k(dtype: Any) -> list[str]:
@@ -185,17 +187,17 @@ def _one_after_another() -> list[str]:
     matrix, everybody = sp.csr_array(seen.astype(np.int8)), set(range(257))
     few = [200, 3, 77, 256, 0]
     free = [set(np.flatnonzero(~row).tolist()) for row in seen]
-    first = factors.recommend(range(8), N=257, seen=matrix)
+    first = factors.recommend(np.arange(8), N=257, seen=matrix)
     return wrong(
         seen=agrees(first, S, range(8), 257, lambda u: free[u]),
-        all=agrees(factors.recommend(range(8), N=3), S, range(8), 3),
+        all=agrees(factors.recommend(np.arange(8), N=3), S, range(8), 3),
         few=agrees(factors.recommend([5], N=7, items=few), S, [5], 7, lambda u: set(few)),
         both=agrees(
             factors.recommend([6, 6], N=4, items=few, exclude=[77, 3], seen=matrix), S, [6, 6], 4,
             lambda u: (set(few) - {77, 3}) & free[u],
         ),
         none=(factors.recommend(2, N=3, items=np.array([], np.int64)).ids == -1).all(),
-        again=agrees(factors.recommend(range(8), N=300, exclude=[1]), S, range(8), 300, lambda u: everybody - {1}),
+        again=agrees(factors.recommend(np.arange(8), N=300, exclude=[1]), S, range(8), 300, lambda u: everybody - {1}),
         kept=agrees(first, S, range(8), 257, lambda u: free[u]),
     )  # fmt: skip
 
@@ -263,7 +265,7 @@ def _popular() -> list[str]:
     facts = {}
     for zeros, counted in (("drop", stored & (values > 0)), ("keep", stored)):
         counts = [sum(1 for u in range(70) if counted[u, i]) for i in range(40)]
-        got = most_popular(X, zeros=zeros).recommend(range(70), N=40, seen=X)
+        got = most_popular(X, zeros=zeros).recommend(np.arange(70), N=40, seen=X)
         free = [set(np.flatnonzero(~row).tolist()) for row in counted]
         facts[zeros] = agrees(got, np.array([counts] * 70), range(70), 40, lambda u, f=free: f[u])
         facts[f"{zeros}_dtype"] = got.scores.dtype == np.float64
@@ -279,7 +281,7 @@ def _false_cells() -> list[str]:
     assert seen.nnz == 36
     free = [set(np.flatnonzero(~row).tolist()) for row in truth]
     return wrong(
-        lists=agrees(model_of(U, V).recommend(range(3), N=12, seen=seen), U @ V.T, range(3), 12, lambda u: free[u])
+        lists=agrees(model_of(U, V).recommend(np.arange(3), N=12, seen=seen), U @ V.T, range(3), 12, lambda u: free[u])
     )
 
 

@@ -14,7 +14,7 @@ from .cases_last_examination_of_judges import as_table, by_loops, lfm_np, masks,
 from .cases_last_examination_of_lists import sorted_by
 from .working_days import faultless, folder, wrong
 
-_GROUP = Group("the last examination, pictures")
+_GROUP = Group("the last examination, lists: pictures")
 _holds = faultless(_GROUP)
 
 
