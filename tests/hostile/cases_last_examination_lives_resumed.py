@@ -32,7 +32,7 @@ from .cases_last_examination_lives_interrupted import (
 )
 from .places import largest_file
 from .places import model as drawn
-from .working_days import csr, faultless, folder, raised, same, wrong
+from .working_days import close, csr, faultless, folder, raised, same, wrong
 
 _holds = faultless(GROUP)
 
