@@ -134,13 +134,14 @@ print([i for i, (a, b) in enumerate(zip(before, state())) if a != b],
 
 WORK = """
 import gc, sys, warnings
+import numpy as np
 from tests.hostile.cases_last_examination_lives_interrupted import fit, descend
 warnings.simplefilter("error")
 place = sys.argv[1]
 fit(4, num_threads=3).save(place + "/als")
 descend(4, num_threads=3, checkpoint=place + "/state").save(place + "/sgd")
 import lfm_np
-print(lfm_np.Factors.load(place + "/als", mmap=True).recommend(range(40), N=5, num_threads=3).ids.tolist())
+print(lfm_np.Factors.load(place + "/als", mmap=True).recommend(np.arange(40), N=5, num_threads=3).ids.tolist())
 gc.collect()
 """
 
@@ -276,7 +277,7 @@ def _small_stacks() -> list[str]:
     try:
         factors = fit(3, num_threads=4)
         subspace = fit(3, num_threads=4, solver="subspace")
-        ids = factors.recommend(range(40), N=5, num_threads=4).ids
+        ids = factors.recommend(np.arange(40), N=5, num_threads=4).ids
         epochs = descend(3, num_threads=4)
     finally:
         threading.stack_size(before)
@@ -344,8 +345,8 @@ def _told_of_errors() -> list[str]:
             factors = fit(4, num_threads=2)
             small = lfm_np.als(csr(STARS * 1e-30), factors=3, iterations=3, regularization=1.0, random_state=0)
             epochs = descend(4)
-            ids = factors.recommend(range(40), N=5).ids
-            factors.similar_users(range(40), N=3)
+            ids = factors.recommend(np.arange(40), N=5).ids
+            factors.similar_users(np.arange(40), N=3)
             lfm_np.evaluate(factors, None, csr(STARS))
             kept = np.geterrcall() is tell and set(np.geterr().values()) == {"call"}
     finally:

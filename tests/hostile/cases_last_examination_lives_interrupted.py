@@ -94,8 +94,8 @@ def fork(work: Callable[[], Any]) -> int:
 @contextlib.contextmanager
 def alarm(seconds: float, act: Callable[[], Any], every: float = 0.0) -> Iterator[None]:
     before = signal.signal(signal.SIGALRM, lambda *_: act())
-    signal.setitimer(signal.ITIMER_REAL, seconds, every)
     try:
+        signal.setitimer(signal.ITIMER_REAL, seconds, every)
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
