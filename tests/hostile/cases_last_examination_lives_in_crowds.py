@@ -317,7 +317,7 @@ def _one_stored_matrix() -> list[str]:
 
 
 def _command(place: Path, *words: str) -> tuple[int, Any]:
-    """`lfm-np WORDS` in a fork that gets Ctrl-C when its checkpoint is written, or after 2.5 s: its status, and the model."""
+    """`lfm-np WORDS` in a fork that gets Ctrl-C once its checkpoint is there, or after 2.5 s: status and model."""
     state = place / "fit.checkpoint"
     before = state.stat().st_mtime_ns if state.exists() else 0
     with warnings.catch_warnings():
