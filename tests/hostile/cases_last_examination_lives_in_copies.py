@@ -17,6 +17,7 @@ from lfm_np import Factors, Interactions, SolverError, Status, losses, sampling
 from .case import Case, installed
 from .cases_last_examination_lives_in_surroundings import lists
 from .cases_last_examination_lives_interrupted import GROUP, STARS, WORDS, M, descend, fit, swept
+from .places import interpreter
 from .places import model as drawn
 from .working_days import close, csr, faultless, folder, raised, same, wrong
 
@@ -221,6 +222,57 @@ def _settings_of_torch() -> list[str]:
     )
 
 
+CLUSTERS = """
+import os, sys
+import distributed, lfm_np
+from tests.hostile.cases_last_examination_lives_interrupted import STARS, WORDS
+from tests.hostile.working_days import csr
+place = sys.argv[1]
+os.chdir(place)
+X, words = csr(STARS), {**WORDS, "iterations": 6}
+state = {**words, "checkpoint": place + "/state", "checkpoint_every": 1}
+als = lfm_np.distributed.als
+def stops(record, factors):
+    if record["iteration"] == 2:
+        raise StopIteration
+def fails(record, factors):
+    if record["iteration"] == 4:
+        raise OSError("no more")
+def client(workers):
+    return distributed.Client(processes=False, n_workers=workers, threads_per_worker=1, dashboard_address=":0")
+with client(1) as one:
+    als(X, client=one, shards=3, callback=stops, **state).save(place + "/stopped")
+    als(X, client=one, shards=3, **words).save(place + "/unbroken")
+with client(2) as two:
+    for given in (
+        {**words, "shards": 3, "callback": fails, "users_to": place + "/users.npy"},
+        {**state, "shards": 3, "callback": fails},
+        {**state, "shards": 2},
+    ):
+        try:
+            als(X, client=two, **given)
+        except (OSError, ValueError) as error:
+            print(type(error).__name__, "no more" in str(error), "shards" in str(error), os.path.exists("users.npy"))
+    als(X, client=two, shards=3, **state).save(place + "/resumed")
+"""
+
+
+def _clusters() -> list[str]:
+    """Stopped on a cluster of one worker, broken off on one of two, and gone on with there."""
+    with folder() as place:
+        said = interpreter("-c", CLUSTERS, str(place))
+        if said.status:
+            return [said.err[-300:]]
+        stopped, unbroken, resumed = (Factors.load(place / name) for name in ("stopped", "unbroken", "resumed"))
+        return wrong(
+            errors=said.out.splitlines() == [*["OSError True False False"] * 2, "ValueError False True False"],
+            stopped=stopped.status is Status.STOPPED and swept(stopped, 2),
+            numbers=swept(resumed, 6) and len(resumed.history) == 6,
+            bits=same(resumed, unbroken),
+            listing=sorted(os.listdir(place)) == ["resumed", "state", "stopped", "unbroken"],
+        )
+
+
 def cases() -> list[Case]:
     return list(_cases())
 
@@ -235,3 +287,5 @@ def _cases() -> Iterator[Case]:
         yield _holds("estimators whose fits fail", _estimators)
     if installed("torch"):
         yield _holds("settings of torch", _settings_of_torch)
+    if installed("distributed"):
+        yield _holds("clusters of one worker and of two", _clusters)

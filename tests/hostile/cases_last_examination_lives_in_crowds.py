@@ -261,8 +261,8 @@ def _pressed_beside() -> list[str]:
     press = threading.Timer(0.15, os.kill, (os.getpid(), signal.SIGINT))
     raised = 0
     thread.start()
-    press.start()
     try:
+        press.start()
         for _ in range(200):
             time.sleep(0.02)
     except KeyboardInterrupt:
@@ -330,6 +330,7 @@ def _command(place: Path, *words: str) -> tuple[int, Any]:
             sys.stdout, sys.stderr = (io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2))
             sys.argv = ["lfm-np", *words]
             warnings.simplefilter("ignore")
+            np.seterr(all="warn")
             runpy.run_module("lfm_np", run_name="__main__", alter_sys=True)
             status = 0
         except SystemExit as leave:

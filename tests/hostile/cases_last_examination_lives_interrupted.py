@@ -102,7 +102,7 @@ def alarm(seconds: float, act: Callable[[], Any], every: float = 0.0) -> Iterato
         signal.signal(signal.SIGALRM, before)
 
 
-def _late() -> None:
+def late() -> None:
     raise TimeoutError("too late")
 
 
@@ -200,7 +200,7 @@ def _watchdog() -> list[str]:
             path = place / "fit"
             before, threads = (descriptors(), pools()), threading.active_count()
             try:
-                with alarm(delay, _late):
+                with alarm(delay, late):
                     fit(10**6, checkpoint=path)
             except TimeoutError as error:
                 found += wrong(it=str(error) == "too late")
@@ -231,7 +231,7 @@ def _saves_cut_short() -> list[str]:
         before = descriptors()
         for moment in range(30):
             try:
-                with alarm(2e-4 + 3e-4 * moment, _late):
+                with alarm(2e-4 + 3e-4 * moment, late):
                     for _ in range(500):
                         other.save(path)
                         one.save(path)
@@ -250,7 +250,7 @@ def _builds_cut_short() -> list[str]:
         path = place / "s"
         for moment in range(24):
             try:
-                with alarm(1e-3 * (moment + 1), _late):
+                with alarm(1e-3 * (moment + 1), late):
                     StoredMatrix.from_matrix(csr(STARS), path, dtype=np.float64)
             except TimeoutError:
                 pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import shutil
@@ -16,23 +17,26 @@ import scipy.sparse as sp
 import lfm_np
 from lfm_np import Checkpoint, Factors, Status, StoredMatrix, losses, sampling
 
-from .case import Case
+from .case import Case, installed
 from .cases_last_examination_lives_interrupted import (
     GROUP,
     STARS,
     U0,
     V0,
     M,
+    alarm,
     descend,
+    descriptors,
     fit,
     fork,
+    late,
     stepped,
     swept,
     whole_or_start,
 )
 from .places import largest_file
 from .places import model as drawn
-from .working_days import close, csr, faultless, folder, raised, same, wrong
+from .working_days import all_scores, best, close, csr, faultless, folder, raised, same, wrong
 
 _holds = faultless(GROUP)
 
@@ -78,7 +82,7 @@ def _ends_across_a_break(
 
 
 def _in_other_clothes() -> list[str]:
-    """One run over four forms of the same matrix, a sweep in each."""
+    """One run over five forms of the same matrix, a sweep in each."""
     X = csr(STARS)
     shuffled = np.random.default_rng(0).permutation(X.nnz)
     coo = X.tocoo()
@@ -264,6 +268,67 @@ def _emptied_records() -> list[str]:
     )
 
 
+def _uses_cut_short() -> list[str]:
+    """A watchdog in what a first use prepares and keeps; the next use is right."""
+    draw, found, cut = np.random.default_rng(3), [], 0
+    U, V = draw.normal(size=(3000, 32)), draw.normal(size=(1500, 32))
+    everybody, some = np.arange(3000), np.arange(0, 3000, 150)
+    S, length = U[some] @ V.T, np.linalg.norm(V, axis=1)
+    mine = [best(row, np.ones(1500, bool), 5) for row in S]
+    alike = [best(row, np.ones(1500, bool), 1) for row in V[:9] @ V.T / np.outer(length[:9], length)]
+    for moment in range(12):
+        factors, fitted = Factors(U.copy(), V.copy()), fit(2)
+        for use in (
+            lambda factors=factors: factors.recommend(everybody, N=5),
+            lambda factors=factors: factors.similar_items(np.arange(1500), N=1),
+            lambda fitted=fitted: [fitted.fold_in_users(csr(STARS)) for _ in range(9)],
+        ):
+            try:
+                with alarm(3e-4 * (moment + 1), late):
+                    use()
+            except TimeoutError:
+                cut += 1
+        found += wrong(
+            lists=factors.recommend(some, N=5).ids.tolist() == mine,
+            alike=factors.similar_items(np.arange(9), N=1).ids.tolist() == alike,
+            folded=close(fitted.fold_in_users(csr(STARS)).user_factors, M.half(STARS, fitted.item_factors)),
+        )
+    return found + wrong(cut=cut > 0)
+
+
+def _tables_cut_short() -> list[str]:
+    """The file is there, whole, or is not; the next one that is written leaves nothing beside it."""
+    from pyarrow import parquet
+
+    data, factors, found = lfm_np.Interactions(csr(STARS), np.arange(40), np.arange(25)), fit(2), []
+    with folder() as place:
+        path = place / "r"
+        lfm_np.recommend_parquet(factors, data, path, N=2)
+        rows = {parquet.read_table(path).num_rows}
+        before = descriptors()
+        for moment in range(20):
+            try:
+                with alarm(5e-4 * (moment + 1), late):
+                    for _ in range(99):
+                        lfm_np.recommend_parquet(factors, data, path, N=3)
+                        lfm_np.recommend_parquet(factors, data, path, N=2)
+            except TimeoutError:
+                pass
+            if path.exists():
+                rows.add(parquet.read_table(path).num_rows)
+        lfm_np.recommend_parquet(factors, data, path, N=4)
+        table = parquet.read_table(path).to_pydict()
+        S = all_scores(factors)
+        found += wrong(
+            rows=rows <= {80, 120},
+            last=table["item"] == [i for row in S for i in best(row, np.ones(25, bool), 4)],
+            ranks=table["rank"] == [1, 2, 3, 4] * 40,
+            listing=os.listdir(place) == ["r"],
+        )
+        gc.collect()
+        return found + wrong(files=descriptors() == before)
+
+
 def cases() -> list[Case]:
     return list(_cases())
 
@@ -292,3 +357,6 @@ def _cases() -> Iterator[Case]:
     yield _holds("no room for a state", _no_room_for_a_state)
     yield _holds("callbacks that go to another folder", _by_way_of_another_folder)
     yield _holds("a callback that empties its record", _emptied_records)
+    yield _holds("a watchdog over first uses", _uses_cut_short)
+    if installed("pyarrow", "narwhals"):
+        yield _holds("a watchdog over tables", _tables_cut_short)
