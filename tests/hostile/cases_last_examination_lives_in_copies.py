@@ -228,7 +228,7 @@ import distributed, lfm_np
 from tests.hostile.cases_last_examination_lives_interrupted import STARS, WORDS
 from tests.hostile.working_days import csr
 place = sys.argv[1]
-os.chdir(place)
+users = place + "/users.npy"
 X, words = csr(STARS), {**WORDS, "iterations": 6}
 state = {**words, "checkpoint": place + "/state", "checkpoint_every": 1}
 als = lfm_np.distributed.als
@@ -245,14 +245,14 @@ with client(1) as one:
     als(X, client=one, shards=3, **words).save(place + "/unbroken")
 with client(2) as two:
     for given in (
-        {**words, "shards": 3, "callback": fails, "users_to": place + "/users.npy"},
+        {**words, "shards": 3, "callback": fails, "users_to": users},
         {**state, "shards": 3, "callback": fails},
         {**state, "shards": 2},
     ):
         try:
             als(X, client=two, **given)
         except (OSError, ValueError) as error:
-            print(type(error).__name__, "no more" in str(error), "shards" in str(error), os.path.exists("users.npy"))
+            print(type(error).__name__, "no more" in str(error), "shards" in str(error), os.path.exists(users))
     als(X, client=two, shards=3, **state).save(place + "/resumed")
 """
 
