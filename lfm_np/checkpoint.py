@@ -143,9 +143,8 @@ def check_checkpoint(value: Any) -> Checkpoint | None:
     if value is None:
         return None
     path, every = value if isinstance(value, Checkpoint) else (value, 0.0)
-    path = check.check_path("checkpoint", path)
-    here = "" if os.path.isabs(path) else os.getcwd()
-    return Checkpoint(os.path.join(here, path), check.check_float("checkpoint.every", every, 0.0))
+    path = check.absolute(check.check_path("checkpoint", path))
+    return Checkpoint(path, check.check_float("checkpoint.every", every, 0.0))
 
 
 # ---- the file -------------------------------------------------------------------------------------------------------

@@ -43,9 +43,9 @@ class Explanation(NamedTuple):
     """Why a score is what it is: baseline + Σ contributions = score."""
 
     items: np.ndarray
-    """(n_u,) the user's own items, by falling contribution: one that lowers the score most comes last."""
+    """(n_u,) the user's own items, by falling contribution: one that lowers the score most comes last. Read-only."""
     contributions: np.ndarray
-    """(n_u,) float64."""
+    """(n_u,) float64, read-only."""
     baseline: float
     """The score of a user without interactions: μ + b_i, each 0 in a model without. A bias of the user follows from the
     interactions, and is part of their contributions."""
@@ -327,7 +327,8 @@ def _contributions(problem: Problem, other: Other, row: int, item: int) -> Expla
         B.append(_root(a0 * (others.T @ others)))
     shares = targets * _inverted(np.vstack(B), lam, len(x), Y[item], row) if len(x) else np.empty(0)
     order = np.argsort(-shares, kind="stable")
-    return Explanation(X.indices[order].astype(np.int64), shares[order], baseline, baseline + float(shares.sum()))
+    ids, shares = check.read_only(X.indices[order].astype(np.int64), shares[order])
+    return Explanation(ids, shares, baseline, baseline + float(shares.sum()))
 
 
 def _root(G: np.ndarray) -> np.ndarray:

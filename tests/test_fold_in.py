@@ -170,6 +170,7 @@ def test_contributions_sum_to_the_score_of_the_folded_in_user(weighting, a0, bia
     folded = factors.fold_in_users(X)
     for user, item in ((0, 3), (17, 0), (49, 29)):
         explanation = factors.explain(user, item, X)
+        assert not any(array.flags.writeable for array in explanation[:2])
         own = X.indices[X.indptr[user] : X.indptr[user + 1]]
         np.testing.assert_array_equal(np.sort(explanation.items), own)
         assert (np.diff(explanation.contributions) <= 0).all()

@@ -115,6 +115,20 @@ def test_a_matrix_stays_where_it_was_when_the_process_goes_elsewhere(tmp_path, m
     assert (made.folder, opened.folder) == (tmp_path / "link" / ".." / "x", tmp_path / "disk" / "x")
 
 
+@pytest.mark.small
+@pytest.mark.skipif(os.name == "nt", reason="the current folder cannot be removed there")
+def test_an_absolute_folder_needs_no_current_one(tmp_path, monkeypatch, small_parts):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    X = make(40, 30)
+    StoredMatrix.from_matrix(X, tmp_path / "x")
+    options = {"factors": 3, "iterations": 2, "random_state": 0, "checkpoint": tmp_path / "state"}
+    assert_same(
+        lfm_np.als(StoredMatrix(tmp_path / "x"), **options), lfm_np.als(X, factors=3, iterations=2, random_state=0)
+    )
+
+
 @pytest.fixture
 def full(monkeypatch):
     """A disk without a block to give."""

@@ -175,4 +175,4 @@ def check_path(name: str, value: Any) -> str:
 
 def absolute(path: str) -> str:
     """The same place wherever the process goes later; ".." stays, which behind a link is no parent's name."""
-    return os.path.join(os.getcwd(), path)
+    return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)  # which may be gone

@@ -69,7 +69,7 @@ def _first_uses() -> list[str]:
         def told(factors: Factors = factors, folded: np.ndarray = folded, V: np.ndarray = V) -> bool:
             why = factors.explain(7, 3, X)
             total = why.baseline + why.contributions.sum()
-            return close(why.score, folded[7] @ V[3]) and abs(total - why.score) < 1e-9
+            return close(why.score, folded[7] @ V[3]) and bool(abs(total - why.score) < 1e-9)
 
         def measured(factors: Factors = factors) -> bool:
             train, test = (csr(np.where(has & part, STARS, np.nan)) for part in (odd, ~odd))

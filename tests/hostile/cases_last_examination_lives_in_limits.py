@@ -23,7 +23,7 @@ from .cases_last_examination_lives_in_surroundings import a_day, lists
 from .cases_last_examination_lives_interrupted import GROUP, STARS, descriptors, fit, fork, swept
 from .places import interpreter, largest_file, limited
 from .places import model as drawn
-from .working_days import Model, csr, faultless, folder, raised, same, typed, wrong
+from .working_days import Model, close, csr, faultless, folder, raised, same, typed, wrong
 
 _holds = faultless(GROUP)
 
@@ -183,7 +183,7 @@ def _folder_to_read_only() -> list[str]:
                 raised(lambda: StoredMatrix.from_matrix(csr(STARS), place / "t", dtype=np.float64)),
             ]
             right = swept(fit(3, StoredMatrix(place / "s")), 3) and same(Factors.load(place / "model"), drawn())
-            return right and all(isinstance(error, OSError) and "ermission" in str(error) for error in errors)
+            return right and all(isinstance(error, PermissionError) and str(error) for error in errors)
 
         try:
             found = wrong(child=fork(work) == 0, listing=sorted(os.listdir(place)) == ["fit", "model", "s"])
@@ -240,12 +240,12 @@ def _closed_output() -> list[str]:
         (place / "events.csv").write_text("user,item,value\n" + "\n".join(lines) + "\n")
         words = ("--value", "value", "--factors", "3", "--iterations", "2", "--alpha", "2", "--regularization", "0.5")
 
-        def close() -> None:
+        def shut() -> None:
             os.close(0)
             os.close(1)
 
         given = ("-m", "lfm_np", "fit", "events.csv", *words, "-o", "m.safetensors")
-        said = interpreter(*given, cwd=place, stdout=None, preexec_fn=close)
+        said = interpreter(*given, cwd=place, stdout=None, preexec_fn=shut)
         if said.status:
             return [f"{said.status}: {said.err[-300:]}"]
         made = Factors.load(place / "m.safetensors")
