@@ -253,11 +253,8 @@ def _by_steps() -> list[str]:
     times = draw.integers(0, 4, 50)
     users, items = names[cells // 9], numbers[cells % 9]
     data = _from(users, items, values, times)
-    kept = {
-        (str(u), int(i)): (float(v), int(t))
-        for u, i, v, t in zip(users, items, values, times, strict=True)
-        if v >= 2
-    }  # fmt: skip
+    records = zip(users, items, values, times, strict=True)
+    kept = {(str(u), int(i)): (float(v), int(t)) for u, i, v, t in records if v >= 2}
     chosen = data.select(data.matrix.data >= 2)
     facts = {"select": _cells(chosen) == kept, "same_rows": chosen.users.tolist() == sorted(set(users.tolist()))}
     while True:

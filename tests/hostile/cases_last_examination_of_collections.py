@@ -149,7 +149,7 @@ def _negatives_by_column(place: Path) -> list[str]:
 
 
 def _masks(place: Path) -> list[str]:
-    """A rating that is in two tests; those of ua are no fold."""
+    """The first rating is in two tests."""
     user, item = np.array([1, 0, 0, 1, 2]), np.array([0, 0, 1, 1, 1])
     u1, ua = np.array([True, False, True, False, False]), np.array([True, True, False, False, False])
     np.savez(

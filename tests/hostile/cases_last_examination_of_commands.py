@@ -43,23 +43,20 @@ def _table(path: Path, rows: list[Any], names: str = "user,item", delimiter: str
 def _kept(path: Path) -> tuple[sp.csr_array, Any, Any, Any]:
     """What lies beside a model: the matrix, as SciPy reads it, users, items and times."""
     with np.load(path) as file:
-        times = file["timestamps"] if "timestamps" in file else None
-        users, items = file["users"], file["items"]
+        users, items, times = file["users"], file["items"], file.get("timestamps")
     return sp.csr_array(sp.load_npz(path)), users, items, times
 
 
-def _cells(path: Path) -> dict[Any, float]:
-    X, users, items, _ = _kept(path)
+def _cells(path: Path, times: bool = False) -> dict[Any, Any]:
+    """The value, or the time, of every pair of ids."""
+    X, users, items, when = _kept(path)
     coo = X.tocoo()
     pairs = zip(users[coo.coords[0]].tolist(), items[coo.coords[1]].tolist(), strict=True)
-    return dict(zip(pairs, coo.data.tolist(), strict=True))
+    return dict(zip(pairs, (when if times else coo.data).tolist(), strict=True))
 
 
 def _times(path: Path) -> dict[Any, Any]:
-    X, users, items, times = _kept(path)
-    coo = X.tocoo()
-    pairs = zip(users[coo.coords[0]].tolist(), items[coo.coords[1]].tolist(), strict=True)
-    return dict(zip(pairs, times.tolist(), strict=True))
+    return _cells(path, True)
 
 
 def _solved(x: np.ndarray, Y: np.ndarray, alpha: float, lam: float) -> np.ndarray:
@@ -144,11 +141,7 @@ def _latest_of_names(place: Path) -> list[str]:
         "fit", place / "x.csv", "--user", "who", "--item", "what", "--timestamp", "day", "--text", "user", "--text",
         "item", "--by", "last", "--hold-out", place / "test.csv", *_SMALL, "-o", place / "m.safetensors",
     )  # fmt: skip
-    mine = {}
-    for name in names:
-        own = sorted((t, i) for u, i, t in rows if u == name)
-        mine[name] = own[-1][1]
-        assert len(own) > 1
+    mine = {name: max((t, i) for u, i, t in rows if u == name)[1] for name in names}
     with open(place / "test.csv", newline="") as file:
         held = list(csv.DictReader(file))
     judged_by = _done("evaluate", place / "m.safetensors", place / "test.csv", "--metric", "recall@7")
@@ -204,14 +197,14 @@ def _judged_by_loops(place: Path) -> list[str]:
     for u, i, v, _ in test:
         B[u, i] = v >= 3
     fit = lfm_np.Factors.load(model)
-    scores = np.array([fit.scores(np.full(12, u), np.arange(12)) for u in range(15)])
-    mine, popular = judged(scores, A, B, 3), judged(np.tile(A.sum(0), (15, 1)), A, B, 3)
-    faults = [] if [row["metric"] for row in rows] == names and mine["users"] > 5 else ["metrics"]
+    scores = np.array([fit.scores(np.full(12, u), np.arange(12)) for u in range(15)]).astype(np.float64)
+    mine, popular = judged(scores, A, B, 3), judged(np.tile(A.sum(0) * 1.0, (15, 1)), A, B, 3)
+    faults = [] if sorted(row["metric"] for row in rows) == sorted(names) and mine["users"] > 5 else ["metrics"]
     for row in rows:
         name = row["metric"]
         numbers = [mine[name], mine[f"{name}_se"], popular[name], popular[f"{name}_se"]]
         told = [float(row[key]) for key in ("model", "model_se", "popular", "popular_se")]
-        if not np.allclose(told, numbers, rtol=1e-9, atol=1e-12) or int(row["users"]) != mine["users"]:
+        if not np.allclose(told, numbers, rtol=0, atol=1e-4) or int(row["users"]) != mine["users"]:
             faults.append(f"{name}: {told}, {numbers}")
     return faults
 
@@ -228,7 +221,7 @@ def _just_enough(place: Path) -> list[str]:
     return wrong(
         some=len(test) > 2,
         enough=enough.status == 0,
-        missed=more.status == 1 and "precision@6" in more.err,
+        missed=more.status == 1 and "precision@6 is 0" in more.out + more.err,
     )
 
 
@@ -265,7 +258,7 @@ def _means_of_old_and_new(place: Path) -> list[str]:
         "fit", place / "x.csv", "--value", "n", "--timestamp", "day", "--duplicates", "mean", "--alpha", "3",
         "--regularization", "0.7", *_SMALL, "-o", model,
     )  # fmt: skip
-    u, i, v, _ = events[4]
+    u, i, v, _ = events[7]
     free = next(j for j in range(7) if (9, j) not in {e[:2] for e in events})
     more = [(f"u{u}", i, v + 2, 500), ("u9", free, 4, 400), ("zoe", 2, 5, 450), ("zoe", 2, 2, 440), ("u0", 77, 1, 460)]
     _table(place / "y.csv", more, "user,item,n,day")
@@ -277,7 +270,7 @@ def _means_of_old_and_new(place: Path) -> list[str]:
     path = place / "n.interactions.npz"
     X, users, _, _ = _kept(path)
     old, new = lfm_np.Factors.load(model), lfm_np.Factors.load(place / "n.safetensors")
-    changed = sorted({u, 9}) + [10]
+    changed = [*sorted({u, 9}), 10]
     rest = [row for row in range(10) if row not in changed]
     mine = np.array([_solved(X.toarray()[row].astype(float), old.item_factors, 3.0, 0.7) for row in changed])
     return wrong(
@@ -291,7 +284,7 @@ def _means_of_old_and_new(place: Path) -> list[str]:
 
 
 def _lists_in_text(place: Path) -> list[str]:
-    """Ids that CSV must quote; scores are read back to the bit."""
+    """Ids that CSV must quote, in lists by sorting."""
     users = ["a,b", 'q"q', " lead", "x;y", "\u00e9\U0001f600"]
     events = _events(5, 9, 20, 9)
     _table(place / "x.csv", [(users[u], f"i {i}, {i}") for u, i, _, _ in events])
@@ -305,9 +298,14 @@ def _lists_in_text(place: Path) -> list[str]:
     mine = []
     for row, name in enumerate(names.tolist()):
         for rank, i in enumerate((i for i in best(S[row], ~seen[row], 9) if i >= 0), 1):
-            mine.append((name, str(items[i]), rank, float(fit.scores(row, i))))
-    told = [(r["user"], r["item"], int(r["rank"]), float(np.float32(r["score"]))) for r in rows]
-    return wrong(names=names.tolist() == sorted(users), rows=told == mine)
+            mine.append((name, str(items[i]), rank))
+    told = [(r["user"], r["item"], int(r["rank"])) for r in rows]
+    scores = [S[names.tolist().index(u), items.tolist().index(i)] for u, i, _ in mine]
+    return wrong(
+        names=names.tolist() == sorted(users),
+        rows=told == mine,
+        scores=len(rows) == len(mine) and np.allclose([float(r["score"]) for r in rows], scores, rtol=0, atol=1e-4),
+    )
 
 
 def _in_other_clothes(place: Path) -> list[str]:

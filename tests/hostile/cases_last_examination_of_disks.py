@@ -166,7 +166,8 @@ def _kept_zeros(place: Path) -> list[str]:
 def _kept_in_history(place: Path) -> list[str]:
     record: dict[str, Any] = {
         "nan": math.nan, "far": [math.inf, -math.inf], "tiny": 5e-324, "zero": -0.0, "big": 2**200, "exact": 2**53 + 1,
-        "words": {"\u03c0": 'na\u00efve \u2028 "x" \\ \U0001f600'}, "none": None, "yes": True, "one": 1.0, "pair": (1, (2, 3)),
+        "words": {"\u03c0": 'na\u00efve \u2028 "x" \\ \U0001f600'}, "none": None, "yes": True, "one": 1.0,
+        "pair": (1, (2, 3)),
     }  # fmt: skip
     one = np.ones((2, 1), np.float32)
     params = {"a": {"b": [1, 2.5, "x", None, False]}, "sha256": "0" * 64}
@@ -174,11 +175,12 @@ def _kept_in_history(place: Path) -> list[str]:
     model.save(place / "m")
     again = lfm_np.Factors.load(place / "m")
     found = again.history[0]
-    plain = ("tiny", "big", "exact", "words", "none", "yes", "one")
+    plain = ("tiny", "big", "exact", "none", "yes", "one")
     return wrong(
         nan=math.isnan(found["nan"]) and list(found["far"]) == [math.inf, -math.inf],
         zero=found["zero"] == 0 and math.copysign(1, found["zero"]) == -1,
         plain=all(found[name] == record[name] and type(found[name]) is type(record[name]) for name in plain),
+        words=dict(found["words"]) == record["words"],
         pair=[found["pair"][0], list(found["pair"][1])] == [1, [2, 3]],
         second=again.history[1]["iteration"] == 2 and len(again.history) == 2,
         params=again.params["sha256"] == "0" * 64 and list(again.params["a"]["b"]) == [1, 2.5, "x", None, False],
@@ -263,7 +265,7 @@ def _copies_of_mapped(place: Path) -> list[str]:
         same=all(np.array_equal(t.user_factors, U) and np.array_equal(t.item_factors, V) for t in two),
         biases=all(np.array_equal(t.item_bias, b) and t.global_bias == 0.1 and t.user_bias is None for t in two),
         frozen=not any(t.item_factors.flags.writeable or t.item_bias.flags.writeable for t in two),
-        score=all(abs(t.scores(1, 2) - (0.1 + b[2] + U[1] @ V[2])) < 1e-14 * 10 for t in two),
+        score=all(abs(t.scores(1, 2) - (0.1 + b[2] + U[1] @ V[2])) < 1e-13 for t in two),
     )
 
 
