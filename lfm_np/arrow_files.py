@@ -11,7 +11,10 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow import fs
 
+from lfm_np.errors import missing_extra
 from lfm_np.validation import absolute
+
+_PACKED = {".gz": ".gz", ".bz2": ".bz2", ".zst": ".zstd"}  # what files end in, in any case, and what Arrow knows it by
 
 
 def data_set(name: str, filesystem: Any, format: Any, columns: Iterable[str]) -> ds.Dataset:
@@ -28,12 +31,60 @@ def data_set(name: str, filesystem: Any, format: Any, columns: Iterable[str]) ->
     options = {"filesystem": filesystem, "format": format}
     if filesystem is None:
         name = absolute(name)  # Arrow takes "day:1.csv" for a URI
-    if not (os.path.isfile(name) if filesystem is None else filesystem.isfile(name)):
+    folder = not (os.path.isfile(name) if filesystem is None else filesystem.isfile(name))
+    if format != "parquet" and any(map(_alias, _files_in(name, filesystem) if folder else [name])):
+        name, options["filesystem"] = name if folder else name + _alias(name), _renamed(filesystem)
+    if folder:
         return ds.dataset(name, partitioning="hive", **options)
     source = ds.dataset(name, **options)
     above = _named(name.replace(os.sep, "/").split("/")[:-1])
     lacking = [(column, _type_of(above[column])) for column in above.keys() & set(columns) - set(source.schema.names)]
     return ds.dataset(name, partitioning=ds.HivePartitioning(pa.schema(lacking)), **options) if lacking else source
+
+
+def _alias(name: str) -> str:
+    """What to add to a file's name, that Arrow knows how it is packed; nothing where it does."""
+    known = _PACKED.get(os.path.splitext(name)[1].lower(), "")
+    return "" if name.endswith(known) else known
+
+
+def _files_in(folder: str, filesystem: Any) -> Iterable[str]:
+    if filesystem is not None:
+        return filesystem.find(folder)
+    return (file for _, _, files in os.walk(folder) for file in files)
+
+
+def _renamed(filesystem: Any) -> fs.PyFileSystem:
+    """The file system, in which files have names that Arrow knows."""
+    try:
+        import fsspec
+    except ImportError:
+        raise missing_extra("fsspec", "io") from None
+    return fs.PyFileSystem(_Renamed(filesystem or fsspec.filesystem("file")))
+
+
+class _Renamed(fs.FSSpecHandler):
+    def get_file_info(self, paths: list[str]) -> list[fs.FileInfo]:
+        return [_called(path, info) for path, info in zip(paths, super().get_file_info(list(map(_own, paths))))]
+
+    def get_file_info_selector(self, selector: fs.FileSelector) -> list[fs.FileInfo]:
+        return [_called(info.path + _alias(info.path), info) for info in super().get_file_info_selector(selector)]
+
+    def open_input_stream(self, path: str) -> pa.NativeFile:
+        return super().open_input_stream(_own(path))
+
+    def open_input_file(self, path: str) -> pa.NativeFile:
+        return super().open_input_file(_own(path))
+
+
+def _own(path: str) -> str:
+    """The name without its alias."""
+    name, ending = os.path.splitext(path)
+    return name if ending and _alias(name) == ending else path
+
+
+def _called(path: str, info: fs.FileInfo) -> fs.FileInfo:
+    return fs.FileInfo(path, info.type, size=info.size, mtime=info.mtime)
 
 
 def _named(folders: list[str]) -> dict[str, str]:

@@ -392,6 +392,16 @@ def test_ratings(cli_folder, tmp_path):
     np.testing.assert_array_equal(lfm_np.Factors.load(tmp_path / "s.safetensors").item_bias, expected.item_bias)
 
 
+def test_cells_that_a_matrix_stores_twice_are_summed(tmp_path, capsys):
+    source, model = tmp_path / "x.npz", tmp_path / "m.safetensors"
+    cells = sp.coo_array(([1.0, 2, 3, 4], ([0, 1, 0, 2], [1, 0, 1, 1])), shape=(3, 2))
+    sp.save_npz(source, cells)
+    assert run("fit", source, *SMALL, "-o", model) == 0
+    np.testing.assert_array_equal(sp.load_npz(tmp_path / "m.interactions.npz").toarray(), cells.toarray())
+    assert run("fit", source, *SMALL, "--duplicates", "last", "-o", model) == 2
+    assert "stores a cell more than once" in capsys.readouterr().err
+
+
 def test_nulls_of_arrays_are_those_of_tables(tmp_path, capsys):
     source, model = tmp_path / "d.npz", tmp_path / "m.safetensors"
     user, item = np.repeat(np.arange(6), 2), np.arange(12) % 5

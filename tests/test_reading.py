@@ -367,6 +367,28 @@ def test_files_folders_and_urls_give_the_same(tmp_path):
     assert named_cells(Interactions.from_parquet((tmp_path / "one.parquet").as_uri(), **options)) == expected
 
 
+@pytest.mark.parametrize("ending", ["gz", "GZ", "bz2", "Bz2", "zst", "ZST"])
+def test_files_are_unpacked_by_their_ending(tmp_path, ending):
+    """Arrow knows some of these endings only, and takes other files for text."""
+    pa = require("pyarrow")
+    codec = {"gz": "gzip", "bz2": "bz2", "zst": "zstd"}[ending.lower()]
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / f"events.csv.{ending}"
+    with pa.CompressedOutputStream(str(path), codec) as file:
+        file.write(b"user,item,value\na,1,2\nb,2,3\n")
+    with open(path, "ab") as whole, pa.CompressedOutputStream(whole, codec) as file:  # as `cat` joins two files
+        file.write(b"a,2,4\n")
+    sources = [path, path.parent]
+    if ending == "zst":
+        require("fsspec")
+        sources += [source.as_uri() for source in sources]
+    for source in sources:
+        data = Interactions.from_csv(source, value="value")
+        assert named_cells(data) == {("a", 1): 2.0, ("b", 2): 3.0, ("a", 2): 4.0}
+    (tmp_path / "in" / "more.csv").write_text("user,item,value\nc,1,5\n")
+    assert Interactions.from_csv(tmp_path / "in", value="value").users.tolist() == ["a", "b", "c"]
+
+
 TYPES = {  # the types of a column in some files, in either order, and what it becomes
     "small and large integers": ("user", "int32", [1, 2], "int64", [2**40, 2], [1, 2, 2**40]),
     "nulls and text": ("user", "null", [None, None], "string", ["a", "b"], ["a", "b"]),

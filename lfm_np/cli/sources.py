@@ -14,7 +14,7 @@ from lfm_np import datasets, npz_files
 from lfm_np.cells import DUPLICATES
 from lfm_np.interactions import Interactions
 from lfm_np.splits import unknown
-from lfm_np.validation import check_choice
+from lfm_np.validation import check_choice, check_matrix
 
 NULLS = "error", "drop", "keep"
 KINDS = ".parquet or a folder of such, .csv, .tsv, .npz, or movielens:NAME"
@@ -116,6 +116,8 @@ def _npz(source: str, columns: Columns) -> Interactions:
     if matrix is not None:
         m, n = matrix.shape
         ids = arrays.get("users", np.arange(m)), arrays.get("items", np.arange(n))
+        if columns.duplicates == "sum" and "timestamps" not in arrays:  # else a cell that is stored twice is refused
+            matrix = check_matrix("matrix", matrix, zeros="keep", negative=True, unknown=True)
         make = Interactions._own if matrix.format == "csr" else Interactions
         return _known_cells(make(matrix, *ids, timestamps=arrays.get("timestamps")), columns)
 

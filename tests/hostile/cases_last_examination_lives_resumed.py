@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import resource
 import shutil
@@ -297,14 +298,17 @@ def _uses_cut_short() -> list[str]:
 
 
 def _tables_cut_short() -> list[str]:
-    """The file is there, whole, or is not; the next one that is written leaves nothing beside it."""
+    """The file is there, whole, or is not; the next one that is written leaves nothing beside it.
+
+    Arrow closes a file that it read some time later, so that it gets the bytes.
+    """
     from pyarrow import parquet
 
     data, factors, found = lfm_np.Interactions(csr(STARS), np.arange(40), np.arange(25)), fit(2), []
     with folder() as place:
         path = place / "r"
         lfm_np.recommend_parquet(factors, data, path, N=2)
-        rows = {parquet.read_table(path).num_rows}
+        rows = {parquet.read_table(io.BytesIO(path.read_bytes())).num_rows}
         before = descriptors()
         for moment in range(20):
             try:
@@ -315,9 +319,9 @@ def _tables_cut_short() -> list[str]:
             except TimeoutError:
                 pass
             if path.exists():
-                rows.add(parquet.read_table(path).num_rows)
+                rows.add(parquet.read_table(io.BytesIO(path.read_bytes())).num_rows)
         lfm_np.recommend_parquet(factors, data, path, N=4)
-        table = parquet.read_table(path).to_pydict()
+        table = parquet.read_table(io.BytesIO(path.read_bytes())).to_pydict()
         S = all_scores(factors)
         found += wrong(
             rows=rows <= {80, 120},
