@@ -133,7 +133,7 @@ def als(
         ``Checkpoint(path, every)``. Where it is there already, the run goes on from it, to the same bits as without a
         break; a file of another X or of other arguments, ``random_state`` among them, is refused. ``iterations`` (no
         fewer than were done), ``tolerance``, ``num_threads``, ``callback``, ``progress`` and ``raise_on_interrupt`` may
-        differ.
+        differ. A run that has converged does no other sweep until ``tolerance`` is smaller.
 
     Returns
     -------

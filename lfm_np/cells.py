@@ -72,7 +72,8 @@ def to_csr(
     pairs : integer array, shape (N, 2)
         (row, column) pairs in any order.
     shape : (int, int), optional
-        Number of rows and columns, each below 2³¹. By default the smallest that holds every pair.
+        Number of rows and columns, each below 2³¹ (solvers take 2³¹ − 2 at most). By default the smallest that holds
+        every pair.
     values : array, shape (N,), optional
         One finite number a pair; 1 by default. Zeros are kept, as explicit zeros, and so is what float32 rounds to 0.
     duplicates : {"sum", "last", "mean", "max", "count", "error"}

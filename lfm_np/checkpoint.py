@@ -43,7 +43,8 @@ class Checkpoint(NamedTuple):
         The file. If it is there, the fit goes on from it.
     every : float
         Seconds between two saves at least; 0 saves after every sweep and its callback. The last sweep is always saved,
-        unless an exception leaves the call, such as one of the callback: then the file is as of the last save.
+        also one that Ctrl-C ends, unless another exception leaves the call, such as one of the callback: then the file
+        is as of the last save.
 
     Examples
     --------

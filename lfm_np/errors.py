@@ -12,7 +12,8 @@ class SolverError(RuntimeError):
     Attributes
     ----------
     factors : Factors or None
-        The last finite result, of the sweep before the failure; the start if the first sweep failed.
+        The last finite result, of the sweep before the failure; the start if the first sweep failed. In the
+        canonical basis, as every result.
     """
 
     def __init__(self, message: str, factors: Any = None) -> None:

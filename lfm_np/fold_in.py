@@ -171,7 +171,7 @@ def explain(factors: Factors, user: int, item: int, X: Any, **parameters: Unpack
     Returns
     -------
     Explanation
-        ``items`` and their ``contributions``, the largest first, ``baseline`` (μ + b_i) and ``score`` with
+        ``items`` and their ``contributions``, in falling order, ``baseline`` (μ + b_i) and ``score`` with
         baseline + Σ contributions = score.
         The score is that of the user folded in from the item factors (`fold_in_users`), which a converged fit
         agrees with.

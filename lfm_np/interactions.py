@@ -284,7 +284,7 @@ class Interactions:
             For "last".
         at : time, optional
             For "time": the first moment of the test set; a number, or where timestamps are dates a text such as
-            "2024-05-03", a datetime or a datetime64, in UTC.
+            "2024-05-03", a datetime or a datetime64, in UTC (a datetime with a time zone is converted).
         random_state : None, int, SeedSequence, Generator or RandomState
             For "random". An integer gives the same split every time. Split a part again by another one, or both times
             by one Generator: the same integer draws for each user what it drew before. The other two splits involve no

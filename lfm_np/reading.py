@@ -155,7 +155,8 @@ def from_csv(
         Types that are not to be guessed from the first lines: ``{"user": "string"}`` keeps the zeros of "007". Integers
         of more than 64 bits need it, which would be read as floats.
     **columns
-        As in `Interactions.from_parquet`. Null is an empty field, and NULL, NA, N/A or NaN, unless in quotes.
+        As in `Interactions.from_parquet`. Null is an empty field, and NULL, NA, N/A, NaN and the like,
+        unless in quotes.
 
     Returns
     -------

@@ -75,8 +75,9 @@ def sgd(
         so rows with many cells are held as tightly as rows with few.
     biases : False, "item" or True
         No biases, b_i, or b_i and b_u and the constant μ. μ is the score that fits best, by itself, all stored cells
-        and, with a sampler, their negatives, and stays; it is 0 for losses that are not pointwise, and without a
-        sampler for those that want the same score of every stored cell, whatever its value (`Logistic`).
+        and, with a sampler, their negatives, each weighted as in the loss, and stays; it is 0 for losses that are not
+        pointwise, and without a sampler for those that want the same score of every stored cell, whatever its value
+        (`Logistic`).
     epochs : int
         Passes over the stored cells.
     tolerance : float

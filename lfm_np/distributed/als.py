@@ -80,7 +80,8 @@ def als(
         Threads of one task. A worker runs as many tasks at once as it has threads.
     checkpoint : str or path, optional
         A file of the driver. The run goes on from what is there, to the same bits as without a break; a file of another
-        X, of other arguments or of another number of shards is refused.
+        X, of other arguments or of another number of shards is refused. Besides what may differ for `lfm_np.als`,
+        ``users_to`` and ``checkpoint_every`` may.
     checkpoint_every : int
         Sweeps between two copies of V that the driver takes, and writes to the checkpoint if there is one. When workers
         are lost, dask computes again what they held from there on.

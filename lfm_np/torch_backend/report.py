@@ -69,6 +69,7 @@ class CrossCheck:
 
     @property
     def failures(self) -> tuple[Row, ...]:
+        """The rows that did not."""
         return tuple(row for row in self.rows if not row.passed)
 
     def __str__(self) -> str:
