@@ -13,6 +13,7 @@ from test_reading import IDS, KINDS, make_frame
 
 import lfm_np
 from lfm_np import Factors, Interactions, recommend_frame, recommend_parquet, recommendations
+from lfm_np.kernels.jit import JIT_DISABLED
 
 pytestmark = pytest.mark.small
 
@@ -140,6 +141,7 @@ def peak(call):
         pa.set_memory_pool(before)
 
 
+@pytest.mark.skipif(JIT_DISABLED, reason="lists of so many users take half a minute")
 def test_writing_takes_the_memory_of_a_block(tmp_path, monkeypatch):
     """The table of 240,000 rows is 7 MB; blocks of 800 rows take a tenth, and all at once takes it all."""
     require("pyarrow")
