@@ -140,12 +140,14 @@ class Entries(NamedTuple):
         return cls(places + start, found.ids[places, ranks], found.scores[places, ranks], (ranks + 1).astype(np.int32))
 
 
-def recommend_blocks(factors: Factors, rows: np.ndarray, N: int, **options: Any) -> Iterator[Entries]:
+def recommend_blocks(factors: Factors, rows: np.ndarray, N: int, seen: Any = None, **options: Any) -> Iterator[Entries]:
     """What `Factors.recommend` gives for rows of users, in blocks of about `ROWS` entries; at least one block."""
     N = min(check.check_length("N", N), max(1, factors.shape[1]))  # the rest is padding, which is left out
     step = max(1, ROWS // N)
+    if seen is not None and len(rows) > step:
+        seen = check.as_rows("seen", seen, factors.shape)
     for start in range(0, max(len(rows), 1), step):
-        yield Entries.of(factors.recommend(rows[start : start + step], N=N, **options), start)
+        yield Entries.of(factors.recommend(rows[start : start + step], N=N, seen=seen, **options), start)
 
 
 def write_parquet(path: str | os.PathLike[str], batches: Iterator[pa.RecordBatch]) -> None:

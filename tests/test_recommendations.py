@@ -13,6 +13,7 @@ from test_reading import IDS, KINDS, make_frame
 
 import lfm_np
 from lfm_np import Factors, Interactions, recommend_frame, recommend_parquet, recommendations
+from lfm_np.validation import rankings
 
 pytestmark = pytest.mark.small
 
@@ -185,3 +186,13 @@ def test_what_does_not_fit_is_named():
     with pytest.raises(ValueError, match="users has no id 'nobody'"):
         recommend_frame(factors, data, ["nobody"])
     assert lfm_np.recommend_frame is recommend_frame
+
+
+def test_what_is_seen_is_made_rows_of_once(monkeypatch):
+    factors, data = sample()
+    expected = rows_of(recommend_frame(factors, data, N=3, seen=data, backend="pyarrow"))
+    made, real = [], rankings.wrap_csr
+    monkeypatch.setattr(recommendations, "ROWS", 9)
+    monkeypatch.setattr(rankings, "wrap_csr", lambda *args: made.append(1) or real(*args))
+    assert rows_of(recommend_frame(factors, data, N=3, seen=data.matrix.tocsc(), backend="pyarrow")) == expected
+    assert len(made) == 1
