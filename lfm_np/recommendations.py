@@ -189,7 +189,7 @@ class _Query(NamedTuple):
         rows = np.arange(len(data.users)) if users is None else data.rows_of(users)
         some = data.users[rows] if len(rows) else data.users[:1]  # for their type
         user_ids = to_arrow(some)[: len(rows)]
-        item_ids = to_arrow(data.items)
+        item_ids = data._item_column
         types = [user_ids.type, item_ids.type, pa.from_numpy_dtype(factors.user_factors.dtype), pa.int32()]
         schema = pa.schema(list(zip(("user", "item", "score", "rank"), types)))
         only = None if items is None else data.columns_of(items)
