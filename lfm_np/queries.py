@@ -127,14 +127,16 @@ def recommend(
     u, N = check.check_ids("users", users, m), check.check_length("N", N)
     rows = check.check_seen("seen", seen, u, (m, n), keep_zeros=factors._zero_is_a_value, optional=True)
     denied = np.unique(check.check_ids("exclude", [] if exclude is None else exclude, n))
-    index = factors._index if items is None else _index_of(factors, np.unique(check.check_ids("items", items, n)))
+    index = factors._index if items is None else _index_of(factors, check.check_ids("items", items, n))
     threads = check.check_num_threads(num_threads)
     result = ranking.best(factors._model, index, u, N, rows, denied, threads)
     return result if np.ndim(users) else Ranked(result.ids[0], result.scores[0])
 
 
 def _index_of(factors: Factors, items: np.ndarray) -> Index:
-    """That over some items, ascending; the last one is kept, since one asks for many users' lists of the same."""
+    """That over some items; the last one is kept, since one asks for many users' lists of the same."""
+    ascending = np.all(items[1:] > items[:-1])  # a sort takes longer than a search
+    items = items.copy() if ascending else np.unique(items)
     before, index = factors._of_items.get("some", (None, None))
     if before is None or not np.array_equal(before, items):
         items, index = factors._of_items["some"] = items, build_index(factors._model, items)
