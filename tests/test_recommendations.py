@@ -12,8 +12,7 @@ from strategies import examples
 from test_reading import IDS, KINDS, make_frame
 
 import lfm_np
-from lfm_np import Factors, Interactions, id_columns, recommend_frame, recommend_parquet, recommendations
-from lfm_np.validation import rankings
+from lfm_np import Factors, Interactions, recommend_frame, recommend_parquet, recommendations
 
 pytestmark = pytest.mark.small
 
@@ -191,17 +190,18 @@ def test_what_does_not_fit_is_named():
 def test_what_is_seen_is_made_rows_of_once(monkeypatch):
     factors, data = sample()
     expected = rows_of(recommend_frame(factors, data, N=3, seen=data, backend="pyarrow"))
-    made, real = [], rankings.wrap_csr
+    made, real = [], lfm_np.validation.rankings.wrap_csr
     monkeypatch.setattr(recommendations, "ROWS", 9)
-    monkeypatch.setattr(rankings, "wrap_csr", lambda *args: made.append(1) or real(*args))
+    monkeypatch.setattr("lfm_np.validation.rankings.wrap_csr", lambda *args: made.append(1) or real(*args))
     assert rows_of(recommend_frame(factors, data, N=3, seen=data.matrix.tocsc(), backend="pyarrow")) == expected
     assert len(made) == 1
 
 
 def test_the_items_become_a_column_once(monkeypatch):
     factors, data = sample()
-    made, real = [], id_columns.to_arrow
-    monkeypatch.setattr(id_columns, "to_arrow", lambda ids: made.append(len(ids)) or real(ids))
+    recommend_frame(*sample(), backend="pyarrow")  # imports it
+    made, real = [], lfm_np.id_columns.to_arrow
+    monkeypatch.setattr("lfm_np.id_columns.to_arrow", lambda ids: made.append(len(ids)) or real(ids))
     for user in data.users[:3]:
         frame = recommend_frame(factors, data, [user], N=2, backend="pyarrow")
         assert rows_of(frame) == expected(factors, data, [user], 2)
