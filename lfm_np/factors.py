@@ -12,7 +12,6 @@ import numpy as np
 
 from lfm_np import fold_in, persistence, queries, ranking
 from lfm_np import validation as check
-from lfm_np.half_sweep import Fixed
 from lfm_np.item_index import build_index
 from lfm_np.kept import kept
 from lfm_np.kernels.scores import Model
@@ -127,16 +126,21 @@ class Factors:
         )
 
     @kept
+    def _of_users(self) -> dict[str, Any]:
+        return {}
+
+    @kept
+    def _of_items(self) -> dict[str, Any]:
+        """What was made of the items alone, by name; results that differ in users only share it."""
+        return {}
+
+    @property
     def _index(self) -> Index:
-        return build_index(self._model, np.arange(len(self.item_factors)))
-
-    @kept
-    def _similarity(self) -> dict[tuple[str, str], tuple[Model, Index]]:
-        return {}
-
-    @kept
-    def _prepared(self) -> dict[tuple[str, float], Fixed]:
-        return {}
+        made = self._of_items
+        if "index" not in made:
+            made["index"] = build_index(self._model, np.arange(len(self.item_factors)))
+        index: Index = made["index"]
+        return index
 
     @property
     def _zero_is_a_value(self) -> bool:

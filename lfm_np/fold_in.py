@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack, cast
 
 import numpy as np
@@ -18,6 +19,9 @@ from lfm_np.row_plan import plan_side
 
 if TYPE_CHECKING:
     from lfm_np.factors import Factors
+
+
+ROWS = 1 << 15  # rows that are float64 at a time
 
 
 class HalfStep(TypedDict, total=False):
@@ -85,7 +89,8 @@ def fold_in_users(
     μ and the item biases that the model has are subtracted from the ratings. If it has user biases, the new users'
     are solved with their factors.
 
-    What depends on the items alone is prepared on the first call and kept with the object.
+    What depends on the items alone is prepared on the first call and kept with the object, for one
+    ``unobserved_weight``. The index over the items, which ``recommend`` makes, is shared with the result.
 
     Examples
     --------
@@ -96,7 +101,7 @@ def fold_in_users(
     (2, 3)
     """
     U, bias = _new_rows(factors, "users", X, parameters, num_threads)
-    return dataclasses.replace(factors, user_factors=U, user_bias=bias, history=())
+    return _with(factors, "users", user_factors=U, user_bias=bias, history=())
 
 
 def fold_in_items(
@@ -108,7 +113,7 @@ def fold_in_items(
     its biases and μ stay.
     """
     V, bias = _new_rows(factors, "items", X, parameters, num_threads)
-    return dataclasses.replace(factors, item_factors=V, item_bias=bias, history=())
+    return _with(factors, "items", item_factors=V, item_bias=bias, history=())
 
 
 def update(
@@ -154,7 +159,7 @@ def update(
     changed: dict[str, Any] = {f"{name}_factors": _replaced(getattr(factors, f"{name}_factors"), ids, rows)}
     if bias is not None:
         changed[f"{name}_bias"] = _replaced(getattr(factors, f"{name}_bias"), ids, bias)
-    return dataclasses.replace(factors, **changed)
+    return _with(factors, side, **changed)
 
 
 def explain(factors: Factors, user: int, item: int, X: Any, **parameters: Unpack[HalfStep]) -> Explanation:
@@ -183,6 +188,10 @@ def explain(factors: Factors, user: int, item: int, X: Any, **parameters: Unpack
     SolverError
         λ = 0 and the normal equations of the user are singular.
 
+    Notes
+    -----
+    O(n k²) time with an ``unobserved_weight``, for every score anew: the items that the user has not are summed.
+
     References
     ----------
     Yifan Hu, Y. Koren, C. Volinsky. Collaborative filtering for implicit feedback datasets. ICDM 2008, section 5.
@@ -201,10 +210,18 @@ def _new_rows(
     other = _other_side(factors, side)
     problem = check_rows(X, other, half_step(factors, parameters), transposed=side == "items")
     with Pool(check.check_num_threads(num_threads)) as pool:
-        key = side, problem.weights.a0
-        if key not in factors._prepared:
-            factors._prepared[key] = prepare(other, problem, pool)
-        return solve(problem, other, factors._prepared[key], pool, "row" if side == "users" else "column")
+        made = factors._of_items if side == "users" else factors._of_users
+        a0, fixed = made.get("fixed", (None, None))
+        if a0 != problem.weights.a0:  # of the last one only, as each takes as much memory as the factors
+            a0, fixed = made["fixed"] = problem.weights.a0, prepare(other, problem, pool)
+        return solve(problem, other, fixed, pool, "row" if side == "users" else "column")
+
+
+def _with(factors: Factors, side: str, **changed: Any) -> Factors:
+    """The same with other rows of a side, beside what was made of the other."""
+    found, name = dataclasses.replace(factors, **changed), "_of_items" if side == "users" else "_of_users"
+    found.__dict__[name] = getattr(factors, name)
+    return found
 
 
 def _other_side(factors: Factors, side: str) -> Other:
@@ -310,10 +327,8 @@ def _contributions(problem: Problem, other: Other, row: int, item: int) -> Expla
     t_a/√c_a · W_a S⁻¹ Zᵀy_i: a small λ costs no digits, as it would in A.
     """
     (_, d1, t0, t1, a0), X = problem.weights, problem.X
-    Y = other.factors.astype(np.float64)
-    if problem.biases:
-        Y = np.column_stack((Y, np.ones(len(Y))))
-    own = Y[X.indices]
+    rows = partial(_in_float64, other.factors, problem.biases)
+    own = rows(X.indices)
     x = X.data.astype(np.float64)
     t, baseline = t0 + t1 * x - other.mean, other.mean
     if other.bias is not None:
@@ -321,14 +336,25 @@ def _contributions(problem: Problem, other: Other, row: int, item: int) -> Expla
     lam = float(problem.row_regularization(np.diff(X.indptr), X.shape[1])[0])
     root = np.sqrt(problem.weights.c0 + d1 * x)
     targets = np.divide(t, root, out=np.zeros_like(t), where=root > 0)
-    B = [own * root[:, None], np.sqrt(lam) * np.eye(Y.shape[1])]
+    B = [own * root[:, None], np.sqrt(lam) * np.eye(own.shape[1])]
     if a0:
-        others = np.delete(Y, X.indices, axis=0)
-        B.append(_root(a0 * (others.T @ others)))
-    shares = targets * _inverted(np.vstack(B), lam, len(x), Y[item], row) if len(x) else np.empty(0)
+        others = np.delete(np.arange(len(other.factors)), X.indices)
+        G = np.zeros((own.shape[1], own.shape[1]))
+        for lo in range(0, len(others), ROWS):
+            some = rows(others[lo : lo + ROWS])
+            G += some.T @ some
+        B.append(_root(a0 * G))
+    y = rows([item])[0]
+    shares = targets * _inverted(np.vstack(B), lam, len(x), y, row) if len(x) else np.empty(0)
     order = np.argsort(-shares, kind="stable")
     ids, shares = check.read_only(X.indices[order].astype(np.int64), shares[order])
     return Explanation(ids, shares, baseline, baseline + float(shares.sum()))
+
+
+def _in_float64(factors: np.ndarray, biased: bool, rows: Any) -> np.ndarray:
+    """Some rows, with a column of ones where they have a bias."""
+    Y = factors[rows].astype(np.float64)
+    return np.column_stack((Y, np.ones(len(Y)))) if biased else Y
 
 
 def _root(G: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lfm_np import validation as check
+from lfm_np.quiet import quietly
 
 
 def same_ids(a: np.ndarray, b: np.ndarray) -> bool:
@@ -77,11 +78,15 @@ class IdIndex(NamedTuple):
 
 
 def in_type(wanted: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Integers and times as ``dtype``, where NumPy's common type would round them or wrap around; which of them fit."""
+    """Ids as ``dtype``, and which of them fit.
+
+    NumPy's common type of integers or times would round them or wrap around, and to bring all ids of an index to it
+    takes as long as thousands of searches.
+    """
     kinds = {wanted.dtype.kind, dtype.kind}
-    if kinds not in ({"i", "u"}, {"M"}, {"m"}):
+    if wanted.dtype == dtype or (len(kinds) == 2 and kinds != {"i", "u"}) or "O" in kinds:
         return wanted, np.ones(wanted.shape, np.bool_)
-    found = wanted.astype(dtype)
+    found = quietly(wanted.astype, dtype)  # floats may be beyond it
     fits = found.astype(wanted.dtype) == wanted
     return found, fits & ((found < 0) == (wanted < 0)) if len(kinds) == 2 else fits
 

@@ -158,6 +158,13 @@ class Interactions:
     def _item_index(self) -> IdIndex:
         return IdIndex.of("items", self.items)
 
+    @kept
+    def _item_column(self) -> Any:
+        """The item ids as Arrow has them, for tables of recommendations."""
+        from lfm_np.id_columns import to_arrow
+
+        return to_arrow(self.items)
+
     def rows_of(self, users: Any, missing: int | None = None) -> np.ndarray:
         """The row (int64) of every given user id.
 

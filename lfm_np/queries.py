@@ -13,6 +13,7 @@ from lfm_np.ranking import Ranked
 
 if TYPE_CHECKING:
     from lfm_np.factors import Factors
+    from lfm_np.kernels.topk import Index
 
 
 def scores(factors: Factors, users: Any, items: Any, *, num_threads: int | None = None) -> np.ndarray:
@@ -102,8 +103,8 @@ def recommend(
     Exact: equal to scoring all items and sorting. Items are tried in order of falling norm, and a user's search
     ends when no later item can reach the N-th best score so far; of the others, only those are scored whose bound
     in bytes reaches it, on processors with AVX-512 VNNI; see ``lfm_np.kernels.topk``. In the worst case every item
-    is scored, O(p n k). Memory: the result, the item index (built once per result; with bytes about k + 30 of them
-    an item), and a few MiB a thread.
+    is scored, O(p n k). Memory: the result, the item index (built once per result, and again for other ``items`` than
+    the last; with bytes about k + 30 of them an item), and a few MiB a thread.
 
     References
     ----------
@@ -126,13 +127,20 @@ def recommend(
     u, N = check.check_ids("users", users, m), check.check_length("N", N)
     rows = check.check_seen("seen", seen, u, (m, n), keep_zeros=factors._zero_is_a_value, optional=True)
     denied = np.unique(check.check_ids("exclude", [] if exclude is None else exclude, n))
-    if items is None:
-        index = factors._index
-    else:
-        index = build_index(factors._model, np.unique(check.check_ids("items", items, n)))
+    index = factors._index if items is None else _index_of(factors, check.check_ids("items", items, n))
     threads = check.check_num_threads(num_threads)
     result = ranking.best(factors._model, index, u, N, rows, denied, threads)
     return result if np.ndim(users) else Ranked(result.ids[0], result.scores[0])
+
+
+def _index_of(factors: Factors, items: np.ndarray) -> Index:
+    """That over some items; the last one is kept, since one asks for many users' lists of the same."""
+    ascending = np.all(items[1:] > items[:-1])  # a sort takes longer than a search
+    items = items.copy() if ascending else np.unique(items)
+    before, index = factors._of_items.get("some", (None, None))
+    if before is None or not np.array_equal(before, items):
+        items, index = factors._of_items["some"] = items, build_index(factors._model, items)
+    return index
 
 
 def similar_items(
@@ -168,12 +176,13 @@ def similar_users(
 def _similar(factors: Factors, side: str, ids: Any, N: int, metric: str, num_threads: int | None) -> Ranked:
     A = factors.item_factors if side == "items" else factors.user_factors
     rows, N = check.check_ids(side, ids, len(A)), check.check_length("N", N)
-    key = (side, check.check_choice("metric", metric, ("cosine", "inner")))
-    if key not in factors._similarity:
+    name, made = check.check_choice("metric", metric, ("cosine", "inner")), getattr(factors, f"_of_{side}")
+    if name not in made:
         unit = ranking.unit_rows(A) if metric == "cosine" else A
         model = ranking.make_model(unit, unit, None, None, None)
-        factors._similarity[key] = model, build_index(model, np.arange(len(A)))
+        made[name] = model, build_index(model, np.arange(len(A)))
     nothing = check.check_seen("seen", None, rows, (0, 0), optional=True)
     threads = check.check_num_threads(num_threads)
-    result = ranking.best(*factors._similarity[key], rows, N, nothing, np.empty(0, np.int64), threads)
+    model, index = made[name]
+    result = ranking.best(model, index, rows, N, nothing, np.empty(0, np.int64), threads)
     return result if np.ndim(ids) else Ranked(result.ids[0], result.scores[0])

@@ -140,12 +140,14 @@ class Entries(NamedTuple):
         return cls(places + start, found.ids[places, ranks], found.scores[places, ranks], (ranks + 1).astype(np.int32))
 
 
-def recommend_blocks(factors: Factors, rows: np.ndarray, N: int, **options: Any) -> Iterator[Entries]:
+def recommend_blocks(factors: Factors, rows: np.ndarray, N: int, seen: Any = None, **options: Any) -> Iterator[Entries]:
     """What `Factors.recommend` gives for rows of users, in blocks of about `ROWS` entries; at least one block."""
     N = min(check.check_length("N", N), max(1, factors.shape[1]))  # the rest is padding, which is left out
     step = max(1, ROWS // N)
+    if seen is not None and len(rows) > step:
+        seen = check.as_rows("seen", seen, factors.shape)
     for start in range(0, max(len(rows), 1), step):
-        yield Entries.of(factors.recommend(rows[start : start + step], N=N, **options), start)
+        yield Entries.of(factors.recommend(rows[start : start + step], N=N, seen=seen, **options), start)
 
 
 def write_parquet(path: str | os.PathLike[str], batches: Iterator[pa.RecordBatch]) -> None:
@@ -187,7 +189,7 @@ class _Query(NamedTuple):
         rows = np.arange(len(data.users)) if users is None else data.rows_of(users)
         some = data.users[rows] if len(rows) else data.users[:1]  # for their type
         user_ids = to_arrow(some)[: len(rows)]
-        item_ids = to_arrow(data.items)
+        item_ids = data._item_column
         types = [user_ids.type, item_ids.type, pa.from_numpy_dtype(factors.user_factors.dtype), pa.int32()]
         schema = pa.schema(list(zip(("user", "item", "score", "rank"), types)))
         only = None if items is None else data.columns_of(items)

@@ -98,13 +98,35 @@ def known_times(timestamps: np.ndarray | None) -> np.ndarray:
 
 def core_cells(matrix: Any, least_user: int, least_item: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Masks of the cells, rows and columns of the largest part whose rows and columns have so many cells each."""
-    rows = np.repeat(np.arange(matrix.shape[0], dtype=matrix.indices.dtype), np.diff(matrix.indptr))
-    columns = matrix.indices
-    cells = np.ones(len(columns), np.bool_)
-    while True:
-        users = np.bincount(rows[cells], minlength=matrix.shape[0]) >= least_user
-        items = np.bincount(columns[cells], minlength=matrix.shape[1]) >= least_item
-        kept = cells & users[rows] & items[columns]
-        if np.count_nonzero(kept) == np.count_nonzero(cells):
-            return cells, users, items
-        cells = kept
+    counts = [np.diff(matrix.indptr).astype(np.int64), np.bincount(matrix.indices, minlength=matrix.shape[1])]
+    inside = [count >= least for count, least in zip(counts, (least_user, least_item))]
+    gone = [np.flatnonzero(~part) for part in inside]
+    orders, side = None, 0
+    while len(gone[0]) or len(gone[1]):  # whose cells are looked at when they go: all rounds together cost O(cells)
+        orders = orders or _orders(matrix)
+        others = _cells_of(orders[side], gone[side])
+        gone[side] = gone[side][:0]
+        side = 1 - side
+        others = others[inside[side][others]]
+        np.subtract.at(counts[side], others, 1)
+        low = np.unique(others[counts[side][others] < (least_user, least_item)[side]])
+        inside[side][low] = False
+        gone[side] = np.concatenate((gone[side], low))
+    users, items = inside
+    return np.repeat(users, np.diff(matrix.indptr)) & items[matrix.indices], users, items
+
+
+def _orders(matrix: Any) -> tuple[Any, Any]:
+    """Where the cells are, by row and by column."""
+    by_row = sp.csr_array((np.ones(matrix.nnz, np.bool_), matrix.indices, matrix.indptr), shape=matrix.shape)
+    return by_row, by_row.tocsc()
+
+
+def _cells_of(order: Any, rows: np.ndarray) -> np.ndarray:
+    """The indices that some rows of a CSR matrix, or columns of a CSC one, have."""
+    starts = order.indptr[rows].astype(np.int64)
+    lengths = order.indptr[rows + 1] - starts
+    ends = np.cumsum(lengths)
+    cells = np.arange(ends[-1] if len(ends) else 0)
+    cells += np.repeat(starts - ends + lengths, lengths)
+    return order.indices[cells]

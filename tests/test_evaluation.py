@@ -290,3 +290,20 @@ def test_names_and_choices_that_are_members_of_an_enum():
     assert popular._zero_is_a_value
     assert evaluate(popular, None, X, [Name.RECALL]).keys() == {"recall@1", "recall@1_se", "users"}
     assert {str(name) for name in evaluate(popular, None, X, [Name.RECALL])} == {"recall@1", "recall@1_se", "users"}
+
+
+@pytest.mark.parametrize("few", [0, 64])
+@pytest.mark.parametrize("levels", [3, 10**6])
+def test_users_with_many_items_of_either_kind(few, levels):
+    rng = np.random.default_rng(0)
+    n = 300
+    factors = Factors(np.ones((4, 1)), rng.integers(-levels, levels, (n, 1)).astype(np.float64) / 8)
+    kind = rng.integers(0, 3, (4, n))
+    kind[1, 5:] = 0
+    kind[1, 0] = 1
+    train, test = kind == 2, kind == 1
+    expected = oracles.evaluate(all_scores(factors), rows(train), rows(test), WHOLE)
+    compare(evaluate(factors, sp.csr_array(train), sp.csr_array(test), WHOLE), expected)
+    lists = np.argsort(rng.random((4, n)), axis=1)[:, : n - few]
+    found = evaluate(factors, sp.csr_array(train), sp.csr_array(test), WHOLE, negatives=lists)
+    compare(found, oracles.evaluate(all_scores(factors), rows(train), rows(test), WHOLE, lists.tolist()))

@@ -1,6 +1,8 @@
 """New rows for a fitted model, against dense normal equations and one more half-step of the fit."""
 
+import dataclasses
 import itertools
+import tracemalloc
 
 import numpy as np
 import oracles_als as oracle
@@ -11,6 +13,8 @@ from hypothesis import strategies as st
 from strategies import als_settings, csr_matrices, examples
 
 import lfm_np
+from lfm_np import Factors, fold_in, item_index, queries
+from lfm_np import factors as factors_module
 
 CASES = [("hu-koren", 0.3), ("ials", 1.0), ("confidence", 1.0), ("ratings", 0.0)]
 
@@ -325,3 +329,65 @@ def test_biases_and_a_constant_are_for_ratings(weighting, parts):
     ):
         with pytest.raises(ValueError, match=f"{named} weighting=\"ratings\", got weighting='{weighting}'"):
             call(X, weighting=weighting)
+
+
+# ---- what is kept ---------------------------------------------------------------------------------------------------
+
+
+def same_lists(found, factors, **options):
+    """Whether lists are those of the same numbers, from which nothing was made before."""
+    users = np.arange(len(factors.user_factors))
+    fresh = dataclasses.replace(factors).recommend(users, N=6, **options)
+    return all(map(np.array_equal, found.recommend(users, N=6, **options), fresh))
+
+
+def test_the_index_over_the_items_is_made_once_for_all_users(monkeypatch):
+    X, made, real = matrix(), [], item_index.build_index
+    for module in (factors_module, queries):
+        monkeypatch.setattr(module, "build_index", lambda *args: made.append(1) or real(*args))
+    factors = fit(X)
+    rows = [factors, *(factors.fold_in_users(X[u : u + 2]) for u in (3, 9)), factors.update(X[:2], users=[50, 4])]
+    for part in rows:
+        part.recommend(0)
+        part.recommend(1, items=[3, 1, 2])
+        part.similar_items(0)
+        part.similar_items(0, metric="inner")
+    assert len(made) == 4
+    other = factors.update(X[:, :2], items=[30, 4])
+    assert all(same_lists(part, part) for part in [*rows, other])
+    assert all(same_lists(part, part, items=[3, 1, 2]) for part in [*rows, other])
+    assert same_lists(factors, factors, items=[3, 1])
+    assert 30 in other.recommend(0, N=31).ids
+
+
+def test_of_several_weights_the_last_ones_basis_is_kept():
+    X, weights = matrix(), (0.1, 0.2, 0.1, 0.3, 0.3, 0.1)
+    factors = fit(X)
+    for a0 in weights:
+        for fold, rows in ((Factors.fold_in_users, X), (Factors.fold_in_items, X)):
+            found, fresh = (fold(part, rows, unobserved_weight=a0) for part in (factors, dataclasses.replace(factors)))
+            assert np.array_equal(found.user_factors, fresh.user_factors)
+            assert np.array_equal(found.item_factors, fresh.item_factors)
+    kept = [part for made in (factors._of_users, factors._of_items) for part in made]
+    assert kept == ["fixed", "fixed"]
+
+
+def test_an_explanation_takes_the_memory_of_a_block(monkeypatch):
+    X = matrix()
+    factors = fit(X)
+    expected = factors.explain(3, 4, X)
+    monkeypatch.setattr(fold_in, "ROWS", 7)
+    found = factors.explain(3, 4, X)
+    assert found.items.tolist() == expected.items.tolist()
+    np.testing.assert_allclose(found.contributions, expected.contributions, rtol=0, atol=1e-12)
+    monkeypatch.setattr(fold_in, "ROWS", 1000)
+    V = np.random.default_rng(0).normal(size=(50_000, 6))
+    large, row = (
+        dataclasses.replace(factors, item_factors=V),
+        sp.csr_array((np.ones(3), ([0] * 3, [5, 6, 9])), (50, 50_000)),
+    )
+    tracemalloc.start()
+    large.explain(0, 4, row)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < V.nbytes

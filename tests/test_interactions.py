@@ -663,3 +663,42 @@ def test_times_beside_interactions_and_indices_that_are_converted():
     other.has_sorted_indices = False
     with pytest.raises(ValueError, match="canonical CSR"):
         Interactions(other, data.users, data.items, data.timestamps)
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------------
+
+
+def peak_of(call):
+    tracemalloc.start()
+    call()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+@pytest.mark.parametrize(
+    ("dtype", "wanted", "position"),
+    [("i4", [70_001], 70_001), ("f4", [70_001.0], 70_001), ("u4", [70_001], 70_001), ("U6", ["999991234"], -1)],
+)
+def test_to_look_for_one_id_is_no_pass_over_all(dtype, wanted, position):
+    n = 100_000
+    ids = np.sort(np.arange(n).astype(dtype))
+    data = Interactions(sp.csr_array((n, 1), dtype=np.float32), ids, [0])
+    assert data.rows_of(wanted, missing=-1).tolist() == [position]
+    assert peak_of(lambda: data.rows_of(wanted, missing=-1)) < 20_000
+
+
+def test_ids_are_found_in_their_own_type_only():
+    data = Interactions(sp.csr_array((3, 2), dtype=np.float32), np.array([0.1, 0.5, 2], "f4"), np.array(["ab", "abc"]))
+    assert data.rows_of([0.1, 0.5, 1e300, np.float32(0.1)], missing=-1).tolist() == [-1, 1, -1, 0]
+    assert data.columns_of(["abcd", "abc", "a"], missing=-1).tolist() == [-1, 1, -1]
+    small = Interactions(sp.csr_array((3, 1), dtype=np.float32), np.array([-1, 0, 5], "i1"), [0])
+    assert small.rows_of([255, 256, 5, 261, -1], missing=-1).tolist() == [-1, -1, 2, -1, 0]
+
+
+def test_one_long_text_does_not_make_all_long():
+    users = [f"u{u}" for u in range(2000)]
+    users[7] = "x" * 50_000
+    assert peak_of(lambda: Interactions.from_arrays(users, range(2000))) < 1 << 23
+    data = Interactions.from_arrays(users, range(2000))
+    assert data.rows_of([users[7], "u9"]).tolist() == [sorted(users).index(users[7]), sorted(users).index("u9")]

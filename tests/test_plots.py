@@ -9,7 +9,7 @@ from optional import require
 
 import lfm_np
 from lfm_np import Factors, evaluation, plots
-from lfm_np.plots import lists
+from lfm_np.plots import axes, lists
 from lfm_np.report import write_report
 
 pytestmark = pytest.mark.small
@@ -174,6 +174,26 @@ def test_coverage_counts_the_items_of_all_lists(monkeypatch):
         assert share == len({i for best in naive_lists(factors, X, int(N)) for i in best}) / 40
     some = plots.coverage(factors, X, N=6, users=[4])
     assert heights(some)[0].tolist() == [N / 40 for N in range(1, 7)]
+
+
+def test_long_lists_come_in_smaller_blocks(monkeypatch):
+    factors, X = model(n=40), matrix(n=40)
+    expected = heights(plots.coverage(factors, X, N=40))[0]
+    monkeypatch.setattr(lists, "ENTRIES", 90)
+    asked, real = [], Factors.recommend
+    monkeypatch.setattr(
+        Factors, "recommend", lambda *args, **options: asked.append(len(args[1])) or real(*args, **options)
+    )
+    assert heights(plots.coverage(factors, X.tocsc(), N=40))[0].tolist() == expected.tolist()
+    assert asked == [2] * 15
+
+
+def test_labels_that_find_no_room_are_given_up(monkeypatch):
+    monkeypatch.setattr("lfm_np.plots.factors.SHOWN", 5)
+    tried, real = [], axes.printable
+    monkeypatch.setattr("lfm_np.plots.factors.printable", lambda label: tried.append(label) or real(label))
+    plots.item_map(model(n=60), labels=["wide " * 40] * 60)
+    assert len(tried) == 4 * 5
 
 
 def test_popularity_bias_is_the_share_of_the_popular():

@@ -14,7 +14,7 @@ from optional import require
 from strategies import DUPLICATES, examples, records
 
 import lfm_np
-from lfm_np import Interactions
+from lfm_np import Interactions, splits
 
 pytestmark = pytest.mark.small
 
@@ -326,6 +326,15 @@ def test_the_core_equals_the_loop(drawn, least_user, least_item, timed):
     if timed:
         when = dict(zip(before, data.timestamps.tolist()))
         assert part.timestamps.tolist() == [when[pair] for pair in named_cells(part)]
+
+
+def test_the_core_looks_at_a_cell_once_however_many_rounds_there_are(monkeypatch):
+    looked, real = [], splits._cells_of
+    monkeypatch.setattr(splits, "_cells_of", lambda *args: looked.append(len(found := real(*args))) or found)
+    chain = np.arange(500)  # of which every round takes an end
+    data = Interactions.from_arrays(np.append(chain, chain[:-1]), np.append(chain, chain[1:]))
+    assert data.core(2, 2).shape == (0, 0)
+    assert sum(looked) <= 2 * data.matrix.nnz
 
 
 def test_readers_take_the_core():

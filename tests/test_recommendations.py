@@ -187,3 +187,24 @@ def test_what_does_not_fit_is_named():
     with pytest.raises(ValueError, match="users has no id 'nobody'"):
         recommend_frame(factors, data, ["nobody"])
     assert lfm_np.recommend_frame is recommend_frame
+
+
+def test_what_is_seen_is_made_rows_of_once(monkeypatch):
+    factors, data = sample()
+    expected = rows_of(recommend_frame(factors, data, N=3, seen=data, backend="pyarrow"))
+    made, real = [], lfm_np.validation.rankings.wrap_csr
+    monkeypatch.setattr(recommendations, "ROWS", 9)
+    monkeypatch.setattr("lfm_np.validation.rankings.wrap_csr", lambda *args: made.append(1) or real(*args))
+    assert rows_of(recommend_frame(factors, data, N=3, seen=data.matrix.tocsc(), backend="pyarrow")) == expected
+    assert len(made) == 1
+
+
+def test_the_items_become_a_column_once(monkeypatch):
+    factors, data = sample()
+    recommend_frame(*sample(), backend="pyarrow")  # imports it
+    made, real = [], lfm_np.id_columns.to_arrow
+    monkeypatch.setattr("lfm_np.id_columns.to_arrow", lambda ids: made.append(len(ids)) or real(ids))
+    for user in data.users[:3]:
+        frame = recommend_frame(factors, data, [user], N=2, backend="pyarrow")
+        assert rows_of(frame) == expected(factors, data, [user], 2)
+    assert made.count(len(data.items)) == 1

@@ -19,6 +19,7 @@ from lfm_np.kernels.scores import PANEL, TILE, pack, wide_tile
 from lfm_np.kernels.simd import LANES, at_least, load, splat, store
 from lfm_np.kernels.topk import contains
 
+FEW = 64  # items of a user, beyond which a sort is faster than to compare each with each
 CHUNK = 16  # panels whose scores are kept at a time
 ABOVE, EQUAL, FIRST = 0, 1, 2  # rows of counts: higher score; same score; same score and a lower id
 RECALL, CAPPED_RECALL, PRECISION, HIT_RATE, NDCG, MAP, MRR, AUC = range(8)
@@ -48,9 +49,26 @@ def list_ranks(ids, starts, items, ranks):
 
 
 @jit
+def count_sorted(items, scores, other_items, other_scores, sign, counts):
+    """`count_rows` of one user with many items of either kind."""
+    order = np.argsort(other_scores, kind="mergesort")  # stable: equal scores stay in ascending order of their ids
+    ranked, ids = other_scores[order], other_items[order]
+    for p in range(len(items)):
+        first = np.searchsorted(ranked, scores[p])
+        last = np.searchsorted(ranked, scores[p], side="right")
+        counts[ABOVE, p] += sign * (len(ranked) - last)
+        counts[EQUAL, p] += sign * (last - first)
+        counts[FIRST, p] += sign * np.searchsorted(ids[first:last], items[p])
+
+
+@jit
 def count_rows(starts, items, scores, other_starts, other_items, other_scores, sign, counts):
     """Add ``sign`` times the counts over other items of the same user."""
     for u in range(len(starts) - 1):
+        if min(starts[u + 1] - starts[u], other_starts[u + 1] - other_starts[u]) > FEW:
+            own, others = slice(starts[u], starts[u + 1]), slice(other_starts[u], other_starts[u + 1])
+            count_sorted(items[own], scores[own], other_items[others], other_scores[others], sign, counts[:, own])
+            continue
         for p in range(starts[u], starts[u + 1]):
             for q in range(other_starts[u], other_starts[u + 1]):
                 counts[ABOVE, p] += sign * (other_scores[q] > scores[p])

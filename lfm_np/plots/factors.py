@@ -79,7 +79,7 @@ def item_map(
         Which to show, those to label first at the beginning. By default the 500 most frequent where ``counts`` are
         given, else all.
     labels : sequence, shape (n,), optional
-        A text for every item, shown or not. Up to 40 are written, and none over another.
+        A text for every item, shown or not. Up to 40 of the first 500 are written, and none over another.
     counts : array, shape (n,), optional
         How often each item occurs: the colour of its point, and who is labelled first.
     view : {"projection", "factors"}
@@ -159,7 +159,7 @@ def _write_labels(ax: Any, places: np.ndarray, texts: list[str]) -> None:
     """Write labels, the first first, beside their points where they cover no other label."""
     ax.figure.canvas.figure.draw_without_rendering()  # the layout decides where a point is on the page
     taken: list[Any] = []
-    for place, text in zip(places, texts):
+    for place, text in zip(places[:SHOWN], texts):  # where so many leave no room for forty, others will not find it
         if len(taken) == LABELS:
             return
         for shift, side in (((4, 3), "left"), ((-4, 3), "right"), ((4, -9), "left"), ((-4, -9), "right")):

@@ -10,10 +10,10 @@ import numpy as np
 from lfm_np.evaluation import evaluate
 from lfm_np.factors import Factors
 from lfm_np.plots.axes import GREY, make_axes, named, tidy
-from lfm_np.validation import check_ids, check_length, check_seen, shown
+from lfm_np.validation import as_rows, check_ids, check_length, check_seen, shown
 
 LENGTHS = (1, 2, 5, 10, 20, 50, 100)
-USERS = 8192  # users whose lists are in memory at a time
+USERS, ENTRIES = 8192, 1 << 22  # users whose lists are in memory at a time, and their entries
 
 
 def metric_at_n(
@@ -97,9 +97,8 @@ def coverage(
     for result, _ in curves:
         first = np.full(result.shape[1], N)  # the best place that an item has in any list
         for ids in _lists(result, seen, users, N):
-            for place in range(ids.shape[1])[::-1]:
-                column = ids[:, place]
-                first[column[column >= 0]] = np.minimum(first[column[column >= 0]], place)
+            who, places = np.nonzero(ids >= 0)
+            np.minimum.at(first, ids[who, places], places)
         shares.append(np.cumsum(np.bincount(first, minlength=N + 1)[:N]) / len(first))
     ax = make_axes(ax)
     for share, (_, label) in zip(shares, curves):
@@ -184,8 +183,11 @@ def _lists(result: Factors, seen: Any, users: Any, N: int) -> Iterator[np.ndarra
     """The users' lists, some users at a time, so that memory stays bounded."""
     m, n = result.shape
     rows = np.arange(m) if users is None else check_ids("users", users, m)
-    for lo in range(0, len(rows), USERS):
-        yield result.recommend(rows[lo : lo + USERS], N=min(N, n), seen=seen).ids
+    step = max(1, min(USERS, ENTRIES // min(N, n)))
+    if seen is not None and len(rows) > step:
+        seen = as_rows("seen", seen, result.shape)
+    for lo in range(0, len(rows), step):
+        yield result.recommend(rows[lo : lo + step], N=min(N, n), seen=seen).ids
 
 
 def _length_axis(ax: Any, ticks: Sequence[int]) -> None:

@@ -8,7 +8,7 @@ new dtype is copied.
 from lfm_np.validation.formats import share_csr, wrap_csr
 from lfm_np.validation.matrices import MOST_ROWS, check_cells, check_matrix, frozen, read_only
 from lfm_np.validation.models import check_bias, check_dense, check_dict, check_factors, check_init, check_records
-from lfm_np.validation.rankings import check_length, check_negatives, check_row, check_seen
+from lfm_np.validation.rankings import as_rows, check_length, check_negatives, check_row, check_seen
 from lfm_np.validation.records import (
     as_ids,
     check_column,
@@ -49,6 +49,7 @@ __all__ = [
     "absolute",
     "as_array",
     "as_ids",
+    "as_rows",
     "check_bias",
     "check_bool",
     "check_callback",

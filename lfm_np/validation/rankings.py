@@ -43,8 +43,13 @@ def check_seen(
 
 def check_row(name: str, X: Any, row: int, shape: tuple[int, int]) -> sp.csr_array:
     """One row of the whole matrix, itself yet to be checked."""
+    return _take_rows(name, as_rows(name, X, shape), np.array([row]))[0]
+
+
+def as_rows(name: str, X: Any, shape: tuple[int, int]) -> Any:
+    """The whole matrix, yet to be checked, in a format of which rows can be taken: once, and not for every block."""
     X = _whole(name, X, shape)
-    return _take_rows(name, X if X.format == "csr" else wrap_csr(name, X), np.array([row]))[0]
+    return X if X.format == "csr" else wrap_csr(name, X)
 
 
 def _whole(name: str, X: Any, shape: tuple[int, int]) -> Any:
@@ -67,7 +72,7 @@ def _take_rows(name: str, X: Any, rows: np.ndarray) -> tuple[sp.csr_array, np.nd
     except ValueError as error:
         raise ValueError(f"{name} is not a valid sparse matrix: {error}") from None
     taken, place = np.unique(rows, return_inverse=True)
-    if len(indptr) != X.shape[0] + 1 or indptr[0] != 0 or np.any(np.diff(indptr) < 0):
+    if len(indptr) != X.shape[0] + 1 or indptr[0] != 0 or np.any(indptr[1:] < indptr[:-1]):
         raise ValueError(f"{name} is not a valid sparse matrix: indptr must start at 0 and never fall")
     if indptr[-1] > min(len(indices), len(data)):
         raise ValueError(f"{name} is not a valid sparse matrix: indptr points past the end of indices and data")

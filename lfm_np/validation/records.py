@@ -13,6 +13,7 @@ import numpy as np
 from lfm_np.quiet import quietly
 from lfm_np.validation.scalars import as_array, check_float, check_int, is_whole, shown
 
+_ROOM, _SPRAWL = 1 << 24, 16  # characters that strings may take in any case, and times what they are
 BEYOND_FLOAT32 = 2.0**128 - 2.0**103  # the least that float32 rounds to infinity
 
 
@@ -162,7 +163,7 @@ def as_ids(name: str, ids: Any) -> np.ndarray:
     of strings are lost. Such lists, and what takes too much room because one string is long, become arrays of objects.
     """
     try:
-        array = as_array(name, ids)
+        array = _objects(ids) if _sprawls(ids) else as_array(name, ids)
         if array.ndim == 1 and _changed(array, ids):
             array = _objects(ids)
         elif array.ndim == 0 and _changed(array.reshape(1), [ids]):
@@ -170,6 +171,14 @@ def as_ids(name: str, ids: Any) -> np.ndarray:
     except MemoryError:
         array = _objects(ids)
     return array.astype(object) if array.dtype.kind == "T" else array
+
+
+def _sprawls(ids: Any) -> bool:
+    """Whether an array of NumPy's strings, each as long as the longest, takes far more room than the texts do."""
+    if not isinstance(ids, (list, tuple)) or not ids or not all(isinstance(id, (str, bytes)) for id in ids):
+        return False
+    lengths = [*map(len, ids)]
+    return len(ids) * max(lengths) > max(_ROOM, _SPRAWL * sum(lengths))
 
 
 def _changed(array: np.ndarray, given: Any) -> bool:
