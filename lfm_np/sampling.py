@@ -85,7 +85,7 @@ def check_sampler(sampler: Any) -> Any:
 
 
 def masses(sampler: Any, counts: np.ndarray) -> np.ndarray | None:
-    """Integer mass of every item, proportional to q to 2⁻⁵² of the total; None where all are equal.
+    """Integer mass of every item, proportional to q to 2⁻⁵² of the total; None for `Uniform`.
 
     Parameters
     ----------

@@ -62,7 +62,7 @@ def _steps_of_ratings(solver: str) -> list[str]:
 
 
 def _long_columns() -> list[str]:
-    """Columns of some thousand cells in float32: solving rounds by about 1e-6, which enters J squared or is its own."""
+    """Columns of some thousand cells in float32: J has an error of 10⁻⁵ of Σ c·p² at most."""
     draw = np.random.default_rng(15)
     X = np.where(draw.random((6000, 3)) < 0.8, draw.integers(1, 4, (6000, 3)), NAN)
     law = Law(alpha=0.7, lam=2.0)
@@ -72,7 +72,7 @@ def _long_columns() -> list[str]:
         csr(X), factors=2, iterations=1, init=(U0.astype("f"), V.astype("f")), dtype="float32", **law.words
     )
     return wrong(
-        J=near(got.history[0]["objective"], law.cost(X, U, V1), 1e-5),
+        J=bool(abs(got.history[0]["objective"] - law.cost(X, U, V1)) < 1e-5 * (1 + 0.7 * np.nansum(X))),
         scores=near(all_scores(got), U @ V1.T, 1e-4),
     )
 
@@ -159,7 +159,7 @@ def _masses() -> list[str]:
         facts[f"some_{beta}"] = np.array_equal(mass > 0, had > 0) and share[had > 0].min() >= 0.999 * 2.0**-52
         before = sampling.cumulative(mass, 7)
         facts[f"sums_{beta}"] = before.dtype == np.int64 and before.tolist() == [0, *np.cumsum(mass).tolist()]
-    facts["equal"] = sampling.masses(sampling.Popularity(0.0), had) is None is sampling.masses(sampling.Uniform(), had)
+    facts["equal"] = sampling.masses(sampling.Uniform(), had) is None
     facts["alone"] = sampling.cumulative(None, 7).tolist() == [7]
     return wrong(**facts)
 
