@@ -129,8 +129,9 @@ def _odd(values: Any) -> np.ndarray:
 
 
 def _odd_csr(matrix: Any) -> sp.csr_array:
-    parts = tuple(_odd(part) for part in (matrix.data, matrix.indices, matrix.indptr))
-    return sp.csr_array(parts, shape=matrix.shape)
+    found = matrix.copy()
+    found.data, found.indices, found.indptr = map(_odd, (matrix.data, matrix.indices, matrix.indptr))
+    return found
 
 
 def _fits_at_odd_addresses() -> list[str]:
@@ -139,14 +140,14 @@ def _fits_at_odd_addresses() -> list[str]:
         stored = lfm_np.StoredMatrix.from_matrix(_odd_csr(X), place / "m", dtype="float64")
         found = [fit(cells, init=start), fit(stored, init=start)]
     one = lfm_np.sgd(
-        sp.csr_array((_odd([2.0]), _odd(np.int32([0])), _odd(np.int32([0, 1]))), shape=(1, 1)), SQUARED, sampler=None,
-        factors=3, epochs=5, learning_rate=0.125, regularization=0.01, schedule="inverse", dtype="float64",
-        init=(_odd(P0[0]), _odd(P0[1])), random_state=0,
+        _odd_csr(sp.csr_array([[2.0]])), SQUARED, sampler=None, factors=3, epochs=5, learning_rate=0.125,
+        regularization=0.01, schedule="inverse", dtype="float64", init=(_odd(P0[0]), _odd(P0[1])), random_state=0,
     )  # fmt: skip
     pairs = _odd(np.array([(0, 1), (2, 0), (0, 1)]))
     counts = lfm_np.to_csr(pairs, shape=(3, 2), values=_odd([0.5, 3.0, 0.25])).toarray().tolist()
     return wrong(
-        odd=not start[0].flags.aligned, sweeps=all(whole(f, 4) for f in found), epochs=stepped(one, 5, "inverse"),
+        odd=not any(array.flags.aligned for array in (start[0], cells.data, cells.indices)),
+        sweeps=all(whole(f, 4) for f in found), epochs=stepped(one, 5, "inverse"),
         here=stepped(descend(5, schedule="inverse"), 5, "inverse"), counts=counts == [[0, 0.75], [0, 0], [3, 0]],
     )  # fmt: skip
 

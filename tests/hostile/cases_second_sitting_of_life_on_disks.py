@@ -150,7 +150,7 @@ def _killed_lists() -> list[str]:
         killed = ended_by_the_kernel(lambda: lfm_np.recommend_parquet(factors, data, path, N=9), 256)
         kept = path.read_bytes() == before
         lfm_np.recommend_parquet(factors, data, path, N=9)
-        rows = pyarrow.parquet.ParquetFile(path).metadata.num_rows
+        rows = pyarrow.parquet.read_metadata(path).num_rows
         return wrong(killed=killed, kept=kept, rows=rows == 14 * 9)
 
 
