@@ -59,8 +59,8 @@ def whole(factors: Any, sweeps: int, model: Model = M) -> bool:
     )
 
 
-def listing(*seen: Any) -> Callable[[Any, Any], None]:
-    return lambda record, factors: seen[0].append(record["iteration"])
+def listing(seen: list[int]) -> Callable[[Any, Any], None]:
+    return lambda record, factors: seen.append(record["iteration"])
 
 
 def big(seed: int) -> lfm_np.Factors:
