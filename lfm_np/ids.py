@@ -86,9 +86,24 @@ def in_type(wanted: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray
     kinds = {wanted.dtype.kind, dtype.kind}
     if wanted.dtype == dtype or (len(kinds) == 2 and kinds != {"i", "u"}) or "O" in kinds:
         return wanted, np.ones(wanted.shape, np.bool_)
+    if dtype.kind in "mM":
+        return in_unit(wanted, dtype)
     found = quietly(wanted.astype, dtype)  # floats may be beyond it
     fits = found.astype(wanted.dtype) == wanted
     return found, fits & ((found < 0) == (wanted < 0)) if len(kinds) == 2 else fits
+
+
+def in_unit(times: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Times as ``dtype``, and which of them fit: NumPy makes others of those too far, or from 2.5 on raises."""
+    try:
+        found = times.astype(dtype)
+        return found, np.isnat(times) | (found.astype(times.dtype) == times)
+    except OverflowError:
+        if times.size < 2:
+            return np.full(times.shape, "NaT", dtype), np.zeros(times.shape, np.bool_)
+    halves = zip(*(in_unit(half, dtype) for half in np.array_split(times.ravel(), 2)))
+    found, fits = (np.concatenate(half).reshape(times.shape) for half in halves)
+    return found, fits
 
 
 def with_missing(ids: np.ndarray, where: np.ndarray, missing: Any) -> np.ndarray:
@@ -98,7 +113,7 @@ def with_missing(ids: np.ndarray, where: np.ndarray, missing: Any) -> np.ndarray
         raise TypeError(f"missing must be one id, got {check.shown(missing)}")
     kinds = filler.dtype.kind + ids.dtype.kind
     same = kinds[0] == kinds[1]
-    if (same or kinds in ("iu", "ui", "if", "uf")) and filler.astype(ids.dtype).tolist() == filler.tolist():
+    if (same or kinds in ("iu", "ui", "if", "uf")) and _retyped(filler, ids.dtype).tolist() == filler.tolist():
         found = ids.copy()
     elif same and all(_fits(part, np.result_type(ids, filler)) for part in (ids, filler)):
         found = ids.astype(np.result_type(ids, filler))
@@ -109,8 +124,19 @@ def with_missing(ids: np.ndarray, where: np.ndarray, missing: Any) -> np.ndarray
     return found
 
 
+def joined(name: str, known: np.ndarray, more: np.ndarray) -> np.ndarray:
+    """Both as one array; times in a unit that holds them all."""
+    if known.dtype.kind in "mM" and more.dtype.kind == known.dtype.kind:
+        common = np.result_type(known, more)
+        if not (_fits(known, common) and _fits(more, common)):
+            raise ValueError(f"{name} are {known.dtype} and {more.dtype}, and {common} does not hold them all")
+    return np.append(known, more)
+
+
+def _retyped(ids: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    return in_unit(ids, dtype)[0] if ids.dtype.kind in "mM" else ids.astype(dtype)
+
+
 def _fits(times: np.ndarray, dtype: np.dtype) -> bool:
     """Whether ``dtype`` holds all of them: far times wrap around in fine units. What are no times fit."""
-    if dtype.kind not in "mM":
-        return True
-    return bool((np.isnat(times) | (times.astype(dtype).astype(times.dtype) == times)).all())
+    return dtype.kind not in "mM" or bool(in_unit(times, dtype)[1].all())

@@ -256,11 +256,10 @@ def _arrow_table(frame: Any, plan: Plan) -> tuple[pa.Table, str]:
         ) from None
     available = wrapped.collect_schema().names()
     asked: list[Any] = _check_present(plan, available)
-    if any(name == "*" or (name[:1] == "^" and name[-1:] == "$") for name in asked):  # patterns of polars
-        asked = [nw.nth(available.index(name)) for name in asked]
-    some = wrapped.select(asked)
+    patterns = any(name == "*" or (name[:1] == "^" and name[-1:] == "$") for name in asked)  # to polars
+    some = wrapped if patterns else wrapped.select(asked)
     eager = some.collect() if isinstance(some, nw.LazyFrame) else some
-    return pa.table({series.name: frame_column(series) for series in eager.iter_columns()}), eager.implementation.value
+    return pa.table({name: frame_column(eager[name]) for name in asked}), eager.implementation.value
 
 
 def open_files(

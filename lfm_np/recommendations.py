@@ -228,6 +228,9 @@ def _native(table: pa.Table, backend: Any) -> Any:
     if backend == "polars":  # it has no UUIDs but as Python objects
         plain = table.drop_columns(uuids)
     frame = nw.from_arrow(plain, backend=backend).to_native()
+    if backend == "pandas":  # Arrow before 26 gives it bytes
+        for name in uuids:
+            frame[name] = np.array(table[name].to_pylist(), object)
     if backend == "polars" and uuids:
         import polars as pl
 

@@ -407,7 +407,11 @@ def test_nulls_of_arrays_are_those_of_tables(tmp_path, capsys):
     user, item = np.repeat(np.arange(6), 2), np.arange(12) % 5
     value = np.where(np.arange(12) == 3, np.nan, 1.0 + np.arange(12))
     np.savez(
-        source, user=user, item=item, value=value, time=np.where(item == 4, np.datetime64("NaT"), item.astype("M8[D]"))
+        source,
+        user=user,
+        item=item,
+        value=value,
+        time=np.where(item == 4, np.datetime64("NaT", "D"), item.astype("M8[D]")),
     )
     fit = "fit", source, "--value", "value", "--timestamp", "time", "--factors", "2", "-o", model
     for more in ((), ("--threshold", "2")):

@@ -17,6 +17,8 @@ from strategies import DUPLICATES, records
 
 import lfm_np
 from lfm_np import Interactions, build_dict, splits, to_csr
+from lfm_np.cli.models import extend
+from lfm_np.ids import in_unit, joined
 
 pytestmark = pytest.mark.small
 
@@ -269,7 +271,7 @@ def test_padding_is_never_taken_for_the_last_item():
         (np.array([0.5, 1.5]), -1, "float64"),
         (np.array(["ab", "cd"]), "", "<U2"),
         (np.array(["ab", "cd"]), "none", "<U4"),
-        (np.array(["2024-05-01", "2024-05-02"], "M8[ns]"), np.datetime64("NaT"), "<M8[ns]"),
+        (np.array(["2024-05-01", "2024-05-02"], "M8[ns]"), np.datetime64("NaT", "D"), "<M8[ns]"),
         (np.array(["2024-05-01", "2024-05-02"], "M8[ns]"), "", "object"),
     ],
 )
@@ -591,7 +593,7 @@ WRAPPED = [  # by NumPy: into 1830, before the Big Bang, to 1970
 ]
 
 
-@pytest.mark.parametrize("at", ["NaT", "soon", 5, np.datetime64("NaT", "D"), [1], *WRAPPED])
+@pytest.mark.parametrize("at", ["NaT", "", b"nat", "soon", 5, np.datetime64("NaT", "D"), [1], *WRAPPED])
 def test_what_is_no_moment_is_refused(at):
     """Nor is text that NumPy reads as another one."""
     data = Interactions.from_arrays([1], [1], timestamps=np.array(["2024"], "M8[D]"))
@@ -702,3 +704,33 @@ def test_one_long_text_does_not_make_all_long():
     assert peak_of(lambda: Interactions.from_arrays(users, range(2000))) < 1 << 23
     data = Interactions.from_arrays(users, range(2000))
     assert data.rows_of([users[7], "u9"]).tolist() == [sorted(users).index(users[7]), sorted(users).index("u9")]
+
+
+class Strict(np.ndarray):
+    """Times whose casts raise where they overflow, as they do from NumPy 2.5 on."""
+
+    def astype(self, dtype):
+        found = np.asarray(self).astype(dtype)
+        if np.any((found.astype(self.dtype) != self) & ~np.isnat(self)):
+            raise OverflowError
+        return found
+
+
+def test_times_beyond_a_unit_do_not_fit_in_any_numpy():
+    times = np.array([["2024-05-01", "99999-01-01"], ["NaT", "0001-01-01"]], "M8[D]")
+    for some in (times, times.view(Strict)):
+        found, fits = in_unit(some, np.dtype("M8[ns]"))
+        assert fits.tolist() == [[True, False], [True, False]]
+        assert found[fits].astype("M8[D]").astype(str).tolist() == ["2024-05-01", "NaT"]
+
+
+def test_times_in_no_common_unit_are_not_joined():
+    fine, far = np.array(["2024"], "M8[ns]"), np.array(["9999-12-31"], "M8[D]")
+    with pytest.raises(ValueError, match=r"the times are datetime64\[ns\] and datetime64\[D\]"):
+        joined("the times", fine, far)
+    assert joined("the times", fine, np.array(["1999-12-31"], "M8[D]")).dtype == fine.dtype
+    known = Interactions.from_arrays([1, 2], [1, 2], timestamps=fine.repeat(2))
+    with pytest.raises(ValueError, match="the times are"):
+        extend(known, Interactions.from_arrays([3], [1], timestamps=far), "sum")
+    with pytest.raises(ValueError, match="users are"):
+        extend(Interactions.from_arrays(fine, [1]), Interactions.from_arrays(far, [1]), "sum")

@@ -71,6 +71,16 @@ def test_a_kernel_is_compiled_once_into_a_private_file(root):
     assert modes == [0o700, 0o700, 0o600]
 
 
+def test_a_folder_beside_what_a_link_leads_to(root, tmp_path, monkeypatch):
+    """Where "link/.." is; tempfile takes it for the folder that the link is in."""
+    (tmp_path / "disk/deep").mkdir(parents=True)
+    os.symlink("disk/deep", tmp_path / "link")
+    monkeypatch.setenv("LFM_NP_CACHE_DIR", str(tmp_path / "link/../here"))
+    assert not loaded()
+    assert loaded()
+    assert file_of(tmp_path / "disk/here").stat().st_mode & 0o777 == 0o600
+
+
 DAMAGES = {
     "empty": lambda content, path: b"",
     "within the digest": lambda content, path: content[:20],

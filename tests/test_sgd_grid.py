@@ -46,7 +46,7 @@ def test_the_number_of_blocks_is_a_function_of_the_data():
     assert sgd_grid.blocks_for(1000, 10**6, 1) == 1
     assert sgd_grid.blocks_for(10**9, 10**6, 1) == sgd_grid.MOST_BLOCKS
     assert sgd_grid.blocks_for(10**9, 100, 20) == 1
-    assert lfm_np.sgd(sp.eye_array(9, format="csr"), factors=2, epochs=1).params["blocks"] == 1
+    assert lfm_np.sgd(sp.csr_array(np.eye(9)), factors=2, epochs=1).params["blocks"] == 1
 
 
 @pytest.mark.small

@@ -16,7 +16,7 @@ from lfm_np.cells import cells_of, matrix_of
 from lfm_np.cli.sources import Columns, read
 from lfm_np.cli.tables import cells
 from lfm_np.factors import Factors
-from lfm_np.ids import in_type
+from lfm_np.ids import in_type, joined
 from lfm_np.interactions import Interactions
 from lfm_np.validation import shown
 from lfm_np.validation.records import check_moment
@@ -149,11 +149,11 @@ def extend(known: Interactions, more: Interactions, duplicates: str) -> tuple[In
         if (known.timestamps.dtype.kind == "M") != (more.timestamps.dtype.kind == "M"):
             kinds = f"{more.timestamps.dtype}, those of the model {known.timestamps.dtype}"
             raise ValueError(f"the times of the new interactions are {kinds}")
-        times = np.append(known.timestamps, more.timestamps[there])
+        times = joined("the times", known.timestamps, more.timestamps[there])
     records = np.append(old.row, rows), np.append(old.col, columns)
     cells = cells_of(*records, np.append(old.data, new.data[there]), times, duplicates)
     found, fits = in_type(ids[strangers], known.users.dtype)  # NumPy makes floats of int64 and uint64 together
-    users = np.append(known.users, found if fits.all() else ids[strangers])
+    users = joined("users", known.users, found if fits.all() else ids[strangers])
     whole = Interactions._own(matrix_of(cells, (len(users), len(known.items))), users, known.items, cells.timestamps)
     return whole, np.unique(rows), int(len(there) - there.sum())
 

@@ -85,7 +85,8 @@ class KernelCache(_Cache):
         payload = pickle.dumps(data._reduce(), protocol=pickle.HIGHEST_PROTOCOL)
         with contextlib.suppress(OSError):  # a full disk or a vanished folder only costs the next process a compile
             path = self._path(folder, sig, data.codegen)
-            handle, temporary = tempfile.mkstemp(".tmp", self._stem(), folder)  # mode 0600, a name of its own
+            # Mode 0600, a name of its own; the real folder, as tempfile makes "link/.." the folder that the link is in.
+            handle, temporary = tempfile.mkstemp(".tmp", self._stem(), folder.resolve())
             try:
                 with open(handle, "wb") as file:
                     file.write(_digest(path, payload) + payload)

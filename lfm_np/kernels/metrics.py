@@ -9,8 +9,6 @@ A block of users has its items one after the other: those of user u are items[st
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from lfm_np.kernels.bits import count_bits
@@ -189,7 +187,7 @@ def metric(kind, k, found, hits, total):
             gain += (h + 1.0) / found[h]
         return gain / min(k, total)
     for h in range(hits):
-        gain += 1.0 / math.log2(found[h] + 1.0)
+        gain += 1.0 / np.log2(found[h] + 1.0)  # Numba 0.59 has no math.log2
     for h in range(min(k, total)):
-        best += 1.0 / math.log2(h + 2.0)
+        best += 1.0 / np.log2(h + 2.0)
     return gain / best

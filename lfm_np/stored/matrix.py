@@ -193,7 +193,8 @@ class StoredMatrix:
     ) -> StoredMatrix:
         """``write(place, scratch, budget)`` the rows, and all the rest here; ``given``: the memory of the result."""
         folder = Path(check.absolute(check.check_path("folder", folder)))  # Arrow takes "day:1" for a URI
-        with appearing(folder) as place, tempfile.TemporaryDirectory(dir=place) as temporary:
+        # The real folder: tempfile makes "link/.." the folder that the link is in.
+        with appearing(folder) as place, tempfile.TemporaryDirectory(dir=place.resolve()) as temporary:
             scratch = Path(temporary)
             shape = write(place, scratch, budget)
             nnz = (file_of(place, "rows", "indices").stat().st_size - OFFSET) // 4

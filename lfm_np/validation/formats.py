@@ -98,7 +98,7 @@ def _from_lil(X: Any) -> sp.csr_array:
 def _from_coo(X: Any) -> sp.csr_array:
     """By counting; unlike SciPy's conversion it adds up no cells, which may wrap around or be a mistake."""
     coo = X.tocoo(copy=False)
-    (rows, columns), (m, n) = (check_index("coords", part) for part in coo.coords), X.shape
+    (rows, columns), (m, n) = (check_index("coords", part) for part in (coo.row, coo.col)), X.shape
     data = check_data(coo.data)
     if not len(rows) == len(columns) == len(data):
         raise ValueError("coords and data must be equally long")

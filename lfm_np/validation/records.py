@@ -137,18 +137,18 @@ def check_moment(name: str, value: Any, dated: bool) -> Any:
     elif isinstance(value, datetime.datetime) and value.tzinfo is not None:
         value = value.astimezone(datetime.UTC).replace(tzinfo=None)
     with contextlib.suppress(TypeError, ValueError, OverflowError):
-        moment = np.datetime64(value)
-        if not np.isnat(moment) and not _wraps_around(moment, value):
+        text = value.decode() if isinstance(value, bytes) else value
+        unknown = str(text).lower() in ("", "nat", "none")  # of which NumPy 2.5 and newer warns
+        if not unknown and not _wraps_around(moment := np.datetime64(value), text):
             return moment
     raise ValueError(f"{name} must be a time, such as '2024-05-03' or a datetime, got {shown(value)}")
 
 
-def _wraps_around(moment: np.datetime64, given: Any) -> bool:
+def _wraps_around(moment: np.datetime64, text: Any) -> bool:
     """Whether NumPy takes a text for another time: digits alone ("20240503") for a year, and what wraps around.
 
     That is a year too large, or too many decimals for the year.
     """
-    text = given.decode() if isinstance(given, bytes) else given
     if not isinstance(text, str):
         return False
     whole, fraction = re.subn(r"[.][0-9]+", "", text)

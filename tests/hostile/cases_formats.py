@@ -137,7 +137,7 @@ IDS: dict[str, tuple[Callable[[], Any], Any]] = {  # users of three records -> t
     ),
     "tuples": (lambda: OBJECTS((1, 2), (0,), (1, 2)), [1, 0, 1]),
 }  # fmt: skip
-if hasattr(np.dtypes, "StringDType"):
+if np.lib.NumpyVersion(np.__version__) >= "2.0.0":
     IDS["StringDType"] = (lambda: np.array(["b", "a\0", "a"], np.dtypes.StringDType()), [2, 1, 0])
     IDS["StringDType, unknown"] = (lambda: np.array(["b", None, "a"], np.dtypes.StringDType(na_object=None)), KIND)
 LARGE = np.array([2**53, 2**53 + 1])

@@ -96,7 +96,7 @@ def _days() -> list[str]:
     """Dates as ids: the place of a column that is none is no date."""
     days = np.array(["2024-03-01", "1969-12-31", "2024-02-29", "1969-12-31"], "datetime64[D]")
     data = lfm_np.Interactions.from_arrays([1, 1, 2, 3], days)
-    found = data.item_ids(np.array([[2, 0], [-1, 1]]), missing=np.datetime64("NaT"))
+    found = data.item_ids(np.array([[2, 0], [-1, 1]]), missing=np.datetime64("NaT", "D"))
     expected = np.array([["2024-03-01", "1969-12-31"], ["NaT", "2024-02-29"]], "datetime64[D]")
     return wrong(
         sorted=data.items.tolist() == sorted(set(days.tolist())),
