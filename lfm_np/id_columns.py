@@ -167,6 +167,9 @@ def _series_column(series: Any) -> pa.Array:
     try:
         return series.to_arrow()
     except pa.ArrowException:
+        native = series.to_native()
+        if isinstance(native, pa.ChunkedArray) and pa.types.is_dictionary(native.type):  # that hold nulls themselves
+            return pa.chunked_array([chunk.dictionary_decode() for chunk in native.chunks]).combine_chunks()
         values = series.to_numpy()
         if values.dtype == object:
             raise

@@ -398,6 +398,19 @@ def test_files_are_unpacked_by_their_ending(tmp_path, ending):
     assert Interactions.from_csv(tmp_path / "in", value="value").users.tolist() == ["a", "b", "c"]
 
 
+def test_chunks_whose_dictionaries_hold_a_null():
+    """Arrow cannot make one of such dictionaries."""
+    pa = require("pyarrow")
+    require("narwhals")
+    some = pa.DictionaryArray.from_arrays(pa.array([0, 1, 2]), pa.array(["b", None, "a"]))
+    other = pa.DictionaryArray.from_arrays(pa.array([0, 0, None]), pa.array(["c"]))
+    table = pa.table({"user": pa.chunked_array([some, other]), "item": [1, 2, 3, 4, 5, 6]})
+    data = Interactions.from_frame(table, nulls="drop")
+    assert named_cells(data) == {("b", 1): 1.0, ("a", 3): 1.0, ("c", 4): 1.0, ("c", 5): 1.0}
+    with pytest.raises(ValueError, match="of 6 records some have nulls: 2 in 'user'"):
+        Interactions.from_frame(table)
+
+
 TYPES = {  # the types of a column in some files, in either order, and what it becomes
     "small and large integers": ("user", "int32", [1, 2], "int64", [2**40, 2], [1, 2, 2**40]),
     "nulls and text": ("user", "null", [None, None], "string", ["a", "b"], ["a", "b"]),
