@@ -14,6 +14,7 @@ from lfm_np.errors import SolverError
 from lfm_np.kernels import sgd_cells, sgd_loss
 from lfm_np.losses import protocol
 from lfm_np.memory import refuse_what_cannot_fit
+from lfm_np.quiet import quietly
 from lfm_np.sgd_grid import Grid
 
 KINDS = {"pointwise": sgd_cells.POINTWISE, "pairwise": sgd_cells.PAIRWISE, "list": sgd_cells.LIST}
@@ -229,11 +230,13 @@ def _best_constant(pointer: Any, read: protocol.Protocol, data: np.ndarray, nega
     """
     if read.kind != "pointwise" or len(data) == 0 or (read.targets is not None and negatives == 0):
         return 0.0
-    targets, weights = _distinct(data)
-    if read.weighted:
-        weights *= targets
-    if read.targets is not None:
-        targets = np.full(len(targets), read.targets[0])
+    if read.targets is None:
+        targets, weights = _distinct(data)
+        if read.weighted:
+            weights *= targets
+    else:
+        targets = np.array(read.targets[:1])
+        weights = np.array([quietly(data.sum, dtype=np.float64) if read.weighted else float(len(data))])
     cells = targets, weights, read.targets[1] if read.targets else 0.0, float(negatives * len(data))
     low, high, place = -1.0, 1.0, sgd_loss.address(pointer)
     while sgd_loss.total_slope(place, low, *cells) > 0 and low > -(2.0**1000):
