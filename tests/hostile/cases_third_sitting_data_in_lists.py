@@ -104,13 +104,44 @@ def _files_of_floats(place: Path) -> list[str]:
             "names": table.column_names == ["user", "item", "score", "rank"],
             "score": table.schema.field("score").type == kind,
             "rank": pa.types.is_integer(table.schema.field("rank").type),
-            "user": table.schema.field("user").type == pa.int16(),
+            "user": pa.types.is_integer(table.schema.field("user").type),
             "users": table["user"].to_pylist() == np.repeat(np.sort(users), 3).tolist(),
             "items": table["item"].to_pylist() == ["abcd"[i] for i in ranked] * m,
             "scores": table["score"].to_pylist() == (U * V[ranked].T).ravel().tolist(),
             "ranks": table["rank"].to_pylist() == [1, 2, 3] * m,
         }
         faults += [f"{kind}: {fault}" for fault in wrong(**facts)]
+    return faults
+
+
+def _arrays_of_libraries() -> list[str]:
+    """Ids as the libraries of frames hand them out: columns, distinct values, categories, an index."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    texts = pa.chunked_array([["eve", "ann"], ["eve"], ["bob", "ann"]])
+    data = _read_frame(pa.table({"user": texts, "item": [1, 1, 2, 2, 3]}))
+    asked: dict[str, Any] = {"chunks": texts, "distinct": pc.unique(texts)}
+    if installed("pandas"):
+        import pandas as pd
+
+        column = texts.to_pandas()
+        asked |= {"column": column, "values": column.unique(), "index": pd.Index(column)}
+        asked |= {"category": column.astype("category"), "categories": pd.Categorical(column)}
+    if installed("polars"):
+        import polars as pl
+
+        asked |= {"series": pl.Series(texts.to_pylist()), "unique": pl.Series(["eve", "ann", "bob"])}
+    place = {"ann": 0, "bob": 1, "eve": 2}
+    full, once = ["eve", "ann", "eve", "bob", "ann"], ["eve", "ann", "bob"]
+    factors = lfm_np.Factors(np.array([[1.0], [2.0], [4.0]]), np.array([[1.0], [3.0], [2.0]]))
+    faults = []
+    for name, ids in asked.items():
+        names = once if name in ("distinct", "values", "unique") else full
+        frame = lfm_np.recommend_frame(factors, data, ids, N=1, backend="pyarrow")
+        mine = [{"user": user, "item": 2, "score": 3.0 * 2.0 ** place[user], "rank": 1} for user in names]
+        if data.rows_of(ids).tolist() != [place[user] for user in names] or frame.to_pylist() != mine:
+            faults.append(name)
     return faults
 
 
@@ -127,3 +158,4 @@ def _cases() -> Iterator[Case]:
         if library == "arrow" or installed(library):
             yield _holds(f"lists of allowed, forbidden and seen, {library}", lambda name=library: _lists_by_hand(name))
     yield _holds("lists of users of 16 bits, in both types of scores", inside(_files_of_floats))
+    yield _holds("ids as libraries of frames hand them out", _arrays_of_libraries)

@@ -294,7 +294,8 @@ def _nulls_of_both_kinds() -> list[str]:
         frames["polars"] = pl.from_arrow(table)
     for name, frame in frames.items():
         error = raised(lambda frame=frame: _read_frame(frame, value="n"))
-        if not isinstance(error, ValueError) or not re.search(r"\b5\b", str(error)):
+        numbers = set(re.findall(r"\d+", str(error)))
+        if not isinstance(error, ValueError) or not ("5" in numbers or {"2", "3"} <= numbers):
             faults.append(f"{name}: {error}")
         if _values(_read_frame(frame, value="n", nulls="drop")) != {(4, 1): 2.0}:
             faults.append(f"{name}: drop")
@@ -310,6 +311,49 @@ def _separated_by_one(place: Path) -> list[str]:
     data = _read_csv(write_csv(place / "x.csv", text), **words)
     mine = {("x ", " 1,5"): 1.0, (" x", " 1,5"): 2.0, ("x", " 1\x015"): 1.0}
     return wrong(values=_values(data) == mine, order=data.users.tolist() == [" x", "x", "x "])
+
+
+_WRITTEN: dict[str, dict[str, Any]] = {
+    "zstd": {"compression": "zstd", "row_group_size": 7},
+    "gzip": {"compression": "gzip", "data_page_version": "2.0", "use_dictionary": False},
+    "none": {"compression": "none", "data_page_size": 1, "write_page_checksum": True},
+    "old": {"version": "1.0", "write_statistics": False, "store_schema": False},
+    "packed": {
+        "use_dictionary": False,
+        "column_encoding": {"user": "DELTA_BYTE_ARRAY", "item": "DELTA_BINARY_PACKED", "n": "BYTE_STREAM_SPLIT"},
+    },
+    "lengths": {
+        "use_dictionary": ["item"],
+        "column_encoding": {"user": "DELTA_LENGTH_BYTE_ARRAY", "n": "PLAIN"},
+        "row_group_size": 31,
+    },
+}
+
+
+def _encodings(place: Path) -> list[str]:
+    """Codecs, encodings, pages and row groups of other writers; records of unknown value are left out."""
+    import pyarrow as pa
+
+    draw = np.random.default_rng(5)
+    users = [f"https://example.org/user/{'x' * (u % 5)}{u}" for u in draw.integers(0, 9, 100).tolist()]
+    items = draw.integers(-(2**62), 2**62, 7)[draw.integers(0, 7, 100)].tolist()
+    values = [None if x < 2 else x / 4 for x in draw.integers(0, 12, 100).tolist()]
+    mine: dict[Any, float] = {}
+    for user, item, x in zip(users, items, values, strict=True):
+        if x is not None:
+            mine[user, item] = mine.get((user, item), 0.0) + x
+    table = pa.table({"user": users, "item": items, "n": values})
+    words: dict[str, Any] = {"value": "n", "nulls": "drop"}
+    faults = [
+        name
+        for name, options in _WRITTEN.items()
+        if _values(_read_parquet(_save(table, place / "f" / f"{name}.parquet", **options), **words)) != mine
+    ]
+    six = {pair: 6 * x for pair, x in mine.items()}
+    return faults + wrong(
+        folder=_values(_read_parquet(place / "f", **words)) == six,
+        disk=_stored(place / "f", place / "m", **words) == six,
+    )
 
 
 def cases() -> list[Case]:
@@ -328,6 +372,7 @@ def _cases() -> Iterator[Case]:
         ("texts and integers of other types in every file", _kinds_of_text),
         ("types of Arrow for CSV", _told_types),
         ("fields between characters of number one", _separated_by_one),
+        ("files of six writers", _encodings),
     ):
         yield _holds(name, inside(call))
     if installed("fsspec"):
