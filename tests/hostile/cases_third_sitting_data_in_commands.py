@@ -19,7 +19,7 @@ import lfm_np
 
 from .case import Case, Group, installed
 from .places import inside, parts, write_csv
-from .working_days import all_scores, best, faultless, judged, raised, typed, wrong
+from .working_days import Model, all_scores, best, faultless, judged, raised, typed, wrong
 
 _GROUP = Group("third sitting, data")
 _holds = faultless(_GROUP)
@@ -161,6 +161,49 @@ def _one_test_in_six_forms(place: Path) -> list[str]:
         right = [mine[metric], mine[f"{metric}_se"], popular[metric], popular[f"{metric}_se"], mine["users"]]
         faults += [] if np.allclose(found, right, rtol=1e-6, atol=1e-9) else [f"{metric}: {found} {right}"]
     return faults + wrong(rows=sorted(row["metric"] for row in rows) == ["auc", "map@3", "mrr", "recall@3"])
+
+
+def _one_day_in_five_forms(place: Path) -> list[str]:
+    """User 3 comes back, 50 and 20 are new, item 99 is nobody's: rows by the normal equations, in whatever form."""
+    import pyarrow as pa
+
+    draw = np.random.default_rng(12)
+    train = draw.random((6, 8)) < 0.4
+    train[np.arange(6), np.arange(6)] = train[0, 6:] = True
+    write_csv(place / "x.csv", "user,item\n" + "".join(f"{u},{i}\n" for u, i in np.argwhere(train)))
+    users = np.array([50, 3, 20, 3, 50, 50, 20])
+    items = np.array([1, 3, 0, 5, 1, 7, 99])
+    write_csv(place / "t.csv", "item,user\n" + "".join(f"{i},{u}\n" for u, i in zip(users, items, strict=True)))
+    (place / "z.csv.gz").write_bytes(gzip.compress((place / "t.csv").read_bytes()))
+    _save(pa.table({"item": items, "user": users}), place / "t.parquet")
+    for user in (3, 20, 50):
+        _save(pa.table({"item": items[users == user]}), place / "t" / f"user={user}" / "0.parquet")
+    np.savez(place / "t.npz", item=items, user=users)
+    _asked(place, "fit", place / "x.csv", *_SMALL, "-o", place / "m.safetensors")
+    V = lfm_np.Factors.load(place / "m.safetensors").item_factors.astype(np.float64)
+    X = np.full((3, 8), np.nan)  # of users 3, 20 and 50
+    X[0, train[3]] = 1
+    for user, item in zip(users.tolist(), items.tolist(), strict=True):
+        if item < 8:
+            row = (3, 20, 50).index(user)
+            X[row, item] = 1 if np.isnan(X[row, item]) else X[row, item] + 1
+    S = Model(lam=0.5).half(X, V) @ V.T
+    mine = {(u, i): S[row, i] for row, u in enumerate((3, 20, 50)) for i in range(8) if np.isnan(X[row, i])}
+    answers, faults = {}, []
+    for name in ("t.csv", "z.csv.gz", "t.parquet", "t", "t.npz"):
+        _asked(place, "update", place / "m.safetensors", place / name, "-o", place / "n.safetensors")
+        asked = ("--user", 3, "--user", 20, "--user", 50, "-n", 8)
+        answers[name] = _asked(place, "recommend", place / "n.safetensors", *asked)
+        model = lfm_np.Factors.load(place / "n.safetensors")
+        if model.shape != (8, 8) or not np.array_equal(model.item_factors, V):
+            faults.append(f"{name}: {model}")
+    faults += [name for name, answer in answers.items() if answer != answers["t.csv"]]
+    found = {(int(row["user"]), int(row["item"])): float(row["score"]) for row in _rows(answers["t.csv"])}
+    falling = sorted(found, key=lambda pair: (pair[0], -found[pair]))
+    return faults + wrong(
+        lists=found.keys() == mine.keys() and list(found) == falling,
+        scores=all(abs(found.get(pair, np.inf) - s) < 1e-4 for pair, s in mine.items()),  # of 1 at most, in float32
+    )
 
 
 def _nothing_left(place: Path) -> list[str]:
@@ -307,6 +350,7 @@ def _cases() -> Iterator[Case]:
         ("fit: numbers of a matrix of which a core is left", _matrix_by_its_core),
         ("fit: a folder for every user", _folders_by_user),
         ("evaluate: one test in six forms", _one_test_in_six_forms),
+        ("update: one day in five forms", _one_day_in_five_forms),
         ("recommend: nothing is left, in four forms", _nothing_left),
         ("recommend: users that are fractions", _fractions_of_users),
         ("fit and evaluate: links to what is read", _not_among_the_data),
