@@ -147,7 +147,7 @@ def _pictures_of_a_line() -> list[str]:
 
 
 def _counts_in_a_crowd() -> list[str]:
-    """Six threads, each with a schedule and a seed of its own, and a child of theirs: every visit is counted."""
+    """Six threads, with three schedules and one or two threads of their own, then a child: every visit is counted."""
     X, eta = some(90, 30, 22), 1e-3
     n = (X > 0).sum(0)
     mine = {

@@ -253,8 +253,8 @@ def _time_of_callbacks() -> list[str]:
         "sgd": lambda **words: lfm_np.sgd(X, losses.BPR(), epochs=4, **words),
     }
     if installed("torch"):
-        kinds["torch.als"] = lambda **words: lfm_np.torch_backend.als(X, iterations=4, **words)
-        kinds["torch.sgd"] = lambda **words: lfm_np.torch_backend.sgd(X, losses.BPR(), epochs=4, **words)
+        kinds["torch.als"] = lambda **words: lfm_np.torch_backend.als(X, iterations=4, num_threads=1, **words)
+        kinds["torch.sgd"] = lambda **words: lfm_np.torch_backend.sgd(X, losses.BPR(), epochs=4, num_threads=1, **words)
     for name, fit in kinds.items():
         slept: list[float] = []
 
