@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections import Counter
 
@@ -17,6 +18,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--peers", action="store_true", help="the other libraries instead of lfm_np")
     parser.add_argument("--only", default="", help="cases whose name holds this")
     options = parser.parse_args(arguments)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by a shell that started this in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if options.peers:
         from . import peers
 
