@@ -127,8 +127,8 @@ def als(
         Show a progress bar with the objective.
     raise_on_interrupt : bool
         Ctrl-C ends the run with status INTERRUPTED and the last whole sweep (the start, within the first); True raises
-        KeyboardInterrupt instead. Either way a checkpoint has that sweep. (A handler that is not Python's own, as within
-        `asyncio.run`, is left to do what it does.)
+        KeyboardInterrupt instead. Either way a checkpoint has that sweep. (Another handler than Python's own,
+        as within `asyncio.run`, is left to do what it does.)
     checkpoint : str, path or Checkpoint, optional
         A file that keeps the state of the run, replaced in one step after every sweep, or every so many seconds with
         ``Checkpoint(path, every)``. Where it is there already, the run goes on from it, to the same bits as without a
