@@ -98,6 +98,8 @@ def _from_lil(X: Any) -> sp.csr_array:
 def _from_coo(X: Any) -> sp.csr_array:
     """By counting; unlike SciPy's conversion it adds up no cells, which may wrap around or be a mistake."""
     coo = X.tocoo(copy=False)
+    if len(getattr(coo, "coords", range(2))) != 2:  # SciPy has had that name from 1.13 on
+        raise ValueError("coords must be two arrays")
     (rows, columns), (m, n) = (check_index("coords", part) for part in (coo.row, coo.col)), X.shape
     data = check_data(coo.data)
     if not len(rows) == len(columns) == len(data):
