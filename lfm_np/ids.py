@@ -99,6 +99,7 @@ def in_unit(times: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]
         found = times.astype(dtype)
         return found, np.isnat(times) | (found.astype(times.dtype) == times)
     except OverflowError:
+        np.zeros(1, times.dtype).astype(dtype)  # raises where it is the units that are too far apart for NumPy
         if times.size < 2:
             return np.full(times.shape, "NaT", dtype), np.zeros(times.shape, np.bool_)
     halves = zip(*(in_unit(half, dtype) for half in np.array_split(times.ravel(), 2)))

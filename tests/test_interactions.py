@@ -724,6 +724,14 @@ def test_times_beyond_a_unit_do_not_fit_in_any_numpy():
         assert found[fits].astype("M8[D]").astype(str).tolist() == ["2024-05-01", "NaT"]
 
 
+def test_units_too_far_apart_for_numpy_are_no_unknown_ids():
+    day = np.array(["1970-01-01"], "M8[D]")
+    data = Interactions(sp.csr_array((1, 1), dtype=np.float32), day, [0])
+    assert data.rows_of(np.zeros(1, "M8[ns]"), missing=-1).tolist() == [0]
+    with pytest.raises(OverflowError):
+        data.rows_of(np.zeros(1, "M8[ps]"), missing=-1)
+
+
 def test_times_in_no_common_unit_are_not_joined():
     fine, far = np.array(["2024"], "M8[ns]"), np.array(["9999-12-31"], "M8[D]")
     with pytest.raises(ValueError, match=r"the times are datetime64\[ns\] and datetime64\[D\]"):
