@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow import fs
 
-from lfm_np.errors import missing_extra
 from lfm_np.validation import absolute
 
 _PACKED = {".gz": ".gz", ".bz2": ".bz2", ".zst": ".zstd"}  # what files end in, in any case, and what Arrow knows it by
@@ -51,30 +50,35 @@ def _alias(name: str) -> str:
 def _files_in(folder: str, filesystem: Any) -> Iterable[str]:
     if filesystem is not None:
         return filesystem.find(folder)
-    return (file for _, _, files in os.walk(folder) for file in files)
+    return (file for _, _, files in os.walk(folder, followlinks=True) for file in files)
 
 
 def _renamed(filesystem: Any) -> fs.PyFileSystem:
     """The file system, in which files have names that Arrow knows."""
-    try:
-        import fsspec
-    except ImportError:
-        raise missing_extra("fsspec", "io") from None
-    return fs.PyFileSystem(_Renamed(filesystem or fsspec.filesystem("file")))
+    within = fs.LocalFileSystem() if filesystem is None else fs.PyFileSystem(fs.FSSpecHandler(filesystem))
+    return fs.PyFileSystem(_Renamed(within))
 
 
 class _Renamed(fs.FSSpecHandler):
+    """Of a file system of Arrow's, to read only; fsspec's own local one does not see what links in a folder lead to."""
+
+    def get_type_name(self) -> str:
+        return "renamed"
+
+    def normalize_path(self, path: str) -> str:
+        return self.fs.normalize_path(path)
+
     def get_file_info(self, paths: list[str]) -> list[fs.FileInfo]:
-        return [_called(path, info) for path, info in zip(paths, super().get_file_info(list(map(_own, paths))))]
+        return [_called(path, info) for path, info in zip(paths, self.fs.get_file_info(list(map(_own, paths))))]
 
     def get_file_info_selector(self, selector: fs.FileSelector) -> list[fs.FileInfo]:
-        return [_called(info.path + _alias(info.path), info) for info in super().get_file_info_selector(selector)]
+        return [_called(info.path + _alias(info.path), info) for info in self.fs.get_file_info(selector)]
 
     def open_input_stream(self, path: str) -> pa.NativeFile:
-        return super().open_input_stream(_own(path))
+        return self.fs.open_input_stream(_own(path), compression=None)
 
     def open_input_file(self, path: str) -> pa.NativeFile:
-        return super().open_input_file(_own(path))
+        return self.fs.open_input_file(_own(path))
 
 
 def _own(path: str) -> str:

@@ -131,16 +131,22 @@ class Factors:
 
     @kept
     def _of_items(self) -> dict[str, Any]:
-        """What was made of the items alone, by name; results that differ in users only share it."""
-        return {}
+        """What was made of the items alone, by name; results that differ in users only share it.
+
+        Indices are tuned to typical users: to some of the first ones, not to whom was folded in.
+        """
+        return {"typical": self.user_factors[:: max(1, len(self.user_factors) // 1024)].copy()}
 
     @property
     def _index(self) -> Index:
         made = self._of_items
         if "index" not in made:
-            made["index"] = build_index(self._model, np.arange(len(self.item_factors)))
+            made["index"] = self._index_over(np.arange(len(self.item_factors)))
         index: Index = made["index"]
         return index
+
+    def _index_over(self, items: np.ndarray) -> Index:
+        return build_index(self._model._replace(user_factors=self._of_items["typical"]), items)
 
     @property
     def _zero_is_a_value(self) -> bool:

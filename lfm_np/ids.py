@@ -99,11 +99,12 @@ def in_unit(times: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]
         found = times.astype(dtype)
         return found, np.isnat(times) | (found.astype(times.dtype) == times)
     except OverflowError:
-        if times.size < 2:
-            return np.full(times.shape, "NaT", dtype), np.zeros(times.shape, np.bool_)
-    halves = zip(*(in_unit(half, dtype) for half in np.array_split(times.ravel(), 2)))
-    found, fits = (np.concatenate(half).reshape(times.shape) for half in halves)
-    return found, fits
+        (most,) = np.array([2**63 - 1]).astype(dtype).astype(times.dtype).astype(np.int64)
+        counts = times.astype(np.int64)
+        fits = np.isnat(times) | ((counts > -most) & (counts <= most))  # NumPy itself brings -most back as another
+        found = np.full(times.shape, "NaT", dtype)
+        found[fits] = times[fits].astype(dtype)
+        return found, fits
 
 
 def with_missing(ids: np.ndarray, where: np.ndarray, missing: Any) -> np.ndarray:

@@ -37,7 +37,7 @@ def _build_index(model: Model, candidates: np.ndarray, d: int | None, coded: boo
     row_norms(V, candidates, slack, norms)
     highest = bias[candidates].astype(np.float64)
     highest += slack[0] * np.abs(highest) + slack[1]
-    pivot = typical_norm(model.user_factors)
+    pivot = typical_norm(model.user_factors) or 1.0  # of no users, or of zeros, it would heed biases only
     promise = pivot * norms + highest
     by_promise = np.argsort(-promise, kind="stable")
     (order,) = read_only(candidates[by_promise])

@@ -139,7 +139,7 @@ def _index_of(factors: Factors, items: np.ndarray) -> Index:
     items = items.copy() if ascending else np.unique(items)
     before, index = factors._of_items.get("some", (None, None))
     if before is None or not np.array_equal(before, items):
-        items, index = factors._of_items["some"] = items, build_index(factors._model, items)
+        items, index = factors._of_items["some"] = items, factors._index_over(items)
     return index
 
 

@@ -272,10 +272,13 @@ def open_files(
     filesystem = None
     if "://" in name:
         try:
-            import fsspec
+            from fsspec.core import url_to_fs
+            from fsspec.implementations.local import LocalFileSystem
         except ImportError:
             raise missing_extra("fsspec", "io") from None
-        filesystem, name = fsspec.core.url_to_fs(name)
+        filesystem, name = url_to_fs(name)
+        if isinstance(filesystem, LocalFileSystem):
+            filesystem = None
     from lfm_np.arrow_files import data_set, one_of
     from lfm_np.csv_files import typed
     from lfm_np.parquet_files import common_schema, parquet_batches

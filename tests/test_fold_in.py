@@ -360,6 +360,17 @@ def test_the_index_over_the_items_is_made_once_for_all_users(monkeypatch):
     assert 30 in other.recommend(0, N=31).ids
 
 
+def test_the_index_is_tuned_to_the_fitted_users_whoever_asks_first():
+    """For users without length items stood in the order of their biases, and the search of others went through all."""
+    X = matrix()
+    factors, nobody = fit(X), sp.csr_array((1, X.shape[1]))
+    factors.fold_in_users(nobody).recommend(0)
+    assert factors._index.pivot == dataclasses.replace(factors)._index.pivot > 0
+    alone = Factors(np.empty((0, 6)), factors.item_factors.astype(np.float64), params=factors.params)
+    assert alone.fold_in_users(nobody)._index.pivot > 0
+    assert same_lists(alone.fold_in_users(X), alone.fold_in_users(X))
+
+
 def test_of_several_weights_the_last_ones_basis_is_kept():
     X, weights = matrix(), (0.1, 0.2, 0.1, 0.3, 0.3, 0.1)
     factors = fit(X)
@@ -368,8 +379,8 @@ def test_of_several_weights_the_last_ones_basis_is_kept():
             found, fresh = (fold(part, rows, unobserved_weight=a0) for part in (factors, dataclasses.replace(factors)))
             assert np.array_equal(found.user_factors, fresh.user_factors)
             assert np.array_equal(found.item_factors, fresh.item_factors)
-    kept = [part for made in (factors._of_users, factors._of_items) for part in made]
-    assert kept == ["fixed", "fixed"]
+    assert [*factors._of_users] == ["fixed"]
+    assert [*factors._of_items] == ["typical", "fixed"]
 
 
 def test_an_explanation_takes_the_memory_of_a_block(monkeypatch):

@@ -724,6 +724,26 @@ def test_times_beyond_a_unit_do_not_fit_in_any_numpy():
         assert found[fits].astype("M8[D]").astype(str).tolist() == ["2024-05-01", "NaT"]
 
 
+@pytest.mark.parametrize("unit", ["Y", "M", "W", "D", "h", "s", "us"])
+@pytest.mark.parametrize("kind", ["M8", "m8"])
+def test_the_last_times_that_fit_a_unit(unit, kind):
+    if kind == "m8" and unit in "YM":
+        return
+    last = int(np.array([2**63 - 1]).astype(f"{kind}[ns]").astype(f"{kind}[{unit}]").astype(np.int64)[0])
+    times = np.array([-last - 1, 1 - last, 0, last, last + 1]).astype(f"{kind}[{unit}]")
+    found, fits = in_unit(times.view(Strict), np.dtype(f"{kind}[ns]"))
+    assert fits.tolist() == [False, True, True, True, False]
+    assert found[fits].tolist() == times[1:4].astype(f"{kind}[ns]").tolist()
+
+
+def test_units_too_far_apart_for_numpy_are_no_unknown_ids():
+    day = np.array(["1970-01-01"], "M8[D]")
+    data = Interactions(sp.csr_array((1, 1), dtype=np.float32), day, [0])
+    assert data.rows_of(np.zeros(1, "M8[ns]"), missing=-1).tolist() == [0]
+    with pytest.raises(OverflowError):
+        data.rows_of(np.zeros(1, "M8[ps]"), missing=-1)
+
+
 def test_times_in_no_common_unit_are_not_joined():
     fine, far = np.array(["2024"], "M8[ns]"), np.array(["9999-12-31"], "M8[D]")
     with pytest.raises(ValueError, match=r"the times are datetime64\[ns\] and datetime64\[D\]"):

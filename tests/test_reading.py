@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import gzip
+import os
 import uuid
 
 import numpy as np
@@ -389,13 +390,31 @@ def test_files_are_unpacked_by_their_ending(tmp_path, ending):
         file.write(b"a,2,4\n")
     sources = [path, path.parent]
     if ending == "zst":
-        require("fsspec")
-        sources += [source.as_uri() for source in sources]
+        memory = require("fsspec").filesystem("memory")
+        memory.pipe(f"/{tmp_path.name}/{path.name}", path.read_bytes())
+        sources += [path.parent.as_uri(), f"memory://{tmp_path.name}", f"memory://{tmp_path.name}/{path.name}"]
     for source in sources:
         data = Interactions.from_csv(source, value="value")
         assert named_cells(data) == {("a", 1): 2.0, ("b", 2): 3.0, ("a", 2): 4.0}
     (tmp_path / "in" / "more.csv").write_text("user,item,value\nc,1,5\n")
     assert Interactions.from_csv(tmp_path / "in", value="value").users.tolist() == ["a", "b", "c"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+def test_links_in_a_folder_with_a_file_that_arrow_does_not_unpack(tmp_path):
+    pa = require("pyarrow")
+    require("fsspec")
+    for folder, user in ("in", "a"), ("else", "b"), ("else/more", "c"):
+        (tmp_path / folder).mkdir()
+        with pa.CompressedOutputStream(str(tmp_path / folder / "x.csv.zst"), "zstd") as file:
+            file.write(f"user,item\n{user},1\n".encode())
+    (tmp_path / "in" / "link.csv.zst").symlink_to(tmp_path / "else" / "x.csv.zst")
+    (tmp_path / "in" / "folder").symlink_to(tmp_path / "else" / "more")
+    for source in (tmp_path / "in", (tmp_path / "in").as_uri()):
+        assert Interactions.from_csv(source).users.tolist() == ["a", "b", "c"]
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "folder").symlink_to(tmp_path / "else")
+    assert Interactions.from_csv(tmp_path / "links").users.tolist() == ["b", "c"]
 
 
 def test_chunks_whose_dictionaries_hold_a_null():

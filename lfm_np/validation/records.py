@@ -175,10 +175,15 @@ def as_ids(name: str, ids: Any) -> np.ndarray:
 
 def _sprawls(ids: Any) -> bool:
     """Whether an array of NumPy's strings, each as long as the longest, takes far more room than the texts do."""
-    if not isinstance(ids, (list, tuple)) or not ids or not all(isinstance(id, (str, bytes)) for id in ids):
+    if not isinstance(ids, (list, tuple)) or not ids or not isinstance(ids[0], (str, bytes)):
         return False
-    lengths = [*map(len, ids)]
-    return len(ids) * max(lengths) > max(_ROOM, _SPRAWL * sum(lengths))
+    try:
+        room = len(ids) * max(map(len, ids))
+    except TypeError:  # others are no texts
+        return False
+    if room <= _ROOM or room <= _SPRAWL * sum(map(len, ids)):
+        return False
+    return all(isinstance(id, (str, bytes)) for id in ids)
 
 
 def _changed(array: np.ndarray, given: Any) -> bool:
