@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -11,12 +12,15 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow import fs
 
+from lfm_np.id_columns import workable_type
+from lfm_np.reading import without_query
 from lfm_np.validation import absolute
 
 _PACKED = {".gz": ".gz", ".bz2": ".bz2", ".zst": ".zstd"}  # what files end in, in any case, and what Arrow knows it by
+_NULL = "__HIVE_DEFAULT_PARTITION__"  # what a folder says where there is no value
 
 
-def data_set(name: str, filesystem: Any, format: Any, columns: Iterable[str]) -> ds.Dataset:
+def data_set(name: str, filesystem: Any, format: Any, columns: Mapping[str, str]) -> ds.Dataset:
     """A folder, whose folders ``column=value`` give columns; or a file, to which those above it give what it lacks.
 
     Parameters
@@ -24,8 +28,8 @@ def data_set(name: str, filesystem: Any, format: Any, columns: Iterable[str]) ->
     name : str
     filesystem : fsspec filesystem, optional
     format : str or FileFormat
-    columns : iterable of str
-        Those that are asked for.
+    columns : mapping of str to str
+        Those that are asked for, by what they are: user, item, value, timestamp.
     """
     options = {"filesystem": filesystem, "format": format}
     if filesystem is None:
@@ -34,16 +38,52 @@ def data_set(name: str, filesystem: Any, format: Any, columns: Iterable[str]) ->
     if format != "parquet" and any(map(_alias, _files_in(name, filesystem) if folder else [name])):
         name, options["filesystem"] = name if folder else name + _alias(name), _renamed(filesystem)
     if folder:
-        return ds.dataset(name, partitioning="hive", **options)
+        return _of_folder(name, options, columns)
     source = ds.dataset(name, **options)
     above = _named(name.replace(os.sep, "/").split("/")[:-1])
-    lacking = [(column, _type_of(above[column])) for column in above.keys() & set(columns) - set(source.schema.names)]
-    return ds.dataset(name, partitioning=ds.HivePartitioning(pa.schema(lacking)), **options) if lacking else source
+    lacking = above.keys() & set(columns.values()) - set(source.schema.names)
+    told = _told(format)
+    keys = pa.schema([(key, told.get(key) or _type_of([above[key]], key, columns)) for key in lacking])
+    return ds.dataset(name, partitioning=ds.HivePartitioning(keys), **options) if lacking else source
+
+
+def _of_folder(name: str, options: dict[str, Any], columns: Mapping[str, str]) -> ds.Dataset:
+    """All files below a folder. What its folders say is of the type that the files have it in, if they have it too."""
+    told = _told(options["format"])
+    try:
+        source = ds.dataset(name, partitioning="hive", **options)
+        types = {field.name: field.type for field in source.schema}
+        texts = any(types.get(columns.get(argument, "")) == pa.string() for argument in ("value", "timestamp"))
+        if not texts and all(types.get(column, type) == type for column, type in told.items()):
+            return source
+    except (pa.ArrowInvalid, pa.ArrowTypeError):  # as of types that differ
+        pass
+    files = ds.dataset(name, **options)
+    said: dict[str, list[str]] = {}
+    for file in files.files:
+        for column, text in _named(file.removeprefix(name.replace(os.sep, "/")).split("/")[:-1]).items():
+            said.setdefault(column, []).append(text)
+    schema = files.schema
+    for column, values in said.items():
+        if (place := schema.get_field_index(column)) < 0:
+            schema = schema.append(pa.field(column, told.get(column) or _type_of(values, column, columns)))
+        else:
+            schema = schema.set(place, pa.field(column, workable_type(schema.field(place).type)))
+    keys = ds.HivePartitioning(pa.schema([field for field in schema if field.name in said]))
+    return ds.dataset(name, schema=schema, partitioning=keys, **options)
+
+
+def _told(format: Any) -> dict[str, pa.DataType]:
+    """The types of columns of CSV that are not to be guessed."""
+    if format == "parquet":
+        return {}
+    types = format.default_fragment_scan_options.convert_options.column_types
+    return {name: workable_type(type) for name, type in types.items()}
 
 
 def _alias(name: str) -> str:
     """What to add to a file's name, that Arrow knows how it is packed; nothing where it does."""
-    known = _PACKED.get(os.path.splitext(name)[1].lower(), "")
+    known = _PACKED.get(os.path.splitext(without_query(name))[1].lower(), "")
     return "" if name.endswith(known) else known
 
 
@@ -97,13 +137,17 @@ def _named(folders: list[str]) -> dict[str, str]:
     return {unquote(name): unquote(value) for name, _, value in pairs}
 
 
-def _type_of(text: str) -> pa.DataType:
-    """What Arrow makes of a folder's value: int32 where it reads one."""
-    try:
-        pa.scalar(text).cast(pa.int32())
-    except pa.ArrowInvalid:
-        return pa.string()
-    return pa.int32()
+def _type_of(texts: list[str], column: str, columns: Mapping[str, str]) -> pa.DataType:
+    """Of what folders say: int32 where Arrow reads such in all, as it does itself; numbers and times as asked for."""
+    kinds = [pa.int32()]
+    if column not in (columns["user"], columns["item"]):
+        kinds += [pa.float64()] * (column == columns.get("value"))
+        kinds += [pa.int64(), pa.float64(), pa.timestamp("us")] * (column == columns.get("timestamp"))
+    known = pa.array([text for text in texts if text != _NULL], pa.string())
+    for kind in kinds if len(known) else ():
+        with contextlib.suppress(pa.ArrowInvalid):
+            return known.cast(kind).type
+    return pa.string()
 
 
 def one_of(root: str, file: str, schema: pa.Schema) -> ds.Dataset:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -55,7 +55,7 @@ def without_nulls(plan: Plan, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.
     counts = dict.fromkeys(plan.required, 0)
     records = 0
     for batch in batches:
-        _check_arrow(batch)
+        check_arrow(batch)
         records += len(batch)
         nulls = {name: pc.is_null(batch.column(plan.names[name]), nan_is_null=True) for name in plan.required}
         for argument, null in nulls.items():
@@ -68,12 +68,12 @@ def without_nulls(plan: Plan, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.
         raise ValueError(f"of {records} records some have nulls: {found}. nulls='drop' leaves these records out{keep}")
 
 
-def _check_arrow(batch: pa.RecordBatch) -> None:
+def check_arrow(data: Any) -> None:
     """Offsets, dictionaries and UTF-8, which no reader of Arrow looks at before it follows them."""
     import pyarrow as pa
 
     try:
-        batch.validate(full=True)
+        data.validate(full=True)
     except pa.ArrowException as error:
         raise ValueError(f"the data hold an invalid Arrow array: {error}") from None
 

@@ -15,6 +15,7 @@ from lfm_np.reading import NULL_TEXTS
 _HINTS = {
     "CSV conversion error": "; types are guessed from the first lines; say what a column is by "
     "column_types={'user': 'string'}",
+    "straddling object": "; it has a line of more than 1 MiB, the most that is read at once",
     "Empty CSV file": "; a file needs a line of names, with a line break after it",
 }
 

@@ -18,6 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lfm_np.arrow_records import check_arrow
+
 _MERGE = 1 << 18  # records that wait, before their ids are merged with those before
 _ID_COPIES, _ID_BYTES = 4, 160  # of distinct ids while they are merged, sorted and written: measured
 
@@ -98,13 +100,44 @@ def joined(parts: list[np.ndarray], dtype: np.dtype) -> np.ndarray:
     return whole
 
 
+def workable_type(type: pa.DataType, argument: str | None = None) -> pa.DataType:
+    """The type to work with: Arrow can do little with views and small decimals, and but for ids no dictionary helps."""
+    if pa.types.is_dictionary(type):
+        inner = workable_type(type.value_type, argument)
+        return type if inner == type.value_type and argument in ("user", "item") else inner
+    if pa.types.is_string_view(type):
+        return pa.large_string()
+    if pa.types.is_binary_view(type):
+        return pa.large_binary()
+    if pa.types.is_decimal(type) and type.bit_width < 128:
+        return pa.decimal128(type.precision, type.scale)
+    return type
+
+
+def workable(column: Any, argument: str) -> Any:
+    """A column of that type."""
+    type = workable_type(column.type, argument)
+    if type == column.type:
+        return column
+    check_arrow(column)
+    if not pa.types.is_dictionary(column.type):
+        return column.cast(type)
+    parts = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    return pa.chunked_array([_decoded(part, type) for part in parts], type)
+
+
+def _decoded(part: pa.DictionaryArray, type: pa.DataType) -> pa.Array:
+    return part.dictionary.cast(type).take(part.indices)
+
+
 def _sortable_type(name: str, type: pa.DataType) -> pa.DataType:
     """The type to number ids of ``type`` by; TypeError where there is none."""
+    type = workable_type(type, name)
     if isinstance(type, pa.UuidType):
         return type.storage_type
-    if pa.types.is_string(type) or pa.types.is_string_view(type):
+    if pa.types.is_string(type):
         return pa.large_string()  # with 64-bit offsets: sixty million distinct UUIDs are 2 GiB of text
-    if pa.types.is_binary(type) or pa.types.is_binary_view(type):
+    if pa.types.is_binary(type):
         return pa.large_binary()
     if pa.types.is_float16(type):
         return pa.float32()
@@ -139,12 +172,22 @@ def to_arrow(ids: np.ndarray) -> pa.Array:
 
 
 def _arrows(ids: np.ndarray) -> np.ndarray:
-    """In the machine's order of bytes, and times in a unit that Arrow has."""
+    """In the machine's order of bytes, times in a unit that Arrow has, text as objects where Arrow would cut it."""
     ids = ids.astype(ids.dtype.newbyteorder("="), copy=False)
-    if ids.dtype.kind == "M":
-        unit = {"Y": "D", "M": "D", "W": "D", "h": "s", "m": "s"}.get(np.datetime_data(ids.dtype)[0])
-        return ids if unit is None else ids.astype(f"M8[{unit}]")
-    return ids
+    if ids.dtype.kind in "mM":
+        usual = {"Y": "D", "M": "D", "W": "D"} if ids.dtype.kind == "M" else {"W": "s", "D": "s"}
+        unit = {**usual, "h": "s", "m": "s"}.get(np.datetime_data(ids.dtype)[0])
+        return ids if unit is None else ids.astype(f"{ids.dtype.kind}8[{unit}]")
+    return ids.astype(object) if _has_nul(ids) else ids
+
+
+def _has_nul(ids: np.ndarray) -> bool:
+    """Whether texts or bytes have a NUL before other characters."""
+    if ids.dtype.kind not in "US" or not ids.size or ids.dtype.itemsize == 0:
+        return False
+    kind = np.uint32 if ids.dtype.kind == "U" else np.uint8
+    codes = np.ascontiguousarray(ids).view(kind).reshape(len(ids), -1)
+    return bool(((codes[:, :-1] == 0) & (codes[:, 1:] != 0)).any())
 
 
 def frame_column(series: Any) -> pa.Array:
@@ -167,6 +210,8 @@ def _series_column(series: Any) -> pa.Array:
     try:
         return series.to_arrow()
     except pa.ArrowException:
+        if series.implementation.is_polars():  # has integers of 128 bits, which NumPy has not either
+            raise
         native = series.to_native()
         if isinstance(native, pa.ChunkedArray) and pa.types.is_dictionary(native.type):  # that hold nulls themselves
             return pa.chunked_array([chunk.dictionary_decode() for chunk in native.chunks]).combine_chunks()

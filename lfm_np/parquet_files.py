@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from lfm_np.id_columns import workable_type
+
 _BUFFER = 1 << 18  # bytes of a column's file that are read at once
 
 
@@ -56,6 +58,8 @@ def common_schema(source: ds.Dataset, names: Mapping[str, str]) -> pa.Schema:
         if len(types := list(found[name])) > 1 or (types and name not in schema.names):
             field, place = _merged(name, types, argument in ("user", "item")), schema.get_field_index(name)
             schema = schema.append(field) if place < 0 else schema.set(place, field)
+        if (place := schema.get_field_index(name)) >= 0:
+            schema = schema.set(place, pa.field(name, workable_type(schema.field(place).type, argument)))
     return schema
 
 

@@ -113,8 +113,9 @@ def from_parquet(cls: type[Interactions], path: str | os.PathLike[str], **column
     path : str or path
         A file; a folder, with all files below it in the order of their names, but for those whose name, or that of a
         folder, begins with "_" or "." (``_SUCCESS``); or a URL (``s3://…``, ``https://…``), which takes fsspec. Folders
-        in it named ``column=value`` give a column, and those above a file what it lacks. Types may differ from file to
-        file.
+        in it named ``column=value`` give a column, and those above a file what it lacks: of the type that the files
+        have it in, if they have it too, else int32 where all are such (007 is 7), numbers and times where they serve as
+        value and timestamp, and else text. Types may differ from file to file.
     **columns
         ``user``, ``item``, ``value``, ``timestamp``, ``duplicates``, ``nulls``, ``min_user_interactions``,
         ``min_item_interactions`` as in `Interactions.from_frame`.
@@ -246,7 +247,7 @@ def _arrow_table(frame: Any, plan: Plan) -> tuple[pa.Table, str]:
         import narwhals as nw
     except ImportError:
         raise missing_extra("narwhals", "io") from None
-    from lfm_np.id_columns import frame_column
+    from lfm_np.id_columns import frame_column, workable
 
     try:
         wrapped = nw.from_native(frame)
@@ -259,7 +260,14 @@ def _arrow_table(frame: Any, plan: Plan) -> tuple[pa.Table, str]:
     patterns = any(name == "*" or (name[:1] == "^" and name[-1:] == "$") for name in asked)  # to polars
     some = wrapped if patterns else wrapped.select(asked)
     eager = some.collect() if isinstance(some, nw.LazyFrame) else some
-    return pa.table({name: frame_column(eager[name]) for name in asked}), eager.implementation.value
+    arguments = {name: argument for argument, name in plan.names.items()}
+    columns = {name: workable(frame_column(eager[name]), arguments[name]) for name in asked}
+    return pa.table(columns), eager.implementation.value
+
+
+def without_query(name: str) -> str:
+    """A path, or a URL without what follows its path, such as a signature."""
+    return name.partition("?")[0] if name.startswith(("http://", "https://")) else name
 
 
 def open_files(
@@ -285,7 +293,7 @@ def open_files(
 
     with named(name):
         if plan.root is None or schema is None or not os.path.isfile(name):
-            source = data_set(name, filesystem, format, plan.names.values())
+            source = data_set(name, filesystem, format, plan.names)
         else:
             source = one_of(plan.root, name, schema)
         source = source if format == "parquet" else typed(source, plan.names.values())

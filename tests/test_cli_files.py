@@ -223,3 +223,21 @@ def test_labels_of_times(tmp_path):
     assert run("fit", tmp_path / "d.parquet", *FIT, "-o", model) == 0
     assert run("report", model, "--labels", tmp_path / "labels.csv", "-o", page) == 0
     assert "2024-01-01 02:00:00" in page.read_text()
+
+
+def test_a_matrix_of_one_dimension_is_refused(tmp_path, capsys):
+    vector = sp.coo_array(np.ones((1, 3)))
+    sp.save_npz(tmp_path / "d.npz", vector)
+    with np.load(tmp_path / "d.npz") as file:
+        parts = dict(file)
+    np.savez(tmp_path / "d.npz", **{**parts, "shape": np.array([3]), "coords": np.array([[0, 1, 2]])})
+    assert run("info", tmp_path / "d.npz") == 2
+    assert "d.npz" in capsys.readouterr().err
+
+
+def test_ids_that_end_in_nul_are_refused(tmp_path, capsys):
+    """The text of NumPy loses it, and the model would speak of other ids."""
+    pa, pq = require("pyarrow"), require("pyarrow.parquet")
+    pq.write_table(pa.table({"user": ["a\0", "b"], "item": [1, 2]}), tmp_path / "d.parquet")
+    assert run("fit", tmp_path / "d.parquet", *FIT, "-o", tmp_path / "m.safetensors") == 2
+    assert "d.parquet has ids that end in NUL" in capsys.readouterr().err

@@ -106,6 +106,27 @@ def test_uuids_of_items_too(kind):
     assert [item for _, item, *_ in rows_of(found)] == sorted(ids)
 
 
+@pytest.mark.parametrize("dtype", ["U", ">U", "S"])
+def test_text_does_not_end_at_a_nul(dtype, tmp_path):
+    """Arrow ends NumPy's text there: two users became one."""
+    pq = require("pyarrow.parquet")
+    users = np.array(["x\0y", "x\0z", "w"]).astype(dtype)
+    data = Interactions.from_arrays(users, [1, 2, 3])
+    factors = lfm_np.als(data, factors=1, random_state=0)
+    recommend_parquet(factors, data, tmp_path / "a.parquet", N=1)
+    for table in (recommend_frame(factors, data, N=1), pq.read_table(tmp_path / "a.parquet")):
+        assert table["user"].to_pylist() == data.users.tolist()
+
+
+@pytest.mark.parametrize("unit", ["W", "D", "h", "m", "s"])
+def test_durations_in_units_that_arrow_lacks(unit):
+    require("pyarrow")
+    users = np.array([3, 1, 2], f"m8[{unit}]")
+    data = Interactions.from_arrays(users, [1, 2, 3])
+    table = recommend_frame(lfm_np.als(data, factors=1, random_state=0), data, N=1)
+    np.testing.assert_array_equal(np.asarray(table["user"]), np.sort(users))
+
+
 def test_the_backend_can_be_chosen_and_defaults_to_pyarrow():
     factors, data = sample()
     pa, pl = require("pyarrow"), require("polars")

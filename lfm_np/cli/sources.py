@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from lfm_np import datasets, npz_files
 from lfm_np.cells import DUPLICATES
 from lfm_np.interactions import Interactions
+from lfm_np.reading import without_query
 from lfm_np.splits import unknown
 from lfm_np.validation import check_choice, check_matrix
 
@@ -69,6 +70,8 @@ def _plain(source: str, ids: np.ndarray) -> np.ndarray:
     if ids.dtype.kind == "m":
         rounded = ids.astype("m8[us]")  # which are Python's; NumPy makes numbers of finer ones
         return np.array(list(map(str, (rounded if np.all(rounded == ids) else ids).tolist())), str)
+    if any(isinstance(id, (str, bytes)) and id[-1:] in ("\0", b"\0") for id in ids):  # which NumPy's text would lose
+        raise ValueError(f"{source} has ids that end in NUL, which the file beside a model cannot keep")
     try:
         return ids.astype(str) if ids.dtype.kind in "OS" else ids
     except UnicodeDecodeError:
@@ -76,7 +79,7 @@ def _plain(source: str, ids: np.ndarray) -> np.ndarray:
 
 
 def _read(source: str, columns: Columns) -> Interactions:
-    ending = source.lower()
+    ending = without_query(source).lower()
     check_choice("nulls", columns.nulls, NULLS)
     check_choice("duplicates", columns.duplicates, DUPLICATES)
     if source.startswith("movielens:"):
@@ -101,7 +104,7 @@ def _read(source: str, columns: Columns) -> Interactions:
 
 def delimiter_of(source: str, asked: str | None) -> str:
     """What separates the fields: a comma, or in a .tsv file a tab, unless another is asked for."""
-    usual = "\t" if source.lower().endswith(tuple(name for name in TEXTS if ".tsv" in name)) else ","
+    usual = "\t" if without_query(source).lower().endswith(tuple(name for name in TEXTS if ".tsv" in name)) else ","
     found = usual if asked is None else asked.replace("\\t", "\t")  # as one types it without $'…'
     if len(found) != 1 or not found.isascii() or found in '"\r\n\0':
         raise ValueError(f"delimiter must be one character, ASCII and no quote or line end, got {asked!r}")
@@ -114,6 +117,8 @@ def _npz(source: str, columns: Columns) -> Interactions:
     with npz_files.reading(source):
         matrix = sp.load_npz(source) if np.ndim(arrays.get("format", ())) == 0 else None  # else it is a column
     if matrix is not None:
+        if matrix.ndim != 2:
+            raise ValueError(f"{source} must hold a matrix, got one of {matrix.ndim} dimensions")
         m, n = matrix.shape
         ids = arrays.get("users", np.arange(m)), arrays.get("items", np.arange(n))
         if columns.duplicates == "sum" and "timestamps" not in arrays:  # else a cell that is stored twice is refused

@@ -206,9 +206,7 @@ def _schema(path: Any, plan: Plan) -> pa.Schema:
     schema, _ = open_files(path, "parquet", plan)
     for argument in ("user", "item"):
         IdEncoder(argument, schema.field(plan.names[argument]).type)  # refuses what cannot be ids
-    views = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}  # Arrow can do little with them
-    columns = [schema.field(name) for name in dict.fromkeys(plan.names.values())]
-    return pa.schema([(column.name, views.get(column.type, column.type)) for column in columns])
+    return pa.schema([schema.field(name) for name in dict.fromkeys(plan.names.values())])
 
 
 def _empty_folder(staging: Any) -> str:
