@@ -211,6 +211,7 @@ def test_what_does_not_fit_is_named():
 
 
 def test_what_is_seen_is_made_rows_of_once(monkeypatch):
+    require("pyarrow")
     factors, data = sample()
     expected = rows_of(recommend_frame(factors, data, N=3, seen=data, backend="pyarrow"))
     made, real = [], lfm_np.validation.rankings.wrap_csr
@@ -221,6 +222,7 @@ def test_what_is_seen_is_made_rows_of_once(monkeypatch):
 
 
 def test_the_items_become_a_column_once(monkeypatch):
+    require("pyarrow")
     factors, data = sample()
     recommend_frame(*sample(), backend="pyarrow")  # imports it
     made, real = [], lfm_np.id_columns.to_arrow
