@@ -266,7 +266,7 @@ time.sleep(0.2)
     yield _of.right(
         "an exit during a daemon's fit", inside(lambda d: python(d, daemon)), lambda said: said == (0, "", "")
     )
-    yield _of.right("threads of BLAS and Numba stay as they were", threads_around, lambda same: same)
+    yield _of.right("threads of BLAS and Numba stay as they were", threads_around, lambda changed: not changed)
 
 
 def fit_bits(threads: int) -> bytes:
@@ -291,7 +291,9 @@ def in_joblib() -> list[bytes]:
     return found
 
 
-def threads_around() -> bool:
+def threads_around() -> dict[str, Any]:
+    """What has changed."""
+
     def now() -> dict[str, int]:
         pools = {lib["filepath"]: lib["num_threads"] for lib in threadpoolctl.threadpool_info()}
         return pools | {"numba": numba.get_num_threads()}
@@ -299,7 +301,8 @@ def threads_around() -> bool:
     before = now()
     caught(lambda: fit(callback=at(1, throw(Own()))))
     sgd(num_threads=1)
-    return before.items() <= now().items()  # others may have been loaded
+    after = now()  # others may have been loaded
+    return {name: (number, after.get(name)) for name, number in before.items() if number != after.get(name)}
 
 
 def python(folder: pathlib.Path, script: str, *arguments: str, **environment: str) -> tuple[int, str, str]:
