@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -12,8 +12,10 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow import fs
 
+from lfm_np import paths
 from lfm_np.id_columns import workable_type
 from lfm_np.reading import without_query
+from lfm_np.signals import signals_held
 from lfm_np.validation import absolute
 
 _PACKED = {".gz": ".gz", ".bz2": ".bz2", ".zst": ".zstd"}  # what files end in, in any case, and what Arrow knows it by
@@ -34,8 +36,9 @@ def data_set(name: str, filesystem: Any, format: Any, columns: Mapping[str, str]
     options = {"filesystem": filesystem, "format": format}
     if filesystem is None:
         name = absolute(name)  # Arrow takes "day:1.csv" for a URI
-    folder = not (os.path.isfile(name) if filesystem is None else filesystem.isfile(name))
-    if format != "parquet" and any(map(_alias, _files_in(name, filesystem) if folder else [name])):
+    folder = not _is_file(name, filesystem)
+    names = _files_below(name, filesystem) if folder else [name]
+    if format != "parquet" and any(map(_alias, names)):
         name, options["filesystem"] = name if folder else name + _alias(name), _renamed(filesystem)
     if folder:
         return _of_folder(name, options, columns)
@@ -87,10 +90,18 @@ def _alias(name: str) -> str:
     return "" if name.endswith(known) else known
 
 
-def _files_in(folder: str, filesystem: Any) -> Iterable[str]:
-    if filesystem is not None:
+def _is_file(name: str, filesystem: Any) -> bool:
+    if filesystem is None:
+        return paths.is_file(name)
+    with signals_held():  # fsspec takes whatever is raised for a "no"
+        return filesystem.isfile(name)
+
+
+def _files_below(folder: str, filesystem: Any) -> list[str]:
+    if filesystem is None:
+        return paths.files_below(folder)
+    with signals_held():
         return filesystem.find(folder)
-    return (file for _, _, files in os.walk(folder, followlinks=True) for file in files)
 
 
 def _renamed(filesystem: Any) -> fs.PyFileSystem:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from lfm_np import paths
 from lfm_np.signals import signals_held
 
 try:
@@ -92,7 +93,8 @@ def appearing(folder: Path) -> Iterator[Path]:
         for left in os.scandir(claim.folder):
             if left.name == _MARK:
                 continue
-            shutil.rmtree(left.path) if left.is_dir(follow_symlinks=False) else os.unlink(left.path)
+            with signals_held():
+                shutil.rmtree(left.path) if left.is_dir(follow_symlinks=False) else os.unlink(left.path)
         yield claim.folder
         _sync_folder(str(claim.folder))
         claim.rename(folder)
@@ -106,7 +108,7 @@ def appearing(folder: Path) -> Iterator[Path]:
 
 
 def _refuse_what_is_there(folder: Path) -> None:
-    if folder.exists():
+    if paths.exists(folder):
         raise FileExistsError(
             errno.EEXIST, "There is such a folder or file already; remove it, or name another", str(folder)
         )
@@ -136,7 +138,7 @@ class _Claim:
         """Give back what this writer has and remove what it did not rename."""
         with signals_held():
             if self._mine:
-                shutil.rmtree(self.folder, ignore_errors=True)
+                paths.remove_folder(self.folder)
                 self._mine = False
             while self._descriptors:
                 os.close(self._descriptors.pop())
@@ -195,14 +197,14 @@ def _of_another(name: Any, path: str) -> bool:
     """Whether an error names a file that is neither ``path`` nor the temporary one beside it."""
     if not isinstance(name, str) or os.path.basename(name).startswith(_TEMPORARY):
         return False
-    return os.path.realpath(name) != os.path.realpath(path)
+    return paths.real(name) != paths.real(path)
 
 
 def _target(path: str) -> str:
     """Where links lead; ``NAME/`` and ``NAME/.`` are folders, also where there is none."""
     if os.path.basename(path) in ("", ".", ".."):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    target = os.path.realpath(path)
+    target = paths.real(path)
     if os.path.basename(target).startswith(_TEMPORARY):
         raise ValueError(f"path must be no name of a temporary file, which writers remove; got {path}")
     return target

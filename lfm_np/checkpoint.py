@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import scipy.sparse as sp
 
-from lfm_np import persistence
+from lfm_np import paths, persistence
 from lfm_np import validation as check
 from lfm_np._version import __version__
 from lfm_np.atomic import check_place
@@ -153,7 +153,7 @@ def check_checkpoint(value: Any) -> Checkpoint | None:
 
 def _read(path: Any, anew: bool) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
     """What the file has, checked by itself; None if there is no file, or none is wanted, and it can be made."""
-    if anew or not os.path.exists(path):
+    if anew or not paths.exists(path):
         check_place(path)  # now, and not after a first sweep of an hour
         return None
     parts, model = persistence.load(path, FORMAT)

@@ -24,6 +24,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from lfm_np import paths
 from lfm_np.atomic import open_regular, replacing
 from lfm_np.mapped_files import mapped
 
@@ -173,7 +174,7 @@ def invalid(path: str | os.PathLike[str], kind: Format, error: Exception) -> Val
 def _reopenable(path: str, file: BinaryIO) -> str:
     """A name for the very file that is open, where the system has one."""
     name = f"/dev/fd/{file.fileno()}"
-    return name if os.path.exists(name) else path
+    return name if paths.exists(name) else path
 
 
 def _tensor(buffer: Any, header: int, entry: dict[str, Any]) -> np.ndarray:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack
 
+from lfm_np import paths
 from lfm_np import validation as check
 from lfm_np.arrow_records import assemble
 from lfm_np.cells import DUPLICATES
@@ -292,7 +293,7 @@ def open_files(
     from lfm_np.parquet_files import common_schema, parquet_batches
 
     with named(name):
-        if plan.root is None or schema is None or not os.path.isfile(name):
+        if plan.root is None or schema is None or not paths.is_file(name):
             source = data_set(name, filesystem, format, plan.names)
         else:
             source = one_of(plan.root, name, schema)
@@ -324,7 +325,7 @@ def named(path: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        what = "neither a regular file nor a folder" if os.path.exists(path) else "no such file or folder"
+        what = "neither a regular file nor a folder" if paths.exists(path) else "no such file or folder"
         raise FileNotFoundError(errno.ENOENT, what, path) from None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         system = isinstance(error, OSError) and (error.errno or type(error) is not OSError)  # or of a handler

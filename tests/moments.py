@@ -29,16 +29,7 @@ from lfm_np.kernels import jit
 
 LOOKS = {"CALL", "CALL_FUNCTION_EX", "CALL_KW", "JUMP_BACKWARD", "RESUME"}  # after these, Python looks for signals
 LIBRARY = str(Path(lfm_np.__file__).parent) + os.sep
-BESIDE = (
-    "contextlib.py",
-    "threading.py",
-    "queue.py",
-    "tempfile.py",
-    f"concurrent{os.sep}futures",
-    "numpy",
-    "numba",
-    "tqdm",
-)
+TESTS = str(Path(__file__).parent) + os.sep
 
 
 class Late(TimeoutError):
@@ -80,7 +71,10 @@ def at(event: int, counts: Callable[[str], bool], work: Callable[[], Any], press
         found = work()
         return where, found
     except BaseException as error:
-        return where, error.with_traceback(None)
+        part: BaseException | None = error
+        while part is not None:  # their frames hold what they had open
+            part = part.with_traceback(None).__context__
+        return where, error
     finally:
         sys.settrace(before)
         last.clear()
@@ -88,8 +82,8 @@ def at(event: int, counts: Callable[[str], bool], work: Callable[[], Any], press
 
 
 def of_all(file: str) -> bool:
-    """Whether what runs in a file counts: the library, and what it leans on."""
-    return file.startswith(LIBRARY) or any(part in file for part in BESIDE)
+    """Whether what runs in a file counts: the library, and whatever it calls."""
+    return not file.startswith(TESTS)
 
 
 def surroundings(folder: Path) -> dict[str, Any]:

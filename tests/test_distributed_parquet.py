@@ -89,6 +89,15 @@ def test_folders_give_columns_as_they_do_on_one_machine(tmp_path, monkeypatch, s
     assert 9 in data.items
 
 
+def test_links_that_lead_round_in_circles_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet_module(), "check_client", lambda client: client)
+    pa, pq = require("pyarrow"), importlib.import_module("pyarrow.parquet")
+    pq.write_table(pa.table({"user": [1], "item": [2]}), tmp_path / "x.parquet")
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match=r"path must hold no links in circles, got .*link, which leads back to "):
+        lfm_np.distributed.from_parquet(tmp_path)
+
+
 def test_two_dots_behind_a_link_lead_where_the_system_says(tmp_path, monkeypatch):
     monkeypatch.setattr(parquet_module(), "check_client", lambda client: client)
     monkeypatch.setattr(parquet_module(), "Cluster", Eager)

@@ -15,7 +15,7 @@ import pytest
 import threadpoolctl
 
 import lfm_np
-from lfm_np import atomic, persistence, signals, sweeps
+from lfm_np import atomic, paths, persistence, signals, sweeps
 from lfm_np.kernels import jit
 from tests import moments
 from tests.optional import require
@@ -61,7 +61,7 @@ def test_some_moments_of_every_call(place, name):
         require("torch")
     folder, calls = place
     assert sorted(calls) == sorted(NAMES) or "torch als" not in calls
-    tried, found = moments.faults(calls[name], folder, first=len(name), step=97)
+    tried, found = moments.faults(calls[name], folder, first=len(name), step=197)
     assert found == []
     assert tried
 
@@ -106,12 +106,24 @@ def test_all_moments_within_numba(place):
     assert moments.faults(calls["sgd"], folder, lambda file: file.startswith(NUMBA))[1] == []
 
 
+OF_FILES = {module.__file__ for module in (atomic, paths, persistence)}
+OF_PATHS = "posixpath", "genericpath", "pathlib", "shutil"  # they take any OSError for a "no"
+
+
 @pytest.mark.parametrize("name", ["save", "load", "StoredMatrix.from_matrix"])
 def test_all_moments_of_files(place, name):
     folder, calls = place
-    tried, found = moments.faults(calls[name], folder, {atomic.__file__, persistence.__file__}.__contains__)
+    tried, found = moments.faults(calls[name], folder, OF_FILES.__contains__)
     assert found == []
     assert tried > 20
+
+
+@pytest.mark.parametrize("name", ["save", "load", "als, checkpoint", "from_csv", "recommend_parquet"])
+def test_all_moments_of_looking_at_paths(place, name):
+    folder, calls = place
+    tried, found = moments.faults(calls[name], folder, lambda file: any(part in file for part in OF_PATHS))
+    assert found == []
+    assert tried > 3
 
 
 def test_all_moments_of_reading_ahead(place):

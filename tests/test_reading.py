@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import gzip
+import importlib
 import os
 import uuid
 
@@ -415,6 +416,25 @@ def test_links_in_a_folder_with_a_file_that_arrow_does_not_unpack(tmp_path):
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "folder").symlink_to(tmp_path / "else")
     assert Interactions.from_csv(tmp_path / "links").users.tolist() == ["b", "c"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("links", [[("in/a", "in")], [("in/a", "in/b"), ("in/b/c", "in")], [("in/a", ".")]])
+def test_links_that_lead_round_in_circles_are_refused(tmp_path, kind, links):
+    """Arrow follows one 40 times, so that every record counted 41 times, and two of a folder 2^40 times."""
+    pa = require("pyarrow")
+    name = {"csv": "write_csv", "parquet": "write_table"}[kind]
+    write, read = getattr(importlib.import_module(f"pyarrow.{kind}"), name), getattr(Interactions, f"from_{kind}")
+    for folder in "in", "in/b", "else":
+        (tmp_path / folder).mkdir()
+        write(pa.table({"user": [1], "item": [2]}), tmp_path / folder / f"x.{kind}")
+    for name in "one", "two":  # twice the same, but in no circle
+        (tmp_path / "in" / name).symlink_to(tmp_path / "else")
+    assert read(tmp_path / "in").matrix.data.tolist() == [4]
+    for name, target in links:
+        (tmp_path / name).symlink_to(tmp_path / target)
+    with pytest.raises(ValueError, match=r"path must hold no links in circles, got .*, which leads back to "):
+        read(tmp_path / "in")
 
 
 @pytest.mark.parametrize("nulls", ["error", "drop"])

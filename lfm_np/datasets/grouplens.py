@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lfm_np import paths
 from lfm_np import validation as check
 from lfm_np.errors import missing_extra
 from lfm_np.interactions import Interactions
@@ -187,7 +188,7 @@ def movielens_split(name: str, split: str) -> Split:
 def _find(name: str, checksum: str | None, suffixes: tuple[str, ...] = (".npz", ".zip")) -> Path:
     folder = os.environ.get(FOLDER)
     for suffix in suffixes:
-        if folder and (path := Path(os.path.expanduser(folder)) / f"ml-{name}{suffix}").is_file():
+        if folder and paths.is_file(path := Path(os.path.expanduser(folder)) / f"ml-{name}{suffix}"):
             return path
     return _download(name, checksum or _CHECKSUMS[name])
 

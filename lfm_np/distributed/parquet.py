@@ -18,6 +18,7 @@ import pyarrow.dataset as dataset
 import pyarrow.parquet as pq
 import scipy.sparse as sp
 
+from lfm_np import paths
 from lfm_np.arrow_records import assemble
 from lfm_np.distributed import blocks
 from lfm_np.distributed.cluster import Cluster, check_client, fewer
@@ -26,6 +27,7 @@ from lfm_np.interactions import Interactions
 from lfm_np.owned import owned
 from lfm_np.problem import Problem, same_problem
 from lfm_np.reading import Plan, named, open_files, plan_columns
+from lfm_np.signals import signals_held
 from lfm_np.sweeps import sigint_noted
 from lfm_np.validation import absolute, check_choice, check_int, check_path, share_csr, shown
 
@@ -162,7 +164,7 @@ def from_parquet(
     )
     files = _files(path)
     schema = _schema(path, plan)
-    plan = plan._replace(root=absolute(os.fsdecode(path)) if os.path.isdir(path) else None)
+    plan = plan._replace(root=absolute(os.fsdecode(path)) if paths.is_folder(path) else None)
     with sigint_noted() as interrupted:
         cluster = Cluster(client, interrupted)
         count = cluster.workers().threads if shards is None else check_int("shards", shards, 1)
@@ -192,8 +194,9 @@ def from_parquet(
 
 def _files(path: Any) -> list[str]:
     path = check_path("path", path)
-    if not os.path.exists(path):
+    if not paths.exists(path):
         raise FileNotFoundError(f"path must be a folder of Parquet files that every worker sees, got {shown(path)}")
+    paths.files_below(path)  # refuses links in circles
     with named(path):
         files = dataset.dataset(absolute(path), format="parquet").files
     if not files:
@@ -212,7 +215,8 @@ def _schema(path: Any, plan: Plan) -> pa.Schema:
 def _empty_folder(staging: Any) -> str:
     folder = absolute(check_path("staging", staging))
     try:
-        os.makedirs(folder, exist_ok=True)
+        with signals_held():
+            os.makedirs(folder, exist_ok=True)
         if there := os.listdir(folder):
             raise ValueError(f"staging must be an empty folder, got {folder}, which holds {max(there)}")
         with open(os.path.join(folder, ".taken"), "x"):  # of two that found it empty at once one may have it
@@ -274,7 +278,7 @@ def _staged(
         [cluster.task("split", _split, file, plan, schema, folder, number, count) for number, file in enumerate(files)]
     )
     places = (os.path.join(folder, _PARTS.format(number)) for number in range(count))
-    return [(place,) for place in places if os.path.isdir(place)]
+    return [(place,) for place in places if paths.is_folder(place)]
 
 
 # ---- on workers -----------------------------------------------------------------------------------------------------

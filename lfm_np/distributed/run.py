@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
+from lfm_np import paths
 from lfm_np.atomic import check_place
 from lfm_np.checkpoint import Run
 from lfm_np.validation import absolute, check_choice, check_path
@@ -36,7 +36,7 @@ def check_users_to(users_to: Any, checkpoint: Any) -> str | None:
     if users_to is None:
         return None
     path = absolute(check_path("users_to", users_to))
-    if checkpoint is not None and os.path.realpath(path) == os.path.realpath(check_path("checkpoint", checkpoint)):
+    if checkpoint is not None and paths.real(path) == paths.real(check_path("checkpoint", checkpoint)):
         raise ValueError(f"users_to must be another file than checkpoint, got {path} for both")
     try:
         check_place(path)

@@ -23,6 +23,7 @@ from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
 
 from lfm_np.atomic import open_regular
+from lfm_np.signals import signals_held
 
 
 class KernelCache(_Cache):
@@ -114,7 +115,8 @@ def cache_folder() -> Path | None:
     asked = roots[0] if os.environ.get("LFM_NP_CACHE_DIR") else None
     for root in roots:
         folder = root / f"kernels-{_fingerprint()}"
-        reason = _unusable(root) or _unusable(folder)
+        with signals_held():  # a handler's TimeoutError is an OSError, and would pass for one of the folder
+            reason = _unusable(root) or _unusable(folder)
         if not reason:
             os.chmod(folder, 0o700)
             return folder

@@ -6,7 +6,6 @@ in memory. The second takes bucket after bucket. Cells of one major index keep t
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lfm_np import paths
 from lfm_np.kernels.buckets import scatter
 from lfm_np.kernels.jit import Pool
 from lfm_np.stored.files import StoredCsr, Writer, cut, file_of
@@ -65,7 +65,7 @@ class Buckets:
         self._bucket = np.repeat(np.arange(len(self.runs), dtype=_INDEX), np.diff(edges))
         self._free = indptr[edges[:-1]].tolist()  # where the next cell of each bucket goes
         self._stack = ExitStack()
-        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(dir=folder)))
+        folder = self._stack.enter_context(paths.temporary_folder(folder))
         self._files = [
             self._stack.enter_context(Writer(file_of(folder, "bucket", name), kind))
             for name, kind in (("major", _INDEX), ("minor", _INDEX), ("values", dtype))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lfm_np import paths
 from lfm_np.fingerprint import PIECE, Digest
 from lfm_np.npy_files import npy_header
 from lfm_np.quiet import quietly
@@ -33,12 +34,12 @@ class NumberFile(NamedTuple):
 
     def noted(self) -> NumberFile:
         """Itself, which from now on must stay as it is."""
-        return self._replace(seen=_state(os.stat(self.path)) if self.path.is_file() else None)
+        return self._replace(seen=_state(os.stat(self.path)) if paths.is_file(self.path) else None)
 
     def check(self) -> None:
         """ValueError unless the file has this dtype and length."""
         wanted = OFFSET + self.length * self.dtype.itemsize
-        size = self.path.stat().st_size if self.path.is_file() else None
+        size = self.path.stat().st_size if paths.is_file(self.path) else None
         if size != wanted:
             raise ValueError(f"{self.path.name} has {'no' if size is None else size} bytes, not {wanted}")
         with open(self.path, "rb") as file:

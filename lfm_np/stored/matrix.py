@@ -11,6 +11,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from lfm_np import paths
 from lfm_np import validation as check
 from lfm_np.atomic import appearing
 from lfm_np.fingerprint import PIECE
@@ -81,7 +82,7 @@ class StoredMatrix:
         self.folder = Path(check.absolute(check.check_path("folder", folder)))
         self.memory = _check_memory(memory)
         self._factors_in = None if factors_in is None else check.absolute(check.check_path("factors_in", factors_in))
-        if self._factors_in is not None and not os.path.isdir(self._factors_in):
+        if self._factors_in is not None and not paths.is_folder(self._factors_in):
             raise ValueError(f"factors_in must be a folder that exists, got {self._factors_in}")
         try:
             self._manifest = _read_manifest(self.folder)
@@ -194,8 +195,7 @@ class StoredMatrix:
         """``write(place, scratch, budget)`` the rows, and all the rest here; ``given``: the memory of the result."""
         folder = Path(check.absolute(check.check_path("folder", folder)))  # Arrow takes "day:1" for a URI
         # The real folder: tempfile makes "link/.." the folder that the link is in.
-        with appearing(folder) as place, tempfile.TemporaryDirectory(dir=place.resolve()) as temporary:
-            scratch = Path(temporary)
+        with appearing(folder) as place, paths.temporary_folder(Path(paths.real(place))) as scratch:
             shape = write(place, scratch, budget)
             nnz = (file_of(place, "rows", "indices").stat().st_size - OFFSET) // 4
             manifest = {"format": _FORMAT, "version": _VERSION, "shape": shape, "nnz": nnz, "dtype": dtype.name}
@@ -300,7 +300,7 @@ def _write_text(path: Path, text: str) -> None:
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
-    if not path.is_file():
+    if not paths.is_file(path):
         raise ValueError("it has no manifest.json")
     try:
         manifest = check.check_dict("manifest.json", json.loads(path.read_text()))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lfm_np import paths
 from lfm_np import validation as check
 from lfm_np.arrow_records import numbers, without_nulls
 from lfm_np.atomic import open_regular
@@ -115,7 +116,7 @@ def ids_digests(folder: Path) -> dict[str, str]:
     """SHA-256 of the files of ids that there are."""
     digests = {}
     for name in ("users", "items"):
-        if (path := folder / f"{name}.parquet").exists():
+        if paths.exists(path := folder / f"{name}.parquet"):
             with open_regular(str(path)) as file:
                 digests[name] = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     return digests

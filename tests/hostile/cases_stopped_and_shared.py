@@ -298,6 +298,7 @@ def threads_around() -> dict[str, Any]:
         pools = {lib["filepath"]: lib["num_threads"] for lib in threadpoolctl.threadpool_info()}
         return pools | {"numba": numba.get_num_threads()}
 
+    numba.get_num_threads()  # starts Numba's threads, which sets those of another OpenMP in the process
     before = now()
     caught(lambda: fit(callback=at(1, throw(Own()))))
     sgd(num_threads=1)

@@ -13,6 +13,7 @@ import pytest
 from . import corpus, processes
 from .case import OK, Case, Holds, raises
 
+ENVIRONMENT = dict(os.environ)  # when tests were collected: dask leaves OMP_NUM_THREADS=1 and more in it
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="cases run in forked processes")
 
 
@@ -22,7 +23,7 @@ def outcomes():
     command = [sys.executable, "-m", "tests.hostile", "--json"]
     root = Path(__file__).parents[2]
     large_pages = {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # a fork takes half the time
-    environment = os.environ | large_pages
+    environment = ENVIRONMENT | large_pages
     run = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=1800)
     lines = run.stdout.splitlines()
     return {name: rest for name, *rest in map(json.loads, lines)}

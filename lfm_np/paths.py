@@ -1,0 +1,89 @@
+"""What there is at a path, and below it.
+
+The functions of `os.path` take every OSError for a "no", also the TimeoutError that a signal's handler raises.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeAlias
+
+from lfm_np.signals import signals_held
+
+AnyPath: TypeAlias = "str | os.PathLike[str]"
+
+
+def exists(path: AnyPath) -> bool:
+    with signals_held():
+        return os.path.exists(path)
+
+
+def is_file(path: AnyPath) -> bool:
+    with signals_held():
+        return os.path.isfile(path)
+
+
+def is_folder(path: AnyPath) -> bool:
+    with signals_held():
+        return os.path.isdir(path)
+
+
+def real(path: AnyPath) -> str:
+    """Where links lead."""
+    with signals_held():
+        return os.path.realpath(path)
+
+
+def remove_folder(path: AnyPath) -> None:
+    """And all that is in it; what cannot be removed stays."""
+    with signals_held():
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def temporary_folder(within: Path) -> Iterator[Path]:
+    """A new folder that is gone afterwards."""
+    made: list[str] = []
+
+    def end() -> None:
+        with signals_held():
+            while made:
+                remove_folder(made[-1])
+                made.pop()
+
+    try:
+        with signals_held():
+            made.append(tempfile.mkdtemp(dir=within))
+        yield Path(made[0])
+    finally:
+        try:
+            end()
+        except BaseException:  # a handler raised before it could begin
+            end()
+            raise
+
+
+def files_below(folder: str) -> list[str]:
+    """The names of all files in a folder and the folders in it, wherever these are.
+
+    Raises
+    ------
+    ValueError
+        A link leads back to a folder that it is in: whoever followed it would read every file again and again.
+    """
+    names: list[str] = []
+    above = {folder: frozenset([os.path.realpath(folder)])}  # of each folder to come, where it and those above it are
+    with signals_held():
+        for place, folders, files in os.walk(folder, followlinks=True):
+            names += files
+            around = above.pop(place)
+            for inside in (os.path.join(place, name) for name in folders):
+                if (there := os.path.realpath(inside)) in around:
+                    raise ValueError(f"path must hold no links in circles, got {inside}, which leads back to {there}")
+                above[inside] = around | {there}
+    return names
