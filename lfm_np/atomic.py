@@ -28,14 +28,16 @@ _NOT_FOLLOWED = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 def open_regular(path: str) -> BinaryIO:
     """``path`` opened to read, if it is a regular file; nothing else can keep the caller waiting."""
     check_regular(path, os.stat(path))
-    with signals_held():  # until the file has its descriptor
-        file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 (the caller closes it)
+    file: BinaryIO | None = None
     try:
+        with signals_held():  # until the file has its descriptor
+            file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 (the caller closes it)
         check_regular(path, os.fstat(file.fileno()))
+        return file
     except BaseException:
-        file.close()
+        if file:
+            file.close()
         raise
-    return file
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lfm_np.signals import signals_held
+
 _DAMAGED = (
     ValueError,
     TypeError,
@@ -40,5 +42,8 @@ def reading(path: str | Path) -> Iterator[None]:
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """All arrays of a file. None is unpickled."""
-    with reading(path), np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    with reading(path), open(path, "rb") as file:
+        with signals_held():  # zipfile takes any OSError, also that of a handler, for a file that is no archive
+            archive = np.load(file, allow_pickle=False)
+        with archive:
+            return {name: archive[name] for name in archive.files}

@@ -183,6 +183,7 @@ def calls(folder: Path) -> dict[str, Callable[..., Any]]:
         "losses.check": lambda: losses.check(losses.BPR()),
         "objective": lambda: lfm_np.objective(X, factors),
         "recommend": lambda: factors.recommend(range(60), N=3, num_threads=2),
+        "recommend, new": lambda: lfm_np.Factors.load(folder / "model").recommend(range(60), N=3),
         "similar_items": lambda: factors.similar_items(range(40), N=2),
         "fold_in_users": lambda: factors.fold_in_users(X),
         "explain": lambda: factors.explain(3, 5, X),

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import llvmlite
 import numba
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import threadpoolctl
 
 import lfm_np
 from lfm_np import atomic, paths, persistence, signals, sweeps
-from lfm_np.kernels import jit
+from lfm_np.kernels import jit, simd
 from tests import moments
 from tests.optional import require
 
@@ -48,8 +49,8 @@ def test_the_first_moment_is_noticed_and_a_lost_exception_too(tmp_path):
 
 NAMES = [
     *("als", "als, ratings", "als, cg", "als, subspace", "als, stored", "als, checkpoint", "sgd", "sgd, softmax"),
-    *("losses.check", "objective", "recommend", "similar_items", "fold_in_users", "explain", "evaluate", "to_csr"),
-    *("from_csv", "from_parquet", "split", "recommend_parquet", "save", "load", "load, mapped"),
+    *("losses.check", "objective", "recommend", "recommend, new", "similar_items", "fold_in_users", "explain"),
+    *("evaluate", "to_csr", "from_csv", "from_parquet", "split", "recommend_parquet", "save", "load", "load, mapped"),
     *("StoredMatrix.from_matrix", "StoredMatrix.from_parquet", "torch als", "torch sgd"),
 ]
 
@@ -104,6 +105,20 @@ def test_all_moments_within_numba(place):
     """It runs Python code where a kernel takes a function, and loses what is raised there."""
     folder, calls = place
     assert moments.faults(calls["sgd"], folder, lambda file: file.startswith(NUMBA))[1] == []
+
+
+def test_all_moments_at_which_the_processor_is_asked_what_it_can(place):
+    """llvmlite would free its answer twice, which ends the process."""
+    folder, calls = place
+
+    def work():
+        simd.has_dot_bytes.cache_clear()
+        calls["recommend, new"]()
+
+    files = NUMBA, str(Path(llvmlite.__file__).parent), simd.__file__
+    tried, found = moments.faults(work, folder, lambda file: file.startswith(files))
+    assert found == []
+    assert tried
 
 
 OF_FILES = {module.__file__ for module in (atomic, paths, persistence)}

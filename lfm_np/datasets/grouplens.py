@@ -21,6 +21,7 @@ from lfm_np import validation as check
 from lfm_np.errors import missing_extra
 from lfm_np.interactions import Interactions
 from lfm_np.npz_files import read_arrays
+from lfm_np.signals import signals_held
 
 FOLDER = "LFM_NP_DATA"  # environment variable
 _SERVER = "https://files.grouplens.org/datasets/movielens"
@@ -270,7 +271,9 @@ def _table(path: Path, member: str, delimiter: str, header: int) -> Any:
 def _text(path: Path, member: str) -> bytes | None:
     """A file in an archive, whatever its folder, or None when it is not there."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open(path, "rb") as file:
+            with signals_held():  # zipfile takes any OSError, also that of a handler, for a file that is no archive
+                archive = zipfile.ZipFile(file)
             names = [name for name in archive.namelist() if name.rsplit("/", 1)[-1] == member]
             return archive.read(names[0]) if names else None
     except (zipfile.BadZipFile, zlib.error, EOFError, MemoryError, RuntimeError) as error:

@@ -8,6 +8,7 @@ Offsets count elements from the start of a C-contiguous array of any number of d
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from numba.extending import intrinsic, models, register_model
 
 from lfm_np.kernels.jit import JIT_DISABLED
 from lfm_np.quiet import quietly
+from lfm_np.signals import signals_held
 
 LANES = 8  # systems solved side by side, and the width of their vectors
 WIDTH = 16  # consecutive factors handled at once; factor rows are padded to a multiple of it
@@ -260,9 +262,13 @@ def at_least(typingctx, a, b):  # type: ignore[no-untyped-def]
     return types.int64(a, b), codegen
 
 
+@functools.cache
 def has_dot_bytes() -> bool:
     """Whether `dot_bytes` is one instruction here."""
-    return not JIT_DISABLED and "+avx512vnni" in cpu_target.target_context.codegen().magic_tuple()[2]
+    if JIT_DISABLED:
+        return False
+    with signals_held():  # LLVM's text of it would be freed twice
+        return "+avx512vnni" in cpu_target.target_context.codegen().magic_tuple()[2]
 
 
 def _byte(builder: Any, value: Any, byte: int, extend: Any) -> Any:
