@@ -12,12 +12,17 @@ T = TypeVar("T")
 
 
 def quietly(function: Callable[..., T], *args: Any, **keywords: Any) -> T:
-    """``function(*args, **keywords)`` under ``numpy.errstate(all="ignore")``, in a context of its own.
+    """``function(*args, **keywords)`` under ``numpy.errstate(all="ignore")``."""
+    return apart(_ignoring, function, args, keywords)
+
+
+def apart(function: Callable[..., T], *args: Any, **keywords: Any) -> T:
+    """``function(*args, **keywords)``, which may set what NumPy says of errors, in a context of its own.
 
     From NumPy 2 on, that state belongs to the context: where a handler of a signal raises just as ``errstate`` begins
     or ends, it is the copy that keeps it.
     """
-    return contextvars.copy_context().run(_ignoring, function, args, keywords)
+    return contextvars.copy_context().run(function, *args, **keywords)
 
 
 def eigh(A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -20,6 +20,7 @@ from lfm_np.errors import missing_extra
 from lfm_np.factors import Factors
 from lfm_np.ids import same_ids
 from lfm_np.interactions import Interactions
+from lfm_np.quiet import apart
 from lfm_np.sgd_plan import takes_any_value
 from lfm_np.sweeps import Callback
 from lfm_np.validation import as_array, check_float, check_matrix, check_random_state, shown, wrap_csr
@@ -81,7 +82,7 @@ class HeldOut(NamedTuple):
             last._check_items(X)
         X = check_matrix(
             "X",
-            _csr(check_array(_safe(X), accept_sparse="csr")),
+            _csr(apart(check_array, _safe(X), accept_sparse="csr")),
             zeros="keep" if before or ratings else "drop",  # what other steps make of a zero is theirs
             duplicates="refuse" if ratings and not before else "sum",
             negative=True,
@@ -184,7 +185,7 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     def inverse_transform(self, X: Any) -> np.ndarray:
         """Scores of all items, shape (r, n), from what `transform` gave, shape (r, k): U Vᵀ and the biases."""
         check_is_fitted(self)
-        U, model = check_array(_safe(X), dtype=(np.float32, np.float64)), self.factors_
+        U, model = apart(check_array, _safe(X), dtype=(np.float32, np.float64)), self.factors_
         if U.shape[1] != self._n_features_out:
             raise ValueError(f"X must have {self._n_features_out} columns, as from transform, got {U.shape[1]}")
         k = model.item_factors.shape[1]
@@ -206,7 +207,7 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         self._check_items(X)
         X = _safe(X)
         if not sp.issparse(X):
-            X = _csr(check_array(X, ensure_min_samples=0))
+            X = _csr(apart(check_array, X, ensure_min_samples=0))
         return self.factors_.fold_in_users(X, num_threads=self.num_threads, **self._half_step())
 
     @property
@@ -227,7 +228,7 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     def _rows(self, X: Any, *, fitting: bool) -> sp.csr_array:
         if not fitting:
             self._check_items(X)
-        X = validate_data(self, _safe(X), accept_sparse="csr", reset=fitting)
+        X = apart(validate_data, self, _safe(X), accept_sparse="csr", reset=fitting)
         if not (self._takes_any_value() if fitting else self.factors_._zero_is_a_value):
             check_non_negative(X, f"{type(self).__name__}, whose values are confidences; ratings may have any sign")
         return _csr(X)

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 import lfm_np
-from lfm_np import losses
+from lfm_np import losses, npz_files
 from lfm_np.kernels import jit
 
 LOOKS = {"CALL", "CALL_FUNCTION_EX", "CALL_KW", "JUMP_BACKWARD", "RESUME"}  # after these, Python looks for signals
@@ -165,6 +165,7 @@ def calls(folder: Path) -> dict[str, Callable[..., Any]]:
     cells = X.tocoo()
     pq.write_table(pa.table({"user": cells.row, "item": cells.col}), folder / "records.parquet")
     np.savetxt(folder / "records.csv", np.c_[cells.row, cells.col], "%d", ",", header="user,item", comments="")
+    np.savez(folder / "records.npz", user=cells.row, item=cells.col)
     data = lfm_np.Interactions.from_parquet(folder / "records.parquet")
     factors, of_data = (lfm_np.als(some, factors=4, iterations=1, random_state=0) for some in (X, data))
     factors.save(folder / "model")
@@ -191,6 +192,7 @@ def calls(folder: Path) -> dict[str, Callable[..., Any]]:
         "to_csr": lambda: lfm_np.to_csr(records, shape=(60, 40)),
         "from_csv": lambda: lfm_np.Interactions.from_csv(folder / "records.csv"),
         "from_parquet": lambda: lfm_np.Interactions.from_parquet(folder / "records.parquet"),
+        "from .npz": lambda: npz_files.read_arrays(folder / "records.npz"),
         "split": lambda: data.split("random", random_state=0),
         "recommend_parquet": lambda: lfm_np.recommend_parquet(of_data, data, new, N=3),
         "save": lambda: factors.save(new),
@@ -199,6 +201,10 @@ def calls(folder: Path) -> dict[str, Callable[..., Any]]:
         "StoredMatrix.from_matrix": lambda: lfm_np.StoredMatrix.from_matrix(X, new),
         "StoredMatrix.from_parquet": lambda: lfm_np.StoredMatrix.from_parquet(folder / "records.parquet", new),
     }
+    if importlib.util.find_spec("sklearn"):
+        from lfm_np.sklearn import ALS
+
+        found["scikit-learn"] = lambda: ALS(factors=4, iterations=1, random_state=0).fit(X).transform(X)
     if importlib.util.find_spec("torch"):
         torch = {name: fit[name] for name in ("factors", "random_state")}
         found["torch als"] = lambda **options: lfm_np.torch_backend.als(X, iterations=1, **torch, **options)

@@ -36,6 +36,13 @@ def place(tmp_path_factory):
     return folder, moments.calls(folder)
 
 
+def needs(name):
+    if name.startswith("torch"):
+        require("torch")
+    if name == "scikit-learn":
+        require("sklearn")
+
+
 def test_the_first_moment_is_noticed_and_a_lost_exception_too(tmp_path):
     def deaf():
         with contextlib.suppress(OSError):
@@ -50,18 +57,18 @@ def test_the_first_moment_is_noticed_and_a_lost_exception_too(tmp_path):
 NAMES = [
     *("als", "als, ratings", "als, cg", "als, subspace", "als, stored", "als, checkpoint", "sgd", "sgd, softmax"),
     *("losses.check", "objective", "recommend", "recommend, new", "similar_items", "fold_in_users", "explain"),
-    *("evaluate", "to_csr", "from_csv", "from_parquet", "split", "recommend_parquet", "save", "load", "load, mapped"),
-    *("StoredMatrix.from_matrix", "StoredMatrix.from_parquet", "torch als", "torch sgd"),
+    *("evaluate", "to_csr", "from_csv", "from_parquet", "from .npz", "split", "recommend_parquet", "save", "load"),
+    *("load, mapped", "scikit-learn", "StoredMatrix.from_matrix", "StoredMatrix.from_parquet"),
+    *("torch als", "torch sgd"),
 ]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_some_moments_of_every_call(place, name):
     """All of them by ``python -m tests.moments``."""
-    if name.startswith("torch"):
-        require("torch")
     folder, calls = place
-    assert sorted(calls) == sorted(NAMES) or "torch als" not in calls
+    needs(name)
+    assert sorted(calls) == sorted(NAMES) or not {"torch als", "scikit-learn"} <= set(calls)
     tried, found = moments.faults(calls[name], folder, first=len(name), step=197)
     assert found == []
     assert tried
@@ -90,10 +97,11 @@ def test_all_moments_at_which_handlers_are_put_in_their_places(place, name):
     assert tried > 30
 
 
-@pytest.mark.parametrize("name", ["als", "sgd", "objective", "fold_in_users", "explain", "load"])
+@pytest.mark.parametrize("name", ["als", "sgd", "objective", "fold_in_users", "explain", "load", "scikit-learn"])
 def test_all_moments_at_which_numpy_changes_what_it_says_of_errors(place, name):
     if np.lib.NumpyVersion(np.__version__) < "2.0.0":
         pytest.skip("errstate does not belong to a context")
+    needs(name)
     folder, calls = place
     with np.errstate(over="raise", under="warn"):
         tried, found = moments.faults(calls[name], folder, ERRSTATE.__eq__)
@@ -122,7 +130,7 @@ def test_all_moments_at_which_the_processor_is_asked_what_it_can(place):
 
 
 OF_FILES = {module.__file__ for module in (atomic, paths, persistence)}
-OF_PATHS = "posixpath", "genericpath", "pathlib", "shutil"  # they take any OSError for a "no"
+OF_PATHS = "posixpath", "genericpath", "pathlib", "shutil", "zipfile"  # they take any OSError for a "no"
 
 
 @pytest.mark.parametrize("name", ["save", "load", "StoredMatrix.from_matrix"])
@@ -133,8 +141,8 @@ def test_all_moments_of_files(place, name):
     assert tried > 20
 
 
-@pytest.mark.parametrize("name", ["save", "load", "als, checkpoint", "from_csv", "recommend_parquet"])
-def test_all_moments_of_looking_at_paths(place, name):
+@pytest.mark.parametrize("name", ["save", "load", "als, checkpoint", "from_csv", "from .npz", "recommend_parquet"])
+def test_all_moments_of_looking_at_files(place, name):
     folder, calls = place
     tried, found = moments.faults(calls[name], folder, lambda file: any(part in file for part in OF_PATHS))
     assert found == []
@@ -156,8 +164,7 @@ FITS = "als", "als, stored", "sgd", "torch als", "torch sgd"
 @pytest.mark.parametrize("name", FITS)
 def test_ctrl_c_is_heard_at_any_moment(place, name, monkeypatch):
     """The last whole sweep, or KeyboardInterrupt before the first and when the fit is over. Never the next line."""
-    if name.startswith("torch"):
-        require("torch")
+    needs(name)
     lost = []
     monkeypatch.setattr(sys, "unraisablehook", lambda found: lost.append(found.object))  # of code that cannot raise
     folder, calls = place
