@@ -113,10 +113,11 @@ def from_parquet(cls: type[Interactions], path: str | os.PathLike[str], **column
     ----------
     path : str or path
         A file; a folder, with all files below it in the order of their names, but for those whose name, or that of a
-        folder, begins with "_" or "." (``_SUCCESS``); or a URL (``s3://…``, ``https://…``), which takes fsspec. Folders
-        in it named ``column=value`` give a column, and those above a file what it lacks: of the type that the files
-        have it in, if they have it too, else int32 where all are such (007 is 7), numbers and times where they serve as
-        value and timestamp, and else text. Types may differ from file to file.
+        folder, begins with "_" or "." (``_SUCCESS``), links followed unless they lead in circles; or a URL (``s3://…``,
+        ``https://…``), which takes fsspec. Folders in it named ``column=value`` give a column, and those above a file
+        what it lacks: of the type that the files have it in, if they have it too, else int32 where all are such (007 is
+        7), numbers and times where they serve as value and timestamp, and else text. Types may differ from file to
+        file.
     **columns
         ``user``, ``item``, ``value``, ``timestamp``, ``duplicates``, ``nulls``, ``min_user_interactions``,
         ``min_item_interactions`` as in `Interactions.from_frame`.
