@@ -37,7 +37,7 @@ def data_set(name: str, filesystem: Any, format: Any, columns: Mapping[str, str]
     if filesystem is None:
         name = absolute(name)  # Arrow takes "day:1.csv" for a URI
     folder = not _is_file(name, filesystem)
-    names = _files_below(name, filesystem) if folder else [name]
+    names = _files_below(name, filesystem, format) if folder else [name]
     if format != "parquet" and any(map(_alias, names)):
         name, options["filesystem"] = name if folder else name + _alias(name), _renamed(filesystem)
     if folder:
@@ -97,11 +97,12 @@ def _is_file(name: str, filesystem: Any) -> bool:
         return filesystem.isfile(name)
 
 
-def _files_below(folder: str, filesystem: Any) -> list[str]:
+def _files_below(folder: str, filesystem: Any, format: Any) -> list[str]:
+    """The names of all files, of a folder elsewhere unless they are Parquet files, whose names say nothing."""
     if filesystem is None:
-        return paths.files_below(folder)
+        return paths.files_below(folder)  # also because it refuses links in circles
     with signals_held():
-        return filesystem.find(folder)
+        return [] if format == "parquet" else filesystem.find(folder)
 
 
 def _renamed(filesystem: Any) -> fs.PyFileSystem:

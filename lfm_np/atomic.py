@@ -140,7 +140,7 @@ class _Claim:
         """Give back what this writer has and remove what it did not rename."""
         with signals_held():
             if self._mine:
-                paths.remove_folder(self.folder)
+                shutil.rmtree(self.folder, ignore_errors=True)
                 self._mine = False
             while self._descriptors:
                 os.close(self._descriptors.pop())

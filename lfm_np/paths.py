@@ -39,12 +39,6 @@ def real(path: AnyPath) -> str:
         return os.path.realpath(path)
 
 
-def remove_folder(path: AnyPath) -> None:
-    """And all that is in it; what cannot be removed stays."""
-    with signals_held():
-        shutil.rmtree(path, ignore_errors=True)
-
-
 @contextlib.contextmanager
 def temporary_folder(within: Path) -> Iterator[Path]:
     """A new folder that is gone afterwards."""
@@ -53,7 +47,7 @@ def temporary_folder(within: Path) -> Iterator[Path]:
     def end() -> None:
         with signals_held():
             while made:
-                remove_folder(made[-1])
+                shutil.rmtree(made[-1])
                 made.pop()
 
     try:
@@ -77,13 +71,18 @@ def files_below(folder: str) -> list[str]:
         A link leads back to a folder that it is in: whoever followed it would read every file again and again.
     """
     names: list[str] = []
-    above = {folder: frozenset([os.path.realpath(folder)])}  # of each folder to come, where it and those above it are
+    above = {
+        folder: (os.path.realpath(folder), frozenset[str]())
+    }  # of each folder to come: where it is, and those above
     with signals_held():
         for place, folders, files in os.walk(folder, followlinks=True):
             names += files
-            around = above.pop(place)
-            for inside in (os.path.join(place, name) for name in folders):
-                if (there := os.path.realpath(inside)) in around:
+            here, around = above.pop(place)
+            around |= {here}
+            for name in folders:
+                inside = os.path.join(place, name)
+                there = os.path.realpath(inside) if os.path.islink(inside) else os.path.join(here, name)
+                if there in around:
                     raise ValueError(f"path must hold no links in circles, got {inside}, which leads back to {there}")
-                above[inside] = around | {there}
+                above[inside] = there, around
     return names
