@@ -71,9 +71,7 @@ def files_below(folder: str) -> list[str]:
         A link leads back to a folder that it is in: whoever followed it would read every file again and again.
     """
     names: list[str] = []
-    above = {
-        folder: (os.path.realpath(folder), frozenset[str]())
-    }  # of each folder to come: where it is, and those above
+    above = {folder: (real(folder), frozenset[str]())}  # of each folder to come: where it is, and those above
     with signals_held():
         for place, folders, files in os.walk(folder, followlinks=True):
             names += files

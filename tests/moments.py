@@ -28,7 +28,6 @@ from lfm_np import losses, npz_files
 from lfm_np.kernels import jit
 
 LOOKS = {"CALL", "CALL_FUNCTION_EX", "CALL_KW", "JUMP_BACKWARD", "RESUME"}  # after these, Python looks for signals
-LIBRARY = str(Path(lfm_np.__file__).parent) + os.sep
 TESTS = str(Path(__file__).parent) + os.sep
 
 
@@ -166,6 +165,8 @@ def calls(folder: Path) -> dict[str, Callable[..., Any]]:
     pq.write_table(pa.table({"user": cells.row, "item": cells.col}), folder / "records.parquet")
     np.savetxt(folder / "records.csv", np.c_[cells.row, cells.col], "%d", ",", header="user,item", comments="")
     np.savez(folder / "records.npz", user=cells.row, item=cells.col)
+    (folder / "folder").mkdir()
+    shutil.copy(folder / "records.csv", folder / "folder")
     data = lfm_np.Interactions.from_parquet(folder / "records.parquet")
     factors, of_data = (lfm_np.als(some, factors=4, iterations=1, random_state=0) for some in (X, data))
     factors.save(folder / "model")
@@ -191,6 +192,7 @@ def calls(folder: Path) -> dict[str, Callable[..., Any]]:
         "evaluate": lambda: lfm_np.evaluate(factors, None, X, ("auc", "ndcg@5")),
         "to_csr": lambda: lfm_np.to_csr(records, shape=(60, 40)),
         "from_csv": lambda: lfm_np.Interactions.from_csv(folder / "records.csv"),
+        "from_csv, folder": lambda: lfm_np.Interactions.from_csv(folder / "folder"),
         "from_parquet": lambda: lfm_np.Interactions.from_parquet(folder / "records.parquet"),
         "from .npz": lambda: npz_files.read_arrays(folder / "records.npz"),
         "split": lambda: data.split("random", random_state=0),

@@ -57,8 +57,8 @@ def test_the_first_moment_is_noticed_and_a_lost_exception_too(tmp_path):
 NAMES = [
     *("als", "als, ratings", "als, cg", "als, subspace", "als, stored", "als, checkpoint", "sgd", "sgd, softmax"),
     *("losses.check", "objective", "recommend", "recommend, new", "similar_items", "fold_in_users", "explain"),
-    *("evaluate", "to_csr", "from_csv", "from_parquet", "from .npz", "split", "recommend_parquet", "save", "load"),
-    *("load, mapped", "scikit-learn", "StoredMatrix.from_matrix", "StoredMatrix.from_parquet"),
+    *("evaluate", "to_csr", "from_csv", "from_csv, folder", "from_parquet", "from .npz", "split", "recommend_parquet"),
+    *("save", "load", "load, mapped", "scikit-learn", "StoredMatrix.from_matrix", "StoredMatrix.from_parquet"),
     *("torch als", "torch sgd"),
 ]
 
@@ -141,7 +141,9 @@ def test_all_moments_of_files(place, name):
     assert tried > 20
 
 
-@pytest.mark.parametrize("name", ["save", "load", "als, checkpoint", "from_csv", "from .npz", "recommend_parquet"])
+@pytest.mark.parametrize(
+    "name", ["save", "load", "als, checkpoint", "from_csv, folder", "from .npz", "recommend_parquet"]
+)
 def test_all_moments_of_looking_at_files(place, name):
     folder, calls = place
     tried, found = moments.faults(calls[name], folder, lambda file: any(part in file for part in OF_PATHS))
