@@ -15,7 +15,8 @@ import scipy.sparse as sp
 import lfm_np
 from lfm_np import Interactions, StoredMatrix
 
-from .case import Case, Group
+from .case import Case, Group, installed
+from .cases_fourth_sitting_data_in_cells import told
 from .places import inside, same
 from .working_days import (
     NAN,
@@ -262,6 +263,78 @@ def _planted_at_the_ends() -> list[str]:
     return bad
 
 
+def _save(table: Any, path: Path, **options: Any) -> Path:
+    import pyarrow.parquet
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(table, path, **options)
+    return path
+
+
+def _lists_on_the_disk(place: Path) -> list[str]:
+    """Lists written for all users are the records of a stored matrix, score by score."""
+    draw = np.random.default_rng(61)
+    pairs = sorted({(int(u), int(i)) for u, i in draw.integers(0, (40, 15), (200, 2))})
+    data = Interactions.from_arrays([u * 3 for u, _ in pairs], [f"item {i}" for _, i in pairs])
+    m, n = data.shape
+    factors = lfm_np.Factors(*(draw.normal(size=(size, 3)).astype(np.float32) for size in (m, n)))
+    lfm_np.recommend_parquet(factors, data, place / "lists.parquet", N=4, seen=data)
+    stored = StoredMatrix.from_parquet(place / "lists.parquet", place / "m", value="score", memory=64 << 20)
+    V, I, P = (np.load(place / "m" / f"rows.{part}.npy") for part in ("data", "indices", "indptr"))
+    users, items = stored.users.tolist(), stored.items.tolist()
+    found = {(users[u], items[I[c]]): float(V[c]) for u in range(len(users)) for c in range(P[u], P[u + 1])}
+    S = factors.user_factors.astype(np.float64) @ factors.item_factors.astype(np.float64).T
+    S[tuple(np.array(data.matrix.tocoo().coords))] = -np.inf
+    mine = {}
+    for u in range(m):
+        for i in np.argsort(-S[u], kind="stable")[:4]:
+            if S[u, i] > -np.inf:
+                mine[data.users.tolist()[u], data.items.tolist()[i]] = float(S[u, i])
+    return wrong(
+        pairs=set(found) == set(mine),
+        # sums of three products in float32
+        scores=all(abs(found[pair] - mine.get(pair, NAN)) < 1e-5 for pair in found),
+        order=users == sorted(users) and items == sorted(items),
+        shape=stored.shape == (len({u for u, _ in mine}), len({i for _, i in mine})),
+    )
+
+
+def _counted_on_the_disk(place: Path) -> list[str]:
+    """Records without nulls are counted; the fit from the disk is the one in memory, and its J that of loops."""
+    import pyarrow as pa
+
+    draw = np.random.default_rng(64)
+    count = 700
+    users = [None if draw.random() < 0.04 else f"u{u:02}" for u in draw.integers(0, 25, count)]
+    items = [None if draw.random() < 0.04 else int(i) for i in draw.integers(-9, 9, count)]
+    values = [None if draw.random() < 0.04 else float(v) for v in draw.normal(size=count)]
+    table = pa.table({"user": users, "item": items, "v": values})
+    path = _save(table, place / "t.parquet", row_group_size=50)
+    words: dict[str, Any] = {"value": "v", "duplicates": "count", "nulls": "drop"}
+    stored = StoredMatrix.from_parquet(path, place / "m", memory=34 << 20, **words)
+    data = Interactions.from_parquet(path, **words)
+    cells: dict[Any, tuple[float, None]] = {}
+    for pair in ((u, i) for u, i, v in zip(users, items, values, strict=True) if None not in (u, i, v)):
+        cells[pair] = (cells.get(pair, (0.0,))[0] + 1.0, None)
+    X = np.full(data.shape, NAN)
+    for (user, item), (value, _) in cells.items():
+        X[data.users.tolist().index(user), data.items.tolist().index(item)] = value
+    rule = Model("ials", alpha=0.5, a0=0.1, lam=0.05, nu=1.0)
+    fits = [lfm_np.als(x, factors=5, iterations=3, random_state=2, **rule.words) for x in (stored, data, data.matrix)]
+    J = rule.objective(X, *(F.astype(np.float64) for F in (fits[0].user_factors, fits[0].item_factors)))
+    c = 0.1 + 0.5 * X[~np.isnan(X)]
+    scale = float((c * ((c - 0.1) / c) ** 2).sum())
+    small = raised(lambda: StoredMatrix.from_parquet(path, place / "n", memory=(34 << 20) - 1, **words))
+    return wrong(
+        told=told(data) == cells,
+        ids=(stored.users.tolist(), stored.items.tolist()) == (data.users.tolist(), data.items.tolist()),
+        bits=same(fits[0], fits[1]) and same(fits[0], fits[2]),
+        # of a float32 fit, to 10^-5 of the sum of c·p²
+        objective=abs(fits[0].history[-1]["objective"] - J) <= 1e-5 * scale,
+        small=tells(small, "memory") and not (place / "n").exists(),
+    )
+
+
 def cases() -> list[Case]:
     return list(_cases())
 
@@ -276,3 +349,6 @@ def _cases() -> Iterator[Case]:
     yield _holds("a callback sees the state of the sweep before", inside(_state_of_the_sweep_before))
     yield _holds("no checksum is asked of a file of one's own", inside(_of_ones_own))
     yield _holds("planted cells at the ends of what is allowed", _planted_at_the_ends)
+    if installed("pyarrow", "narwhals"):
+        yield _holds("lists of everybody as a stored matrix", inside(_lists_on_the_disk))
+        yield _holds("records without nulls, counted on the disk", inside(_counted_on_the_disk))
