@@ -20,16 +20,16 @@ from lfm_np import Factors, Interactions
 
 from .case import Case, Group, installed
 from .places import inside, same, write_csv
-from .working_days import NAN, Model, all_scores, best, close, faultless, judged, typed, wrong
+from .working_days import NAN, Model, all_scores, best, faultless, judged, typed, wrong
 
 _GROUP = Group("fourth sitting, data")
 _holds = faultless(_GROUP)
-_SMALL = ("--factors", "3", "--iterations", "3", "--regularization", "0.5")
+SMALL = ("--factors", "3", "--iterations", "3", "--regularization", "0.5")
 _RULE = Model(alpha=2.0, a0=0.5, lam=0.5, nu=0.5)
 _RULED = ("--alpha", "2", "--unobserved-weight", "0.5", "--regularization-exponent", "0.5")
 
 
-def _asked(place: Path, *words: Any) -> str:
+def asked_of(place: Path, *words: Any) -> str:
     """What a command answers in a pipe; it must have done its work."""
     said = typed(place, *words)
     assert said.status == 0, said
@@ -40,12 +40,12 @@ def _rows(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
-def _events(path: Path, records: Iterable[tuple[Any, ...]], *names: str) -> Path:
+def events_file(path: Path, records: Iterable[tuple[Any, ...]], *names: str) -> Path:
     lines = [names or ("user", "item"), *records]
     return write_csv(path, "".join(",".join(map(str, line)) + "\n" for line in lines))
 
 
-def _drawn(seed: int, m: int = 16, n: int = 10, share: float = 0.4) -> list[tuple[str, int]]:
+def drawn(seed: int, m: int = 16, n: int = 10, share: float = 0.4) -> list[tuple[str, int]]:
     """Pairs in which every one of m users and n items has some."""
     draw = np.random.default_rng(seed)
     X = draw.random((m, n)) < share
@@ -57,7 +57,7 @@ def _told(place: Path, model: str, users: Iterable[str], n: int) -> dict[str, di
     """The scores of all items for these users, by what a command says."""
     asked = [word for user in users for word in ("--user", user)]
     found: dict[str, dict[str, float]] = {}
-    for row in _rows(_asked(place, "recommend", model, *asked, "-n", n, "--include-seen")):
+    for row in _rows(asked_of(place, "recommend", model, *asked, "-n", n, "--include-seen")):
         user, item, score, _ = row.values()
         found.setdefault(user, {})[item] = float(score)
     return found
@@ -78,15 +78,15 @@ def _near(found: dict[str, float], mine: dict[str, float]) -> bool:
 def _two_days_or_one(place: Path) -> list[str]:
     """Two days in turn, or in one file: everybody is solved from what they have in the end."""
     draw = np.random.default_rng(71)
-    events = [(u, i, int(draw.integers(1, 5))) for u, i in _drawn(72)]
+    events = [(u, i, int(draw.integers(1, 5))) for u, i in drawn(72)]
     days = [
         [("u03", 104, 2), ("z9", 101, 1), ("u03", 104, 1), ("u05", 102, 3)],
         [("a0", 107, 4), ("u03", 104, 5), ("z9", 101, 2), ("z9", 109, 1), ("u05", 999, 7)],
     ]
-    _events(place / "events.csv", events, "user", "item", "plays")
+    events_file(place / "events.csv", events, "user", "item", "plays")
     for name, records in (("day1", days[0]), ("day2", days[1]), ("both", days[0] + days[1])):
-        _events(place / f"{name}.csv", records, "user", "item", "plays")
-    _asked(place, "fit", "events.csv", "--value", "plays", *_SMALL, *_RULED, "-o", "m.safetensors")
+        events_file(place / f"{name}.csv", records, "user", "item", "plays")
+    asked_of(place, "fit", "events.csv", "--value", "plays", *SMALL, *_RULED, "-o", "m.safetensors")
     said = [
         typed(place, "update", old, day, "-o", new)
         for old, day, new in (
@@ -119,17 +119,17 @@ def _two_days_or_one(place: Path) -> list[str]:
 
 def _left_out_and_back(place: Path) -> list[str]:
     """Users and items that were too rare are unknown: such users come anew, such items not at all."""
-    events = _drawn(73, share=0.6)
+    events = drawn(73, share=0.6)
     rare = [("rare", 101), ("rare", 102), ("u01", 500), ("u02", 500)]
-    _events(place / "events.csv", [*rare, *events])
+    events_file(place / "events.csv", [*rare, *events])
     least = ("--min-user-interactions", "3", "--min-item-interactions", "3")
-    _asked(place, "fit", "events.csv", *least, *_SMALL, *_RULED, "-o", "m.safetensors")
-    _events(place / "day.csv", [("rare", 103), ("rare", 500), ("rare", 105), ("rare", 104)])
+    asked_of(place, "fit", "events.csv", *least, *SMALL, *_RULED, "-o", "m.safetensors")
+    events_file(place / "day.csv", [("rare", 103), ("rare", 500), ("rare", 105), ("rare", 104)])
     said = typed(place, "update", "m.safetensors", "day.csv", "-o", "n.safetensors")
     items = list(range(100, 110))
     shape = Factors.load(place / "m.safetensors").shape
     found = _told(place, "n.safetensors", ["rare", "u01"], 10)
-    lists = {row["item"] for row in _rows(_asked(place, "recommend", "n.safetensors", "--user", "rare", "-n", 10))}
+    lists = {row["item"] for row in _rows(asked_of(place, "recommend", "n.safetensors", "--user", "rare", "-n", 10))}
     return wrong(
         shape=shape == (16, 10),
         rare=_near(found["rare"], _solved(place, "m.safetensors", {103: 1.0, 104: 1.0, 105: 1.0}, items)),
@@ -142,20 +142,20 @@ def _left_out_and_back(place: Path) -> list[str]:
 def _stars_of_another_day(place: Path) -> list[str]:
     """Of what comes later, too, pairs of four stars and more count, each as 1."""
     draw = np.random.default_rng(74)
-    events = [(u, i, int(draw.integers(1, 6))) for u, i in _drawn(75, share=0.7)]
+    events = [(u, i, int(draw.integers(1, 6))) for u, i in drawn(75, share=0.7)]
     events += [(f"u{u:02}", 100 + u % 10, 5) for u in range(16)]
     events = list({(u, i): (u, i, stars) for u, i, stars in events}.values())
-    _events(place / "events.csv", events, "user", "item", "stars")
+    events_file(place / "events.csv", events, "user", "item", "stars")
     words = ("--value", "stars", "--threshold", "4")
-    _asked(place, "fit", "events.csv", *words, *_SMALL, *_RULED, "-o", "m.safetensors")
+    asked_of(place, "fit", "events.csv", *words, *SMALL, *_RULED, "-o", "m.safetensors")
     liked = {i for u, i, stars in events if u == "u04" and stars >= 4}
     free = [i for i in range(100, 110) if i not in {i for u, i, _ in events if u == "u04"}]
     day = [("u04", 104, 5), ("u04", free[0], 4), ("u04", free[1], 3), ("new", 102, 5), ("new", 103, 1)]
-    _events(place / "day.csv", day, "user", "item", "stars")
-    _asked(place, "update", "m.safetensors", "day.csv", "-o", "n.safetensors")
+    events_file(place / "day.csv", day, "user", "item", "stars")
+    asked_of(place, "update", "m.safetensors", "day.csv", "-o", "n.safetensors")
     items = list(range(100, 110))
     found = _told(place, "n.safetensors", ["u04", "new"], 10)
-    lists = {row["item"] for row in _rows(_asked(place, "recommend", "n.safetensors", "--user", "new", "-n", 10))}
+    lists = {row["item"] for row in _rows(asked_of(place, "recommend", "n.safetensors", "--user", "new", "-n", 10))}
     return wrong(
         old=_near(found["u04"], _solved(place, "m.safetensors", dict.fromkeys(liked | {free[0]}, 1.0), items)),
         new=_near(found["new"], _solved(place, "m.safetensors", {102: 1.0}, items)),
@@ -165,12 +165,12 @@ def _stars_of_another_day(place: Path) -> list[str]:
 
 def _three_parts(place: Path) -> list[str]:
     """What is held out, what is held out of the rest by another seed, and the rest of that are the events."""
-    events = [(u, str(i)) for u, i in _drawn(76, m=30, n=12, share=0.7)]
-    _events(place / "events.csv", events)
-    _asked(place, "fit", "events.csv", "--hold-out", "t1.csv", *_SMALL, "-o", "m.safetensors")
-    _asked(place, "fit", "m.interactions.npz", "--hold-out", "t2.csv", "--seed", "1", *_SMALL, "-o", "n.safetensors")
+    events = [(u, str(i)) for u, i in drawn(76, m=30, n=12, share=0.7)]
+    events_file(place / "events.csv", events)
+    asked_of(place, "fit", "events.csv", "--hold-out", "t1.csv", *SMALL, "-o", "m.safetensors")
+    asked_of(place, "fit", "m.interactions.npz", "--hold-out", "t2.csv", "--seed", "1", *SMALL, "-o", "n.safetensors")
     parts = [{(row["user"], row["item"]) for row in _rows((place / name).read_text())} for name in ("t1.csv", "t2.csv")]
-    unseen = {(row["user"], row["item"]) for row in _rows(_asked(place, "recommend", "n.safetensors", "-n", "12"))}
+    unseen = {(row["user"], row["item"]) for row in _rows(asked_of(place, "recommend", "n.safetensors", "-n", "12"))}
     every = {(f"u{u:02}", str(100 + i)) for u in range(30) for i in range(12)}
     rest = every - unseen
     bad = []
@@ -190,19 +190,19 @@ def _zeros_through_days(place: Path) -> list[str]:
     text = "who\twhat\n" + "".join(f"{user}\t{item}\n" for user, items in of.items() for item in items)
     (place / "events.tsv.gz").write_bytes(gzip.compress(text.encode()))
     names = ("--user", "who", "--item", "what", "--text", "user")
-    _asked(place, "fit", "events.tsv.gz", *names, *_SMALL, "-o", "m.safetensors")
+    asked_of(place, "fit", "events.tsv.gz", *names, *SMALL, "-o", "m.safetensors")
     write_csv(place / "day.tsv", "what\twho\n6\t007\n6\t0007\n1\t0007\n")
     said = typed(place, "update", "m.safetensors", "day.tsv", "-o", "m.safetensors")
     of["007"].append(6)
     of["0007"] = [6, 1]
-    rows = _rows(_asked(place, "recommend", "m.safetensors", "-n", "6"))
+    rows = _rows(asked_of(place, "recommend", "m.safetensors", "-n", "6"))
     lists: dict[str, set[str]] = {}
     for row in rows:
         lists.setdefault(row["who"], set()).add(row["what"])
     mine = {user: {str(item) for item in range(1, 7) if item not in items} for user, items in of.items()}
     one = [
         row["who"]
-        for row in _rows(_asked(place, "recommend", "m.safetensors", "--user", "07", "--user", "7", "-n", "1"))
+        for row in _rows(asked_of(place, "recommend", "m.safetensors", "--user", "07", "--user", "7", "-n", "1"))
     ]
     return wrong(
         said="1 users added, 1 solved again" in said.out + said.err,
@@ -212,7 +212,7 @@ def _zeros_through_days(place: Path) -> list[str]:
     )
 
 
-def _known(events: Iterable[tuple[str, int]], m: int = 16, n: int = 10) -> np.ndarray:
+def known_of(events: Iterable[tuple[str, int]], m: int = 16, n: int = 10) -> np.ndarray:
     X = np.zeros((m, n), bool)
     for user, item, *_ in events:
         X[int(user[1:]), int(item) - 100] = True
@@ -221,17 +221,17 @@ def _known(events: Iterable[tuple[str, int]], m: int = 16, n: int = 10) -> np.nd
 
 def _one_user_in_json(place: Path) -> list[str]:
     """Of one user there is no standard error, which is null; the numbers are those of loops."""
-    events = _drawn(77)
-    known = _known(events)
-    _events(place / "events.csv", events)
-    _asked(place, "fit", "events.csv", *_SMALL, "-o", "m.safetensors")
+    events = drawn(77)
+    known = known_of(events)
+    events_file(place / "events.csv", events)
+    asked_of(place, "fit", "events.csv", *SMALL, "-o", "m.safetensors")
     unseen = [100 + int(i) for i in np.flatnonzero(~known[6])][::2]
-    _events(place / "test.csv", [("u06", item) for item in unseen])
+    events_file(place / "test.csv", [("u06", item) for item in unseen])
     metrics = ("recall@3", "ndcg@3", "mrr", "auc")
     words = [word for metric in metrics for word in ("--metric", metric)]
-    _asked(place, "evaluate", "m.safetensors", "test.csv", *words, "-o", "e.json")
+    asked_of(place, "evaluate", "m.safetensors", "test.csv", *words, "-o", "e.json")
     found = json.loads((place / "e.json").read_text())
-    held = _known([("u06", item) for item in unseen])
+    held = known_of([("u06", item) for item in unseen])
     model = judged(all_scores(Factors.load(place / "m.safetensors")), known, held, 3)
     popular = judged(np.tile(known.sum(0), (16, 1)), known, held, 3)
     return wrong(
@@ -247,9 +247,9 @@ def _one_user_in_json(place: Path) -> list[str]:
 
 def _checks_in_a_row(place: Path) -> list[str]:
     """Of three demands one is not met, and that one is named; without it all is well."""
-    events = _drawn(78, share=0.6)
-    _events(place / "events.csv", events)
-    _asked(place, "fit", "events.csv", "--hold-out", "test.csv", *_SMALL, "-o", "m.safetensors")
+    events = drawn(78, share=0.6)
+    events_file(place / "events.csv", events)
+    asked_of(place, "fit", "events.csv", "--hold-out", "test.csv", *SMALL, "-o", "m.safetensors")
     words = ("evaluate", "m.safetensors", "test.csv", "--metric", "mrr")
     met = ("--at-least", "recall@5=0", "--at-least", "hit_rate@9=0.001")
     bad, good = typed(place, *words, *met, "--at-least", "ndcg@5=0.9999"), typed(place, *words, *met)
@@ -266,9 +266,9 @@ def _checks_in_a_row(place: Path) -> list[str]:
 def _what_the_file_says(place: Path) -> list[str]:
     """Its seed repeats the fit in Python, to the same bits, and its J is that of loops."""
     draw = np.random.default_rng(79)
-    events = [(u, i, int(draw.integers(1, 9))) for u, i in _drawn(80)]
-    _events(place / "events.csv", events, "user", "item", "plays")
-    _asked(place, "fit", "events.csv", "--value", "plays", *_SMALL, *_RULED, "--seed", "5", "-o", "m.safetensors")
+    events = [(u, i, int(draw.integers(1, 9))) for u, i in drawn(80)]
+    events_file(place / "events.csv", events, "user", "item", "plays")
+    asked_of(place, "fit", "events.csv", "--value", "plays", *SMALL, *_RULED, "--seed", "5", "-o", "m.safetensors")
     model = Factors.load(place / "m.safetensors")
     data = Interactions.from_csv(place / "events.csv", value="plays")
     again = lfm_np.als(data, factors=3, iterations=3, random_state=model.params["seed"], **_RULE.words)
@@ -288,16 +288,16 @@ def _what_the_file_says(place: Path) -> list[str]:
 
 def _held_out_and_gone_on(place: Path) -> list[str]:
     """The same command with more sweeps: the same part is held out, and the model is as without a break."""
-    events = [(u, i) for u, i in _drawn(81, share=0.7)]
-    _events(place / "events.csv", events)
-    fit = ("fit", "events.csv", *_SMALL[:2], *_SMALL[4:], *_RULED, "--hold-out")
-    _asked(place, *fit, "t.csv", "--iterations", "2", "--checkpoint", "c", "-o", "m.safetensors")
+    events = [(u, i) for u, i in drawn(81, share=0.7)]
+    events_file(place / "events.csv", events)
+    fit = ("fit", "events.csv", *SMALL[:2], *SMALL[4:], *_RULED, "--hold-out")
+    asked_of(place, *fit, "t.csv", "--iterations", "2", "--checkpoint", "c", "-o", "m.safetensors")
     first = (place / "t.csv").read_bytes()
-    table = _asked(place, *fit, "t.csv", "--iterations", "5", "--checkpoint", "c", "-o", "m.safetensors")
-    whole = _asked(place, *fit, "w.csv", "--iterations", "5", "-o", "w.safetensors")
+    table = asked_of(place, *fit, "t.csv", "--iterations", "5", "--checkpoint", "c", "-o", "m.safetensors")
+    whole = asked_of(place, *fit, "w.csv", "--iterations", "5", "-o", "w.safetensors")
     one, other = (Factors.load(place / f"{name}.safetensors") for name in "mw")
     held = {(row["user"], int(row["item"])) for row in _rows((place / "t.csv").read_text())}
-    X = np.where(_known(pair for pair in events if pair not in held), 1.0, NAN)
+    X = np.where(known_of(pair for pair in events if pair not in held), 1.0, NAN)
     J = _RULE.objective(X, *(F.astype(np.float64) for F in (one.user_factors, one.item_factors)))
     return wrong(
         held=first == (place / "t.csv").read_bytes() == (place / "w.csv").read_bytes(),
@@ -313,15 +313,15 @@ def _files(place: Path) -> dict[str, str]:
 
 def _nothing_of_a_failure(place: Path) -> list[str]:
     """Fits that diverge, or whose data are wrong in the last line, leave the old model and no other file."""
-    events = _drawn(82)
-    _events(place / "events.csv", events)
-    _events(place / "broken.csv", [*events, ("u01", "")])
-    _asked(place, "fit", "events.csv", *_SMALL, "-o", "m.safetensors")
+    events = drawn(82)
+    events_file(place / "events.csv", events)
+    events_file(place / "broken.csv", [*events, ("u01", "")])
+    asked_of(place, "fit", "events.csv", *SMALL, "-o", "m.safetensors")
     before = _files(place)
     wild = ("--method", "sgd", "--loss", "Squared", "--learning-rate", "1e6", "--factors", "3")
     statuses = [
         typed(place, "fit", "events.csv", *wild, "-o", "m.safetensors").status,
-        typed(place, "fit", "broken.csv", *_SMALL, "-o", "m.safetensors").status,
+        typed(place, "fit", "broken.csv", *SMALL, "-o", "m.safetensors").status,
         typed(place, "update", "m.safetensors", "broken.csv", "-o", "m.safetensors").status,
         typed(place, "recommend", "m.safetensors", "--user", "u77", "-o", "lists.csv").status,
         typed(place, "evaluate", "m.safetensors", "events.csv", "--metric", "recal@3", "-o", "e.csv").status,
@@ -331,54 +331,22 @@ def _nothing_of_a_failure(place: Path) -> list[str]:
 
 def _without_its_companion(place: Path) -> list[str]:
     """A model that was moved alone is told what it was fitted to; data of one user more are refused."""
-    events = _drawn(83)
-    _events(place / "events.csv", events)
-    _events(place / "more.csv", [*events, ("u99", 101)])
-    _asked(place, "fit", "events.csv", *_SMALL, "-o", "m.safetensors")
-    lists = _asked(place, "recommend", "m.safetensors", "-n", "4")
+    events = drawn(83)
+    events_file(place / "events.csv", events)
+    events_file(place / "more.csv", [*events, ("u99", 101)])
+    asked_of(place, "fit", "events.csv", *SMALL, "-o", "m.safetensors")
+    lists = asked_of(place, "recommend", "m.safetensors", "-n", "4")
     (place / "elsewhere").mkdir()
     shutil.move(place / "m.safetensors", place / "elsewhere" / "m.safetensors")
     alone = ("recommend", "elsewhere/m.safetensors", "-n", "4")
     S = all_scores(Factors.load(place / "elsewhere" / "m.safetensors"))
-    known = _known(events)
+    known = known_of(events)
     mine = [(f"u{u:02}", str(100 + i)) for u in range(16) for i in best(S[u], ~known[u], 4) if i >= 0]
     return wrong(
-        told=_asked(place, *alone, "--data", "events.csv") == lists,
+        told=asked_of(place, *alone, "--data", "events.csv") == lists,
         lists=[(row["user"], row["item"]) for row in _rows(lists)] == mine,
         untold=typed(place, *alone).status == 2,
         other=typed(place, *alone, "--data", "more.csv").status == 2,
-    )
-
-
-def _best_but_for_rounding(scores: np.ndarray, allowed: np.ndarray, chosen: list[int]) -> bool:
-    """Allowed ones in falling order, and no other is better."""
-    others = allowed.copy()
-    others[chosen] = False
-    falling = (np.diff(scores[chosen]) <= 1e-6).all() and (scores[others] <= scores[chosen[-1]] + 1e-6).all()
-    return bool(allowed[chosen].all() and falling and len(set(chosen)) == len(chosen))
-
-
-def _everybody_bit_by_bit(place: Path) -> list[str]:
-    """The scores of the Parquet file are those of `scores`, to the bit, and near those of loops."""
-    import pyarrow.parquet
-
-    events = _drawn(84, m=70, n=40, share=0.3)
-    _events(place / "events.csv", events)
-    _asked(place, "fit", "events.csv", *_SMALL, "-o", "m.safetensors")
-    _asked(place, "recommend", "m.safetensors", "-n", "7", "-o", "all.parquet")
-    table = pyarrow.parquet.read_table(place / "all.parquet").to_pydict()
-    users, items, scores, ranks = table.values()
-    model = Factors.load(place / "m.safetensors")
-    rows, columns = [int(user[1:]) for user in users], [item - 100 for item in items]
-    exact = model.scores(rows, columns)
-    S, known = all_scores(model), _known(events, 70, 40)
-    return wrong(
-        names=list(table) == ["user", "item", "score", "rank"],
-        bits=np.array_equal(np.array(scores, np.float32), exact) and exact.dtype == np.float32,
-        near=close(scores, S[rows, columns], 1e-5),
-        lists=all(_best_but_for_rounding(S[u], ~known[u], columns[7 * u : 7 * u + 7]) for u in range(70)),
-        users=rows == [u for u in range(70) for _ in range(7)],
-        ranks=ranks == [*range(1, 8)] * 70,
     )
 
 
@@ -401,6 +369,5 @@ def _cases() -> Iterator[Case]:
         ("fit: held out, and gone on with", _held_out_and_gone_on),
         ("five commands that fail leave nothing", _nothing_of_a_failure),
         ("recommend: a model without its companion", _without_its_companion),
-        ("recommend: everybody in Parquet, bit by bit", _everybody_bit_by_bit),
     ):
         yield _holds(name, inside(call))

@@ -237,10 +237,8 @@ def _of_ones_own(place: Path) -> list[str]:
         if before is not None:
             os.environ["LFM_NP_DATA"] = before
     return wrong(
-        users=found.users.tolist() == [1, 3, 5],
-        items=found.items.tolist() == [1, 2, 3],
-        cells=found.matrix.toarray().tolist() == [[0, 0.5, 0], [0, 0, 2], [5, 3.5, 0]],
-        times=found.timestamps.tolist() == [10.0, 20.0, 30.0, 40.0],
+        cells=told(found) == {(1, 2): (0.5, 10.0), (3, 3): (2.0, 20.0), (5, 1): (5.0, 30.0), (5, 2): (3.5, 40.0)},
+        order=found.users.tolist() == sorted(found.users.tolist()),
         records=[part.tolist() for part in records] == [[5, 1, 5, 3], [2, 2, 1, 3], values.tolist(), times.tolist()],
     )
 
