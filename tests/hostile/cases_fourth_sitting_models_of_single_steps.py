@@ -45,7 +45,7 @@ def _adagrad_of_warp(side: str) -> list[str]:
 
 
 class Angles:
-    """A list loss of cosines, corrected by log q at a temperature, times the stored value: Σⱼ exp(sⱼ - s)."""
+    """A list loss of cosines, corrected by log q at a temperature, times the stored value: Σⱼ exp((sⱼ - s)/T)."""
 
     cosine = True
     weighted = True
@@ -57,17 +57,17 @@ class Angles:
     def value(self, positive: float, negatives: Any) -> float:
         total = 0.0
         for score in negatives:
-            total += math.exp(min(score - positive, 700.0))
+            total += math.exp(min((score - positive) / self.temperature, 700.0))
         return total
 
     def gradient(self, positive: float, negatives: Any) -> Any:
         slopes = np.empty(len(negatives))
         for m in range(len(negatives)):
-            slopes[m] = math.exp(min(negatives[m] - positive, 700.0))
+            slopes[m] = math.exp(min((negatives[m] - positive) / self.temperature, 700.0)) / self.temperature
         return -slopes.sum(), slopes
 
     def torch_value(self, positive: Any, negatives: Any) -> Any:
-        return (negatives - positive[:, None]).exp().sum(1)
+        return ((negatives - positive[:, None]) / self.temperature).exp().sum(1)
 
 
 class Tries:
@@ -103,11 +103,12 @@ def _cosines_of_ones_own(side: str) -> list[str]:
     start.V[2] = start.V[1]
     s, t = start.score(0, 0), start.score(0, 1)
     words = {"factors": 3, "epochs": 1, "learning_rate": 0.125, "regularization": 0.0, "dtype": "float64"}
-    slope = 3 * math.exp(t + 0.6 * math.log(2) - s)  # either of two is drawn with q = 1/2: t - T·log(1·q)
+    paid = 3 * 2 * math.exp((t - s) / 0.6)  # either of two is drawn with q = 1/2, and t arrives as t + T·log 2
+    slope = paid / 0.6
     fit = sgd(side)(sp.csr_array([[3.0, 0, 0]]), Angles(0.6), init=(start.U, start.V), random_state=1, **words)
     mine = [_turned(start.U, start.V, j, -slope, slope) for j in (1, 2)]
     found["list"] = any(near(gram(fit.user_factors, fit.item_factors), G, 1e-10) for G in mine)
-    found["list_paid"] = near(fit.history[0]["sampled_loss"], slope, 1e-12)
+    found["list_paid"] = near(fit.history[0]["sampled_loss"], paid, 1e-12)
     two = start.V[:2]
     slope = -3 * math.log(2) * 2 * max(0.0, 1 - s + t)
     fit = sgd(side)(sp.csr_array([[3.0, 0]]), Tries(), init=(start.U, two), random_state=1, **words)
