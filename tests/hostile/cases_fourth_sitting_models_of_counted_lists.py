@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from lfm_np import ann
+from lfm_np.evaluation import most_popular
+
 from .case import Case, Group, installed
 from .cases_fourth_sitting_models_of_forms import RULES, by_one, hadamard, wide_table
 from .sentences_by_numpy import lfm_np, near, product
@@ -166,7 +169,7 @@ def _no_order() -> list[str]:
         j = u * 3 % n
         if not known[u, j]:
             ranks.append(1 + sum(not known[u, i] for i in range(j)))
-    model = lfm_np.evaluation.most_popular(sp.csr_array(known))
+    model = most_popular(sp.csr_array(known))
     result = lfm_np.evaluate(model, sp.csr_array(known), sp.csr_array(test), ("mrr", "recall@4", "auc", "ndcg"))
     return wrong(
         counts=model.item_bias.tolist() == [2.0] * n,
@@ -189,7 +192,7 @@ def _unknown_values() -> list[str]:
     return wrong(
         seen=model.recommend([0, 1, 2], N=5, seen=data).ids.tolist()
         == [[1, 2, 4, -1, -1], [0, 2, 3, -1, -1], [0, 1, 3, 4, -1]],
-        popular=lfm_np.evaluation.most_popular(data).item_bias.tolist() == [1.0, 1.0, 1.0, 1.0, 1.0],
+        popular=most_popular(data).item_bias.tolist() == [1.0, 1.0, 1.0, 1.0, 1.0],
         users=result["users"] == 3,
         mrr=abs(result["mrr"] - (1 / 4 + 1 / 2 + 1 / 3) / 3) < 1e-12,
         recall=abs(result["recall@2"] - 1 / 3) < 1e-12,
@@ -223,15 +226,15 @@ def _flat() -> list[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import faiss
-    vectors, found = lfm_np.ann.item_vectors(model), {}
+    vectors, found = ann.item_vectors(model), {}
     scores = all_scores(model)
     for name in ("IndexFlatIP", "IndexFlatL2"):
         index = getattr(faiss, name)(8)
         index.add(vectors.copy())
-        ids, values = lfm_np.ann.search(index, model, np.arange(5), N=40)
+        ids, values = ann.search(index, model, np.arange(5), N=40)
         mine = sorted_lists(scores, np.ones((5, 40), bool), 40)
         found[name] = np.array_equal(ids, mine[0]) and near(values, mine[1], 1e-5)
-        one = lfm_np.ann.search(index, model, 3, N=7)
+        one = ann.search(index, model, 3, N=7)
         found[f"{name}_one"] = one.ids.tolist() == mine[0][3, :7].tolist()
     return wrong(**found)
 
