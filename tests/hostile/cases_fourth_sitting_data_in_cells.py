@@ -310,7 +310,7 @@ def _turned_round() -> list[str]:
     places = sp.csr_array((np.arange(1, data.matrix.nnz + 1), data.matrix.indices, data.matrix.indptr), data.shape)
     order = places.T.tocsr()
     order.sort_indices()
-    turned = Interactions(data.matrix.T, data.items, data.users, data.timestamps[order.data - 1])
+    turned = Interactions(data.matrix.T.tocsr(), data.items, data.users, data.timestamps[order.data - 1])
     cells = {(i - 3, u + 100): (float(np.float32(v)), int(t)) for u, i, v, t in zip(users, items, values, times)}
     latest = {
         max((p for p in cells if p[0] == item), key=lambda p: (cells[p][1], p[1]))
