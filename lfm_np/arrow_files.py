@@ -33,7 +33,7 @@ def data_set(name: str, filesystem: Any, format: Any, columns: Mapping[str, str]
     columns : mapping of str to str
         Those that are asked for, by what they are: user, item, value, timestamp.
     """
-    options = {"filesystem": filesystem, "format": format}
+    options = {"filesystem": filesystem or fs.LocalFileSystem(), "format": format}
     if filesystem is None:
         name = absolute(name)  # Arrow takes "day:1.csv" for a URI
     folder = not _is_file(name, filesystem)

@@ -11,6 +11,7 @@ import numpy as np
 
 from lfm_np import validation as check
 from lfm_np.cells import cells_of, ids_in, matrix_of
+from lfm_np.signals import pass_on
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -75,6 +76,7 @@ def check_arrow(data: Any) -> None:
     try:
         data.validate(full=True)
     except pa.ArrowException as error:
+        pass_on(error)
         raise ValueError(f"the data hold an invalid Arrow array: {error}") from None
 
 

@@ -25,6 +25,7 @@ from lfm_np._version import __version__
 from lfm_np.atomic import check_place
 from lfm_np.fingerprint import fingerprint, hash_arrays
 from lfm_np.quiet import quietly
+from lfm_np.signals import pass_on
 
 _KEYS = frozenset({"asked", "entropy", "history", "version"})
 _SUMS = "_squares", "_penalty"
@@ -164,6 +165,7 @@ def _read(path: Any, anew: bool) -> tuple[dict[str, np.ndarray], dict[str, Any]]
         for number, record in enumerate(check.check_records("history", model["history"]), 1):
             _check_record(record, number)
     except (TypeError, ValueError) as error:
+        pass_on(error)
         raise persistence.invalid(path, FORMAT, error) from None
     return parts, model
 

@@ -11,6 +11,7 @@ from pyarrow import csv, dataset
 
 from lfm_np import validation as check
 from lfm_np.reading import NULL_TEXTS
+from lfm_np.signals import pass_on
 
 _HINTS = {
     "CSV conversion error": "; types are guessed from the first lines; say what a column is by "
@@ -80,6 +81,7 @@ def _check_type(name: Any, kind: Any) -> pa.DataType:
     try:
         return pa.type_for_alias(kind) if isinstance(kind, str) else pa.field(name, kind).type
     except (TypeError, ValueError) as error:
+        pass_on(error)
         raise ValueError(f"column_types[{name!r}] must be an Arrow type or its name: {error}") from None
 
 

@@ -12,6 +12,7 @@ from lfm_np.cells import to_csr
 from lfm_np.errors import MissingExtraError
 from lfm_np.evaluation import evaluate, most_popular
 from lfm_np.factors import Factors
+from lfm_np.signals import pass_on
 from lfm_np.validation import check_choice
 
 METRICS = ("recall@10", "ndcg@10", "map@10", "mrr@10")
@@ -84,6 +85,7 @@ def _problem(data: str, rows: int, random_state: Any) -> _Problem:
             train, test = ratings.binarize().split(test_fraction=0.2, random_state=random_state)
             return _Problem("movielens", "MovieLens-1M, every rating an interaction", train.matrix, test.matrix)
         except (MissingExtraError, OSError) as error:
+            pass_on(error)
             if data == "movielens":
                 raise
             print(f"No MovieLens: {error}. Taking synthetic interactions instead.")

@@ -18,6 +18,7 @@ from lfm_np.kernels.scores import Model
 from lfm_np.kernels.topk import Index
 from lfm_np.owned import owned
 from lfm_np.params import Params
+from lfm_np.signals import pass_on
 
 
 class Status(enum.StrEnum):
@@ -214,6 +215,7 @@ class Factors:
         try:
             return cls(**tensors, **model)
         except (TypeError, ValueError) as error:
+            pass_on(error)
             raise persistence.invalid(path, persistence.FACTORS, error) from None
 
     # ---- copies -----------------------------------------------------------------------------------------------------

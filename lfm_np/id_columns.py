@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lfm_np.arrow_records import check_arrow
+from lfm_np.signals import pass_on
 
 _MERGE = 1 << 18  # records that wait, before their ids are merged with those before
 _ID_COPIES, _ID_BYTES = 4, 160  # of distinct ids while they are merged, sorted and written: measured
@@ -168,6 +169,7 @@ def to_arrow(ids: np.ndarray) -> pa.Array:
     try:
         return _inferred(ids) if ids.dtype == object else pa.array(_arrows(ids))
     except (pa.ArrowException, OverflowError, UnicodeError) as error:
+        pass_on(error)
         raise TypeError(f"ids of {ids.dtype} cannot become a column of a table: {error}") from None
 
 
@@ -197,6 +199,7 @@ def frame_column(series: Any) -> pa.Array:
     try:
         return _object_column(series.to_list()) if series.dtype == Object else _series_column(series)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+        pass_on(error)
         raise TypeError(
             f"column {series.name!r} of frame holds values of several kinds, or of one that Arrow lacks: {error}"
         ) from None

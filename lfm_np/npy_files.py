@@ -9,6 +9,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from lfm_np.signals import pass_on
+
 _CANNOT = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # of file systems without such a call
 _ZEROS = 1 << 20
 
@@ -30,6 +32,7 @@ def allocate(file: BinaryIO, size: int, path: str) -> None:
         if not _reserved(file.fileno(), size):
             _fill(file.fileno(), size)
     except OSError as error:
+        pass_on(error)
         raise OSError(error.errno, error.strerror, path) from error
 
 
@@ -40,6 +43,7 @@ def _reserved(descriptor: int, size: int) -> bool:
     try:
         os.posix_fallocate(descriptor, 0, size)
     except OSError as error:
+        pass_on(error)
         if error.errno not in _CANNOT:
             raise
         return False

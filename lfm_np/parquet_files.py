@@ -9,6 +9,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from lfm_np.id_columns import workable_type
+from lfm_np.signals import pass_on
 
 _BUFFER = 1 << 18  # bytes of a column's file that are read at once
 
@@ -67,6 +68,7 @@ def _schema_of(file: pa.NativeFile, path: str) -> pa.Schema:
     try:
         return pq.read_schema(file)
     except pa.ArrowException as error:
+        pass_on(error)
         raise pa.ArrowInvalid(f"{path}: {error}") from None
 
 
@@ -88,5 +90,6 @@ def _column(batch: pa.RecordBatch, field: pa.Field, keys: dict[str, object]) -> 
         try:
             return batch.column(field.name).cast(field.type)
         except pa.ArrowException as error:
+            pass_on(error)
             raise pa.ArrowInvalid(f"column {field.name!r}, which other files have as {field.type}: {error}") from None
     return pa.repeat(pa.scalar(keys.get(field.name), field.type), len(batch))

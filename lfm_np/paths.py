@@ -47,7 +47,8 @@ def temporary_folder(within: Path) -> Iterator[Path]:
     def end() -> None:
         with signals_held():
             while made:
-                shutil.rmtree(made[-1])
+                with contextlib.suppress(FileNotFoundError):  # gone with a folder around it
+                    shutil.rmtree(made[-1])
                 made.pop()
 
     try:

@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from lfm_np import paths
 from lfm_np.atomic import open_regular, replacing
 from lfm_np.mapped_files import mapped
+from lfm_np.signals import pass_on
 
 _DTYPES = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
@@ -96,6 +97,7 @@ def _text(model: dict[str, Any]) -> str:
         _check_keys(model)  # which dumps makes into text
         return text
     except (TypeError, ValueError, RecursionError) as error:
+        pass_on(error)
         raise TypeError(f"params and history must hold what JSON can: {error}") from None
 
 
@@ -150,6 +152,7 @@ def load(path: str | os.PathLike[str], kind: Format, *, mmap: bool = False) -> t
                 raise ValueError(f"its model must have the keys {', '.join(sorted(kind.keys))}")
             return {name: _tensor(buffer, len(header), entries[name]) for name in names}, model
         except (SafetensorError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+            pass_on(error)
             raise invalid(name, kind, error) from None
         except MemoryError as error:  # which says nothing about the file
             raise MemoryError(f"{name} cannot be read: {error}") from None

@@ -13,6 +13,7 @@ from lfm_np import validation as check
 from lfm_np.arrow_records import assemble
 from lfm_np.cells import DUPLICATES
 from lfm_np.errors import missing_extra
+from lfm_np.signals import pass_on
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -329,6 +330,7 @@ def named(path: str) -> Iterator[None]:
         what = "neither a regular file nor a folder" if paths.exists(path) else "no such file or folder"
         raise FileNotFoundError(errno.ENOENT, what, path) from None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        pass_on(error)
         system = isinstance(error, OSError) and (error.errno or type(error) is not OSError)  # or of a handler
         if system or isinstance(error, MemoryError):
             raise

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
+import functools
 import os
 import signal
 import threading
+from types import CodeType
 from typing import Any
+
+# Those of `signal` look for enums, and lose a ValueError on the way.
+getsignal, set_signal = _signal.getsignal, _signal.signal
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGALRM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGVTALRM", "SIGPROF")
 _NUMBERS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))  # Windows has few
@@ -30,10 +36,10 @@ class signals_held:
             return
         try:
             for number in _NUMBERS:
-                handler = signal.getsignal(number)
+                handler = getsignal(number)
                 if callable(handler):
                     self._handlers[number] = handler
-                    signal.signal(number, self._note)
+                    set_signal(number, self._note)
         except BaseException:
             self._give_back()
             raise
@@ -59,8 +65,29 @@ class signals_held:
         done: set[int] = set()
         try:
             for number, handler in self._handlers.items():
-                signal.signal(number, handler)
+                set_signal(number, handler)
                 done.add(number)
         finally:
             for number in self._handlers.keys() - done:
-                signal.signal(number, self._handlers[number])
+                set_signal(number, self._handlers[number])
+
+
+def pass_on(error: BaseException) -> None:
+    """Raise it once more if the handler of a signal raised it, and not the code that was interrupted: for `except`
+    clauses of kinds that a handler's exception may be of."""
+    codes = {_code(getsignal(number)) for number in _NUMBERS} - {None}
+    step = error.__traceback__
+    while step is not None:
+        if step.tb_frame.f_code in codes:
+            raise error
+        step = step.tb_next
+
+
+def _code(handler: Any) -> CodeType | None:
+    """What Python runs for a function, a method, a partial or an object that can be called."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    function = getattr(handler, "__func__", handler)
+    if not hasattr(function, "__code__"):
+        function = type(function).__call__ if callable(function) else None
+    return getattr(function, "__code__", None)

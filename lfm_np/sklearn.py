@@ -22,6 +22,7 @@ from lfm_np.ids import same_ids
 from lfm_np.interactions import Interactions
 from lfm_np.quiet import apart
 from lfm_np.sgd_plan import takes_any_value
+from lfm_np.signals import signals_held
 from lfm_np.sweeps import Callback
 from lfm_np.validation import as_array, check_float, check_matrix, check_random_state, shown, wrap_csr
 from lfm_np.validation.formats import check_data
@@ -210,6 +211,10 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             X = _csr(apart(check_array, X, ensure_min_samples=0))
         return self.factors_.fold_in_users(X, num_threads=self.num_threads, **self._half_step())
 
+    def _parameters(self) -> dict[str, Any]:
+        with signals_held():  # `inspect` loses a handler's ValueError
+            return self.get_params(deep=False)
+
     @property
     def item_factors_(self) -> np.ndarray:
         """V, shape (n, k): the components."""
@@ -288,7 +293,7 @@ class ALS(_Estimator):
     biases: bool = False
 
     def _solve(self, X: sp.csr_array) -> Factors:
-        return als(X, **self.get_params(deep=False))
+        return als(X, **self._parameters())
 
     def _half_step(self) -> dict[str, Any]:
         return {}
@@ -346,7 +351,7 @@ class SGD(_Estimator):
     fold_in: Mapping[str, Any] | None = None
 
     def _solve(self, X: sp.csr_array) -> Factors:
-        parameters = self.get_params(deep=False)
+        parameters = self._parameters()
         del parameters["fold_in"]
         return sgd(X, **parameters)
 

@@ -17,7 +17,7 @@ from lfm_np.checkpoint import Run
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
 from lfm_np.kernels.jit import Interrupted
-from lfm_np.signals import signals_held
+from lfm_np.signals import getsignal, set_signal, signals_held
 from lfm_np.validation import check_bool, check_callback, check_float, check_int
 
 Callback = Callable[[dict[str, Any], Factors], Any]
@@ -104,20 +104,20 @@ def sigint_noted() -> Iterator[CtrlC]:
     ends both.
     """
     main = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGINT) if main else None
+    handler = getsignal(signal.SIGINT) if main else None
     around = getattr(handler, "__self__", None)
     pressed = CtrlC(around if isinstance(around, CtrlC) else None)
     ours = main and handler is signal.default_int_handler
     try:
         if ours:
-            signal.signal(signal.SIGINT, pressed.press)
+            set_signal(signal.SIGINT, pressed.press)
         yield pressed
     finally:
         if ours:
             try:
-                signal.signal(signal.SIGINT, signal.default_int_handler)
+                set_signal(signal.SIGINT, signal.default_int_handler)
             except BaseException:  # a handler of another signal raised before it was done
-                signal.signal(signal.SIGINT, signal.default_int_handler)
+                set_signal(signal.SIGINT, signal.default_int_handler)
                 raise
     if ours and pressed.unsaid:
         raise KeyboardInterrupt

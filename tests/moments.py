@@ -31,8 +31,8 @@ LOOKS = {"CALL", "CALL_FUNCTION_EX", "CALL_KW", "JUMP_BACKWARD", "RESUME"}  # af
 TESTS = str(Path(__file__).parent) + os.sep
 
 
-class Late(TimeoutError):
-    """Of a watchdog. It is an OSError too, and must not pass for one of a file."""
+class Late(TimeoutError, ValueError, RuntimeError):
+    """Of a watchdog. It must not pass for an error of a file, a value or a library."""
 
 
 def at(event: int, counts: Callable[[str], bool], work: Callable[[], Any], press: bool = False) -> tuple[str, Any]:
@@ -46,6 +46,7 @@ def at(event: int, counts: Callable[[str], bool], work: Callable[[], Any], press
 
     def handler(*_: Any) -> None:
         """Is in its place but while the library holds handlers back."""
+        raise Late("too late")
 
     def trace(frame: Any, kind: str, _: Any) -> Any:
         nonlocal number, where
@@ -59,9 +60,7 @@ def at(event: int, counts: Callable[[str], bool], work: Callable[[], Any], press
                 number += 1
                 if number == event + 1:
                     where = f"{frame.f_code.co_filename}:{frame.f_lineno}, after {before}"
-                    if not press:
-                        raise Late("too late")
-                    signal.raise_signal(signal.SIGINT)
+                    signal.raise_signal(signal.SIGINT if press else signal.SIGTERM)
         return trace
 
     before, own = sys.gettrace(), signal.signal(signal.SIGTERM, handler)

@@ -16,6 +16,7 @@ from lfm_np.cli.sources import read
 from lfm_np.factors import Factors
 from lfm_np.interactions import Interactions
 from lfm_np.recommendations import Entries, recommend_blocks
+from lfm_np.signals import pass_on
 
 FAILED = 1
 
@@ -219,5 +220,6 @@ def _labels(path: Path, known: Interactions) -> list[str]:
                 raise ValueError(f"the columns item and label must be there, got {table.fieldnames}")
             labels = {row["item"]: row["label"] or row["item"] for row in table}
         except (csv.Error, ValueError) as error:
+            pass_on(error)
             raise ValueError(f"cannot read labels from {path}: {error}") from None
     return [labels.get(str(item), str(item)) for item in tables.cells(known.items)]

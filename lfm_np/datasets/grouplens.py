@@ -21,7 +21,7 @@ from lfm_np import validation as check
 from lfm_np.errors import missing_extra
 from lfm_np.interactions import Interactions
 from lfm_np.npz_files import read_arrays
-from lfm_np.signals import signals_held
+from lfm_np.signals import pass_on, signals_held
 
 FOLDER = "LFM_NP_DATA"  # environment variable
 _SERVER = "https://files.grouplens.org/datasets/movielens"
@@ -204,10 +204,12 @@ def _download(name: str, checksum: str) -> Path:
     try:
         return Path(pooch.retrieve(url, checksum, fname=f"ml-{name}.zip", path=pooch.os_cache("lfm_np")))
     except ValueError as error:
+        pass_on(error)
         raise ValueError(
             f"{error} If GroupLens has a new edition, pass its checksum: movielens(…, checksum=…)."
         ) from None
     except OSError as error:  # what requests raises derives from it
+        pass_on(error)
         raise OSError(f"cannot download {url} ({type(error).__name__}); {remedy}") from error
 
 
@@ -262,6 +264,7 @@ def _table(path: Path, member: str, delimiter: str, header: int) -> Any:
     try:
         table = np.loadtxt(io.BytesIO(text), np.float64, delimiter=delimiter, skiprows=header, ndmin=2)
     except ValueError as error:
+        pass_on(error)
         raise ValueError(f"cannot read {member} in {path}: {error}") from None
     if table.shape[1] != 4:
         raise ValueError(f"cannot read {member} in {path}: it has {table.shape[1]} columns instead of 4")
@@ -277,6 +280,7 @@ def _text(path: Path, member: str) -> bytes | None:
             names = [name for name in archive.namelist() if name.rsplit("/", 1)[-1] == member]
             return archive.read(names[0]) if names else None
     except (zipfile.BadZipFile, zlib.error, EOFError, MemoryError, RuntimeError) as error:
+        pass_on(error)
         raise ValueError(f"cannot read {member} in {path}: {error}") from None
 
 
@@ -291,6 +295,7 @@ def _titles(what: str, text: bytes, delimiter: str) -> dict[int, str]:
         rows = list(csv.reader(file))[1:] if delimiter == "," else [line.rstrip("\n").split(delimiter) for line in file]
         return {int(row[0]): row[1] for row in rows if row}
     except (ValueError, IndexError, csv.Error) as error:
+        pass_on(error)
         raise ValueError(f"cannot read {what}: {error}") from None
 
 

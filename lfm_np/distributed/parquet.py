@@ -27,7 +27,7 @@ from lfm_np.interactions import Interactions
 from lfm_np.owned import owned
 from lfm_np.problem import Problem, same_problem
 from lfm_np.reading import Plan, named, open_files, plan_columns
-from lfm_np.signals import signals_held
+from lfm_np.signals import pass_on, signals_held
 from lfm_np.sweeps import sigint_noted
 from lfm_np.validation import absolute, check_choice, check_int, check_path, share_csr, shown
 
@@ -222,6 +222,7 @@ def _empty_folder(staging: Any) -> str:
         with open(os.path.join(folder, ".taken"), "x"):  # of two that found it empty at once one may have it
             return folder
     except OSError as error:
+        pass_on(error)
         raise type(error)(error.errno, f"staging must be an empty folder: {error.strerror}", folder) from None
 
 
@@ -289,6 +290,7 @@ def _read(file: str, plan: Plan, schema: pa.Schema, digest: int | None = None) -
     try:
         data = assemble(Interactions, plan, *open_files(file, "parquet", plan, schema=schema), None)
     except (TypeError, ValueError) as error:
+        pass_on(error)
         raise error if file in str(error) else type(error)(f"{file}: {error}") from None
     if digest is not None and digest != _digest(data):
         raise ValueError(f"{file} has other records than when from_parquet read it; call from_parquet again")
@@ -347,6 +349,7 @@ def _shard(
     try:
         X = same_problem(problem, sp.vstack(pieces, format="csr")).X
     except ValueError as error:
+        pass_on(error)
         raise ValueError(f"{error} (of the shard of {', '.join(files)}, which begins at row {first})") from None
     return blocks.make_shard(problem, X, first, shards)
 

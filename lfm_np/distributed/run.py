@@ -7,6 +7,7 @@ from typing import Any
 from lfm_np import paths
 from lfm_np.atomic import check_place
 from lfm_np.checkpoint import Run
+from lfm_np.signals import pass_on
 from lfm_np.validation import absolute, check_choice, check_path
 
 
@@ -41,5 +42,6 @@ def check_users_to(users_to: Any, checkpoint: Any) -> str | None:
     try:
         check_place(path)
     except OSError as error:
+        pass_on(error)
         raise type(error)(error.errno, f"users_to must be a file that can be made: {error.strerror}", path) from None
     return path

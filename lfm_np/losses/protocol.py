@@ -84,7 +84,8 @@ def _kind(loss: Any) -> str:
         function = getattr(type(loss), method, None)
         if not inspect.isfunction(function):
             raise TypeError(f"loss must have a method {method}{ALLOWED}, and {type(loss).__name__} has none")
-        names = tuple(inspect.signature(function).parameters)[1:]
+        with signals_held():
+            names = tuple(inspect.signature(function).parameters)[1:]
         if names not in KINDS:
             raise TypeError(f"{type(loss).__name__}.{method} must take {ALLOWED}, got (self, {', '.join(names)})")
         found.append(KINDS[names])

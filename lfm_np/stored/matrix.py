@@ -21,6 +21,7 @@ from lfm_np.mapped_files import mapped
 from lfm_np.memory import available_memory
 from lfm_np.npy_files import allocate
 from lfm_np.reading import Columns, load_arrow, plan_columns
+from lfm_np.signals import pass_on
 from lfm_np.stored.buckets import Budget, transpose
 from lfm_np.stored.files import OFFSET, StoredCsr, Writer, file_of, mean_of
 from lfm_np.stored.records import ids_digests, read_ids, write_records
@@ -89,6 +90,7 @@ class StoredMatrix:
             self.rows, self.columns = (order.noted() for order in _orders(self.folder, self._manifest))
             found = _examined(self.rows, self.columns) | {"ids": ids_digests(self.folder)}
         except (*_ABSENT, ValueError, KeyError, TypeError, RecursionError) as error:
+            pass_on(error)
             raise ValueError(f"{self.folder} is not a whole and valid stored matrix: {error}") from None
         for part, value in found.items():
             if value != self._manifest.get(part):
@@ -305,6 +307,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = check.check_dict("manifest.json", json.loads(path.read_text()))
     except (ValueError, RecursionError) as error:
+        pass_on(error)
         raise ValueError(f"manifest.json is no JSON: {error}") from None
     asked = {"format": _FORMAT, "version": _VERSION}
     for name, value in asked.items():

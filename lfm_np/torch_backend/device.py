@@ -12,6 +12,7 @@ import numpy as np
 
 from lfm_np.errors import missing_extra
 from lfm_np.memory import TORCH_BUDGET
+from lfm_np.signals import pass_on
 from lfm_np.validation import check_int, shown
 
 try:
@@ -54,7 +55,8 @@ def check_device(device: Any, dtype: np.dtype, memory_budget: Any = None) -> Dev
         raise TypeError(f'device must be "cpu", "cuda", "cuda:1", "mps" or "auto", got {shown(device)}')
     try:
         found = torch.device(_best(dtype) if device == "auto" else device)
-    except RuntimeError:
+    except RuntimeError as error:
+        pass_on(error)
         raise ValueError(f'device must be "cpu", "cuda", "cuda:1", "mps" or "auto", got {shown(device)}') from None
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if found.type == "cuda" and available["cuda"]:

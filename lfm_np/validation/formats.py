@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from lfm_np.signals import pass_on, signals_held
 from lfm_np.validation.scalars import as_array
 
 Shape = tuple[int, int]
@@ -18,7 +19,8 @@ Shape = tuple[int, int]
 
 def share_csr(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: Shape) -> sp.csr_array:
     """A csr_array over these very arrays (scipy's constructor may recast indptr and indices)."""
-    csr = sp.csr_array(shape, dtype=data.dtype)
+    with signals_held():
+        csr = sp.csr_array(shape, dtype=data.dtype)
     csr.data, csr.indices, csr.indptr = data, indices, indptr
     return csr
 
@@ -31,6 +33,7 @@ def wrap_csr(name: str, X: Any) -> sp.csr_array:
     try:
         return _READERS.get(X.format, _from_coo)(X)
     except (ValueError, IndexError, TypeError, OverflowError) as error:
+        pass_on(error)
         raise ValueError(f"{name} is not a valid sparse matrix: {error}") from None
     except MemoryError as error:
         raise MemoryError(f"{name} of shape {X.shape} does not fit into memory as CSR: {error}") from None

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from lfm_np.signals import pass_on
 from lfm_np.validation.formats import check_data, check_index, share_csr, wrap_csr
 from lfm_np.validation.matrices import canonical, check_real, highest_if_plain, read_only
 from lfm_np.validation.scalars import as_array, check_int, shown
@@ -70,6 +71,7 @@ def _take_rows(name: str, X: Any, rows: np.ndarray) -> tuple[sp.csr_array, np.nd
     try:
         indptr, indices, data = check_index("indptr", X.indptr), check_index("indices", X.indices), check_data(X.data)
     except ValueError as error:
+        pass_on(error)
         raise ValueError(f"{name} is not a valid sparse matrix: {error}") from None
     taken, place = np.unique(rows, return_inverse=True)
     if len(indptr) != X.shape[0] + 1 or indptr[0] != 0 or np.any(indptr[1:] < indptr[:-1]):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lfm_np.quiet import quietly
+from lfm_np.signals import pass_on
 
 _SHOWN = 60
 NO_NUMBERS = bool, np.bool_, np.timedelta64  # which Python and NumPy count among the integers
@@ -21,7 +22,8 @@ def shown(value: Any) -> str:
     """A short repr for messages."""
     try:
         text = quietly(repr, value)  # an array's sets for a moment what NumPy says of errors
-    except Exception:  # the message is about the argument, not about its repr
+    except Exception as error:  # the message is about the argument, not about its repr
+        pass_on(error)
         text = f"an object of type {type(value).__name__}"
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
@@ -32,7 +34,8 @@ def as_array(name: str, value: Any) -> np.ndarray:
         raise ValueError(f"{name} must have no masked entries; leave them out first (array.compressed())")
     try:
         array = np.asarray(value)
-    except ValueError:
+    except ValueError as error:
+        pass_on(error)
         raise ValueError(f"{name} must be an array, got rows of unequal length: {shown(value)}") from None
     if array.dtype.kind in "mM" and array.ndim == 1 and _wrapped(array, value):
         raise ValueError(f"{name} has times of several units, which {array.dtype} cannot hold; give one array")
@@ -115,7 +118,8 @@ def check_dtype(name: str, value: Any) -> np.dtype:
     """float32 or float64, given as dtype, type or string."""
     try:
         dtype = np.dtype("V" if value is None else value)  # None would be float64
-    except (TypeError, ValueError, SyntaxError):  # of texts and lists that name the fields of a record
+    except (TypeError, ValueError, SyntaxError) as error:  # of texts and lists that name the fields of a record
+        pass_on(error)
         raise TypeError(f"{name} must be float32 or float64, got {shown(value)}") from None
     if dtype not in (np.float32, np.float64) or not dtype.isnative:
         raise ValueError(f"{name} must be float32 or float64 in native byte order, got {shown(value)}")

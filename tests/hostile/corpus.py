@@ -30,15 +30,16 @@ def cases() -> list[Case]:
 
 
 PACKAGES = (
-    "distributed", "faiss", "lfm_np.distributed", "lfm_np.report", "lfm_np.sklearn", "narwhals", "pandas",
-    "polars", "pyarrow.dataset", "rich", "torch", "typer", "usearch.index",
+    "distributed", "faiss", "lfm_np.distributed", "lfm_np.report", "lfm_np.sklearn", "matplotlib.backends.backend_svg",
+    "matplotlib.figure", "narwhals", "pandas", "polars", "pyarrow.dataset", "rich", "torch", "typer", "usearch.index",
 )  # fmt: skip
 
 
 def warm_up() -> None:
     """Load packages and, on one thread, kernels once, so that the forked processes have them.
 
-    They are compiled in a process that ends: what a compiler leaves in memory makes every fork slower.
+    They are compiled in a process that ends: what a compiler leaves in memory makes every fork slower. Losses are
+    not, which nothing keeps on disk.
     """
     for name in PACKAGES:
         with contextlib.suppress(ImportError):
@@ -57,7 +58,9 @@ def _run_kernels() -> None:
     for dtype in (np.float32, np.float64):
         for make in (matrices.plain, matrices.FINITE["full"]):  # short rows and long ones
             als = lfm_np.als(make(), factors=4, iterations=1, num_threads=1, dtype=dtype)
-        sgd = lfm_np.sgd(matrices.plain(), factors=4, epochs=1, num_threads=1, dtype=dtype)
+        for name in sorted({*lfm_np.losses.__all__} - {"check"}):
+            loss = getattr(lfm_np.losses, name)()
+            sgd = lfm_np.sgd(matrices.plain(), loss=loss, factors=4, epochs=1, num_threads=1, dtype=dtype)
         for factors in (als, sgd):
             factors.recommend([0], num_threads=1)
             factors.similar_items([0], num_threads=1)
