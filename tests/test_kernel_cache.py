@@ -1,8 +1,10 @@
 """Compiled kernels on disk: what is damaged or not surely ours is compiled again, never loaded."""
 
+import errno
 import hashlib
 import os
 import pickle
+import py_compile
 import shutil
 import subprocess
 import sys
@@ -14,6 +16,8 @@ import pytest
 
 from lfm_np.kernels import cache
 from lfm_np.kernels.jit import jit
+
+HASHED = py_compile.PycInvalidationMode.UNCHECKED_HASH  # no time of the source in the file
 
 
 def _twice(x):
@@ -145,6 +149,47 @@ def test_sources_that_change_after_the_import_do_not_change_the_name(tmp_path):
     command = [sys.executable, "-c", CHANGED_AFTER_THE_IMPORT]
     old, new = (subprocess.check_output(command, cwd=tmp_path, text=True).split() for _ in range(2))
     assert old[0] == old[1] != new[0]
+
+
+@pytest.mark.parametrize("form", ["sources", "compiled", "archive"])
+def test_kernels_are_known_by_what_is_imported(tmp_path, form):
+    """Also where there are no sources: an old kernel from the cache would be taken for the new one."""
+    sources = sorted(Path(cache.__file__).parent.glob("*.py"))
+
+    def name(more):
+        folder = tmp_path / f"{len(list(tmp_path.iterdir()))}" / "kernels"
+        folder.mkdir(parents=True)
+        for path in sources:
+            (folder / path.name).write_text(path.read_text() + (more if path.name == "simd.py" else ""))
+        if form == "compiled":
+            for path in folder.glob("*.py"):
+                py_compile.compile(path, path.with_suffix(".pyc"), path.name, invalidation_mode=HASHED)
+                path.unlink()
+        if form == "archive":
+            return cache._sources(Path(shutil.make_archive(folder.parent / "whole", "zip", folder.parent)) / "kernels")
+        return cache._sources(folder)
+
+    names = [name(more) for more in ("", "", "\nX = 1\n", "\nX = 2\n")]
+    assert None not in names
+    assert len(set(names)) == 3
+
+
+def test_kernels_of_which_nothing_is_to_be_had_are_not_kept(root, tmp_path, monkeypatch):
+    """As in a frozen program: no name would tell them from those of another version."""
+    assert cache._sources(tmp_path / "nowhere") is None
+    monkeypatch.setattr(cache, "_SOURCES", None)
+    assert not loaded()
+    assert not loaded()
+    assert not root.exists()
+
+
+def test_a_folder_whose_mode_cannot_be_changed(root, monkeypatch):
+    def chmod(*args, **keywords):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "chmod", chmod)
+    assert not loaded()
+    assert loaded()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import os
 import pickle
+import pkgutil
 import stat
 import sys
 import tempfile
@@ -106,11 +107,13 @@ def _digest(path: Path, payload: bytes) -> bytes:
 
 @functools.cache
 def cache_folder() -> Path | None:
-    """Folder of the compiled kernels (mode 0700), or None when no private folder can be made.
+    """Folder of the compiled kernels (mode 0700), or None when no private folder can be made, or no source is there.
 
     ``LFM_NP_CACHE_DIR`` comes first, then the user's cache folder, then the temporary folder. A folder that somebody
     else may write is passed over with a warning, and so is an ``LFM_NP_CACHE_DIR`` that cannot be used.
     """
+    if _SOURCES is None:  # nothing would tell these kernels from those of another version
+        return None
     roots = _candidates()
     asked = roots[0] if os.environ.get("LFM_NP_CACHE_DIR") else None
     for root in roots:
@@ -118,7 +121,8 @@ def cache_folder() -> Path | None:
         with signals_held():  # a handler's TimeoutError is an OSError, and would pass for one of the folder
             reason = _unusable(root) or _unusable(folder)
         if not reason:
-            os.chmod(folder, 0o700)
+            with contextlib.suppress(OSError):  # of a file system without modes
+                os.chmod(folder, 0o700)
             return folder
         if reason != CANNOT_WRITE or root == asked:
             warnings.warn(
@@ -175,18 +179,26 @@ def _mistrusted(info: os.stat_result) -> str:
 
 def _fingerprint() -> str:
     """Hash of everything the object code depends on besides the signature and the CPU."""
-    digest = hashlib.sha256(_SOURCES)
+    digest = hashlib.sha256(_SOURCES or b"")
     options = (sys.version_info[:3], numba.__version__, llvmlite.__version__, np.__version__)
     flags = (config.OPT, bool(config.BOUNDSCHECK), bool(config.DEBUGINFO_DEFAULT), config.ENABLE_AVX)
     digest.update(repr((options, flags, config.CPU_NAME, config.CPU_FEATURES)).encode())
     return digest.hexdigest()[:24]
 
 
-def _sources(folder: Path) -> bytes:
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.digest()
+def _sources(folder: Path) -> bytes | None:
+    """As the importer of the folder reads them: sources, compiled modules alone, or parts of a zip archive.
+
+    None where it does not, as in a frozen program.
+    """
+    digest, modules = hashlib.sha256(), sorted(pkgutil.iter_modules([str(folder)]), key=lambda module: module.name)
+    try:
+        for finder, name, _ in modules:
+            spec = finder.find_spec(name)  # type: ignore[call-arg]
+            digest.update(name.encode() + spec.loader.get_data(spec.origin))  # type: ignore[union-attr]
+    except (AttributeError, ImportError, OSError):
+        return None
+    return digest.digest() if modules else None
 
 
 # Of what is being imported: by the first call an upgrade may have put other files there, and the object code of these
