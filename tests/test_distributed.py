@@ -2,6 +2,8 @@
 
 import gc
 import importlib
+import itertools
+import sys
 import time
 
 import numpy as np
@@ -356,3 +358,30 @@ def test_an_interrupted_run_leaves_nothing_on_the_workers(client, tall, monkeypa
         gc.collect()
         time.sleep(0.01)
     assert not any(client.run(held).values())
+
+
+def test_memory_that_is_lent_while_another_thread_takes_some():
+    """At any line, though Python without tracing lets threads take turns at few of them."""
+    needed()
+    from lfm_np.distributed.spare import Spare
+
+    for moment in range(20):
+        spare, lines, others = Spare(), itertools.count(), []
+        one, two = spare.array((1, 1), np.float32), spare.array((2, 2), np.float32)
+        del one, two
+
+        def trace(frame, kind, argument, spare=spare, lines=lines, others=others, moment=moment):
+            if frame.f_code.co_filename.endswith("spare.py"):
+                if kind == "line" and next(lines) == moment:
+                    others.append(spare.array((1, 1), np.float32))
+                return trace
+            return None
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            found = spare.array((2, 2), np.float32)
+        finally:
+            sys.settrace(before)
+        assert found.shape == (2, 2)
+        assert not any(np.shares_memory(found, other) for other in others)

@@ -17,17 +17,19 @@ class Spare:
     """
 
     def __init__(self) -> None:
-        self._free: list[np.ndarray] = []
+        self._free: dict[Any, list[np.ndarray]] = {}  # by shape and dtype; tasks in several threads take and give
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Spare, ()
 
     def array(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """An uninitialised array as `aligned` makes it."""
-        for place, array in enumerate(self._free):
-            if array.shape == shape and array.dtype == dtype:
-                return np.asarray(_Loan(self._free.pop(place), self._free))
-        return np.asarray(_Loan(aligned(shape, dtype), self._free))
+        free = self._free.setdefault((shape, np.dtype(dtype)), [])
+        try:
+            array = free.pop()
+        except IndexError:
+            array = aligned(shape, dtype)
+        return np.asarray(_Loan(array, free))
 
 
 class _Loan:
