@@ -17,6 +17,27 @@ _NAMES = ("SIGINT", "SIGTERM", "SIGALRM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGVT
 _NUMBERS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))  # Windows has few
 
 
+def in_main_thread() -> bool:
+    """Whether this is the thread that runs handlers."""
+    return threading.current_thread() is threading.main_thread() and _may_set_handlers()
+
+
+@functools.cache
+def _may_set_handlers() -> bool:
+    """Asked in what `threading` takes for the main thread: before Python 3.13 the one that imported it first.
+
+    That may be another where a program of another language embeds Python, and calls it from threads of its own.
+    """
+    number = next((number for number in _NUMBERS if getsignal(number) is not None), None)
+    try:
+        if number is not None:
+            set_signal(number, getsignal(number))
+    except ValueError as error:
+        pass_on(error)
+        return False
+    return True
+
+
 class signals_held:
     """Handlers of signals run when the block is done (in a fork too, but for what its parent got); at a second signal
     of the same number, at once.
@@ -32,7 +53,7 @@ class signals_held:
         self._process, self._thread = os.getpid(), threading.get_ident()
 
     def __enter__(self) -> None:
-        if threading.current_thread() is not threading.main_thread():  # handlers run in the main thread only
+        if not in_main_thread():
             return
         try:
             for number in _NUMBERS:

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from lfm_np.checkpoint import Run
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
 from lfm_np.kernels.jit import Interrupted
-from lfm_np.signals import getsignal, set_signal, signals_held
+from lfm_np.signals import getsignal, in_main_thread, set_signal, signals_held
 from lfm_np.validation import check_bool, check_callback, check_float, check_int
 
 Callback = Callable[[dict[str, Any], Factors], Any]
@@ -103,7 +102,7 @@ def sigint_noted() -> Iterator[CtrlC]:
     A program with a handler of its own keeps it. A fit within a callback heeds the presses of the fit around it: one
     ends both.
     """
-    main = threading.current_thread() is threading.main_thread()
+    main = in_main_thread()
     handler = getsignal(signal.SIGINT) if main else None
     around = getattr(handler, "__self__", None)
     pressed = CtrlC(around if isinstance(around, CtrlC) else None)

@@ -51,6 +51,20 @@ def in_child(work, seconds=60):
 """
 
 SCENARIOS = {
+    "a program whose threads have small stacks": """
+        sizes, start = [], threading.Thread.start
+        def noted(self):
+            sizes.append(threading.stack_size())
+            threading.stack_size(sizes[-1])  # to ask sets it to 0
+            start(self)
+        threading.Thread.start = noted
+        for size in (0, 32768, 1 << 24):
+            threading.stack_size(size)
+            with lfm_np.kernels.jit.Pool(3) as pool:
+                pool.run(lambda block, worker: time.sleep(0.01), 8)
+            assert threading.stack_size() == size
+        assert sizes == [0, 0, 1 << 23, 1 << 23, 1 << 24, 1 << 24]  # of less, LLVM would end the process
+    """,
     "eight threads, nested pools, copies": """
         expected = [digest(0), digest(1)]
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -324,3 +338,30 @@ def test_scenario(name, tmp_path):
     assert process.returncode == 0, f"exit {process.returncode}\n{process.stdout}{process.stderr}"
     assert "Traceback" not in process.stderr
     assert process.stdout == "done\n" * ("print(" in SCENARIOS[name])
+
+
+EMBEDDED = """
+import _thread, sys, time
+assert "threading" not in sys.modules
+found = []
+
+def work():
+    try:
+        import lfm_np
+        X = lfm_np.to_csr([(0, 1), (1, 0), (1, 1)], shape=(2, 2))
+        found.append(lfm_np.als(X, factors=2, iterations=1))
+    except BaseException as error:
+        found.append(error)
+
+_thread.start_new_thread(work, ())
+while not found:
+    time.sleep(0.05)
+print(found)
+"""
+
+
+def test_a_thread_that_only_seems_to_be_the_main_one():
+    """Before Python 3.13 the one that imports threading first, as where another language calls Python."""
+    command = [sys.executable, "-S", "-c", "import sys; sys.path[:] = " + repr(sys.path) + EMBEDDED]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    assert found.stdout.startswith("[Factors("), found.stdout + found.stderr

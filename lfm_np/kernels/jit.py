@@ -25,6 +25,7 @@ from lfm_np.quiet import quietly
 from lfm_np.signals import signals_held
 
 JIT_DISABLED = bool(config.DISABLE_JIT)
+STACK = 8 << 20  # bytes of a helper's stack at least, as a main thread has: with 64 KiB LLVM ends the process
 
 # "nnan" and "ninf" are left out on purpose: they delete the checks that find a failed factorisation.
 FASTMATH = {"nsz", "arcp", "contract", "reassoc"}
@@ -296,13 +297,27 @@ class Pool:
         return min(max(wanted, 0), len(self._helpers))
 
     def _start(self, wanted: int) -> None:
-        while len(self._helpers) < wanted:
-            helper = _Helper(len(self._helpers) + 1, self._tasks)
-            try:
-                helper.start()
-            except RuntimeError:  # the process may have no more threads, or the interpreter is ending
-                break
-            self._helpers.append(helper)
+        with _room_for_stacks():
+            while len(self._helpers) < wanted:
+                helper = _Helper(len(self._helpers) + 1, self._tasks)
+                try:
+                    helper.start()
+                except RuntimeError:  # the process may have no more threads, or the interpreter is ending
+                    break
+                self._helpers.append(helper)
+
+
+@contextlib.contextmanager
+def _room_for_stacks() -> Iterator[None]:
+    """Threads that start inside have the room that a compiler takes, though the program asks for less in its own."""
+    with _blas_lock:  # of two at once the one would end within the other; forks wait for this one
+        before = threading.stack_size()  # and now it is 0: the system's own
+        try:
+            if before:
+                threading.stack_size(max(before, STACK))
+            yield
+        finally:
+            threading.stack_size(before)
 
 
 def _life(helpers: list[_Helper]) -> Generator[None, None, None]:
