@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
+import itertools
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,13 +29,10 @@ DUAL_SHARE = 0.75  # torch: rows with up to this share of k cells take the n × 
 CELL_BYTES = 128  # torch: of a padded cell beside its rows of Y: its position, column, weights, and their float64 loss
 TORCH_BUDGET = 32 << 20  # about what stays in a last-level cache; more was slower
 _PARTS = 2  # of a stored matrix in memory: the one that is solved and the one that is read
-_CGROUPS = (  # (limit, usage) of version 2 and of version 1
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
-    (
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        "/sys/fs/cgroup/memory/memory.stat",
-    ),
+_SYSTEM = Path("/")
+_CGROUPS = (  # of version 2 and of version 1: the controller, where groups are, files of limit and usage
+    ("", "sys/fs/cgroup", "memory.max", "memory.current"),
+    ("memory", "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
 )
 
 
@@ -209,24 +208,45 @@ def refuse_lists_that_cannot_fit(rows: int, N: int, size: int) -> None:
 def available_memory() -> int | None:
     """Bytes that this process can still take: the least of what the machine, its cgroup and its limits leave."""
     with signals_held():  # a handler's TimeoutError is an OSError, and would pass for one of the files
-        found = [amount for amount in (_machine(), *map(_cgroup, _CGROUPS), _address_space()) if amount is not None]
+        amounts = _machine(), *itertools.starmap(_cgroup, _own_cgroups()), _address_space()
+        found = [amount for amount in amounts if amount is not None]
     return min(found, default=None)
 
 
 def _machine() -> int | None:
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        return sum(int(lines[name].split()[0]) * 1024 for name in ("MemAvailable", "SwapFree") if name in lines)
+    """What is free, as far as the system says (WSL 1 does not, and others have no such file)."""
+    with contextlib.suppress(OSError, ValueError, IndexError, KeyError):
+        lines = dict(line.split(":", 1) for line in _text("proc/meminfo").splitlines())
+        return sum(int(text.split()[0]) * 1024 for text in (lines["MemAvailable"], lines.get("SwapFree", "0")))
     return None
 
 
-def _cgroup(files: tuple[str, str, str]) -> int | None:
+def _own_cgroups() -> Iterator[tuple[str, str, str]]:
+    """The folder, limit and usage of the groups that this process is in, and of those around them.
+
+    Batch systems and services have groups below those of the machine; in a container its own may be the topmost.
+    """
+    own = {"": "/", "memory": "/"}
+    with contextlib.suppress(OSError, ValueError):
+        lines = (line.split(":", 2) for line in _text("proc/self/cgroup").splitlines())
+        own |= {name: path for _, names, path in lines for name in names.split(",")}
+    for controller, top, limit, used in _CGROUPS:
+        path = PurePosixPath(own[controller].lstrip("/"))
+        for group in (path, *path.parents):
+            yield str(top / group), limit, used
+
+
+def _cgroup(folder: str, limit: str, used: str) -> int | None:
     """Limit less usage; pages of files that can be dropped do not count as used."""
     with contextlib.suppress(OSError, ValueError):
-        limit, used = (int(Path(file).read_text()) for file in files[:2])
-        stat = dict(line.split() for line in Path(files[2]).read_text().splitlines())
-        return max(0, limit - used + int(stat.get("total_inactive_file", stat.get("inactive_file", 0))))
+        most, now = (int(_text(f"{folder}/{name}")) for name in (limit, used))
+        stat = dict(line.split() for line in _text(f"{folder}/memory.stat").splitlines())
+        return max(0, most - now + int(stat.get("total_inactive_file", stat.get("inactive_file", 0))))
     return None
+
+
+def _text(file: str) -> str:
+    return (_SYSTEM / file).read_text(encoding="utf-8", errors="replace")
 
 
 def _address_space() -> int | None:
@@ -235,6 +255,6 @@ def _address_space() -> int | None:
 
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]
         if limit != resource.RLIM_INFINITY:
-            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            pages = int(_text("proc/self/statm").split()[0])
             return max(0, limit - pages * resource.getpagesize())
     return None

@@ -15,6 +15,7 @@ from torch_memory import peak_of as peak_with_tensors
 import lfm_np
 from lfm_np import losses, memory, row_plan
 from lfm_np.kernels.jit import JIT_DISABLED
+from lfm_np.stored import matrix as stored_matrix
 
 SHAPES = [  # m, n, cells, k: cells weigh most, users, both sides with large k, a little of everything
     (20_000, 20_000, 2_000_000, 8),
@@ -237,3 +238,58 @@ def test_more_of_anything_needs_more():
         for name, value in base.items():
             assert lfm_np.estimate_memory(**(base | {name: 2 * value}), solver=solver) > least
         assert lfm_np.estimate_memory(**base, solver=solver, dtype="float64") > least
+
+
+@pytest.fixture
+def system(tmp_path, monkeypatch):
+    """A root of a system's files, which has none yet, and what writes one."""
+    monkeypatch.setattr(memory, "_SYSTEM", tmp_path)
+    monkeypatch.setattr(memory, "_address_space", lambda: None)
+
+    def write(file, text):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(text, encoding="utf-8")
+
+    return write
+
+
+@pytest.mark.small
+def test_a_system_that_does_not_say_what_is_free(system):
+    assert memory.available_memory() is None
+    system("proc/meminfo", "MemTotal: 8000 kB\nMemFree: 4000 kB\nSwapTotal: 0 kB\nSwapFree: 0 kB\n")  # as WSL 1
+    assert memory.available_memory() is None
+    system("proc/meminfo", "MemTotal: 8000 kB\nMemAvailable: 5000 kB\nSwapFree: 10 kB\n")
+    assert memory.available_memory() == 5010 * 1024
+
+
+@pytest.mark.small
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_least_of_a_cgroup_and_those_around_it(system, version):
+    top = "sys/fs/cgroup" if version == 2 else "sys/fs/cgroup/memory"
+    limit, used = ("max", "current") if version == 2 else ("limit_in_bytes", "usage_in_bytes")
+
+    def group(path, most, now, inactive):
+        system(f"{top}/{path}/memory.{limit}", f"{most}\n")
+        system(f"{top}/{path}/memory.{used}", f"{now}\n")
+        system(f"{top}/{path}/memory.stat", f"cache 5\ninactive_file {inactive}\n")
+
+    group(".", 2**40, 0, 0)
+    assert memory.available_memory() == 2**40
+    group("batch/job/step", 10_000, 4000, 1000)
+    group("other", 1, 1, 0)
+    system("proc/self/cgroup", "7:cpu,cpuacct:/other\n4:memory:/batch/job/step\n0::/batch/job/step\n")
+    assert memory.available_memory() == 7000
+    group("batch/job", "max" if version == 2 else 2**62, 0, 0)
+    group("batch", 5000, 4500, 0)
+    assert memory.available_memory() == 500
+    group("batch", 4000, 4500, 0)
+    assert memory.available_memory() == 0
+    system("proc/self/cgroup", "4:memory:/of/the/host\n0::/of/the/host\n")  # of a container: it is the topmost
+    assert memory.available_memory() == 2**40
+
+
+@pytest.mark.small
+def test_where_nothing_is_left_a_stored_matrix_does_not_take_gigabytes(monkeypatch):
+    for left, taken in ((None, 2 << 30), (8 << 20, 4 << 20), (0, 1 << 20)):
+        monkeypatch.setattr(stored_matrix, "available_memory", lambda left=left: left)
+        assert stored_matrix._check_memory(None) == taken

@@ -197,3 +197,24 @@ def test_metadata():
     assert metadata["Version"] == lfm_np.__version__
     assert "MIT" in metadata.get("License-Expression", metadata.get("License", ""))
     assert metadata["Requires-Python"] == ">=3.11"
+
+
+STRICT = """
+import os, sys, tempfile, warnings
+import lfm_np
+warnings.simplefilter("error")  # now: Numba itself opens a file without an encoding
+X = lfm_np.to_csr([(0, 1), (1, 0), (1, 1)], shape=(2, 2))
+with tempfile.TemporaryDirectory() as folder:
+    path = os.path.join(folder, "stored")
+    print(lfm_np.als(lfm_np.StoredMatrix.from_matrix(X, path), factors=2, iterations=1))
+    print(lfm_np.als(X, factors=2, iterations=1))
+"""
+
+
+def test_encodings_are_named():
+    """Python has a warning for those that are not, and programs that make errors of warnings."""
+    found = subprocess.run(
+        [sys.executable, "-X", "warn_default_encoding", "-c", STRICT], capture_output=True, text=True, cwd=ROOT
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.count("Factors(") == 2

@@ -274,7 +274,8 @@ class StoredMatrix:
 
 def _check_memory(memory: int | None, least: int = _LEAST) -> int:
     if memory is None:
-        return max(least, (available_memory() or 4 << 30) // 2)
+        have = available_memory()
+        return max(least, (4 << 30 if have is None else have) // 2)
     return check.check_int("memory", memory, least)
 
 
@@ -294,7 +295,7 @@ def _examined(rows: StoredCsr, columns: StoredCsr) -> dict[str, dict[str, Any]]:
 
 
 def _write_text(path: Path, text: str) -> None:
-    with open(path, "w") as file:
+    with open(path, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -305,7 +306,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not paths.is_file(path):
         raise ValueError("it has no manifest.json")
     try:
-        manifest = check.check_dict("manifest.json", json.loads(path.read_text()))
+        manifest = check.check_dict("manifest.json", json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, RecursionError) as error:
         pass_on(error)
         raise ValueError(f"manifest.json is no JSON: {error}") from None
