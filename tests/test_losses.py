@@ -440,3 +440,31 @@ def test_check_finds_overflow_and_what_does_not_compile():
 
     with pytest.raises(TypeError, match="Uncompilable cannot be compiled"):
         losses.check(Uncompilable())
+
+
+class Listed:
+    """Its lists are loops of their own, for which newer Pythons note how to clean up after an exception."""
+
+    def value(self, positive, negatives):
+        return sum([max(0.0, 1.0 - positive + score) for score in negatives])
+
+    def gradient(self, positive, negatives):
+        slopes = np.array([1.0 if score > positive - 1.0 else 0.0 for score in negatives])
+        return -slopes.sum(), slopes
+
+
+class Tried:
+    def value(self, difference):
+        try:
+            return max(0.0, 1.0 - difference)
+        except ValueError:
+            return 0.0
+
+    def gradient(self, difference):
+        return -1.0 if difference < 1.0 else 0.0
+
+
+def test_a_comprehension_raises_nothing():
+    losses.check(Listed())
+    with pytest.raises(TypeError, match=r"Tried\.value must not raise or assert"):
+        losses.check(Tried())

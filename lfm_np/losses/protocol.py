@@ -164,7 +164,8 @@ def _check_methods(loss: Any, kind: str) -> None:
     name = type(loss).__name__
     for method in ("value", "gradient"):
         if any(
-            step.opname in ("RAISE_VARARGS", "RERAISE") for step in dis.get_instructions(getattr(type(loss), method))
+            step.opname in ("RAISE_VARARGS", "PUSH_EXC_INFO")
+            for step in dis.get_instructions(getattr(type(loss), method))
         ):
             raise TypeError(
                 f"{name}.{method} must not raise or assert, which compiled code ignores; return nan instead"
