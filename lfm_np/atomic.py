@@ -69,14 +69,19 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         target = _target(path)
         mode = _mode(target)
         with _temporary(os.path.dirname(target)) as (temporary, file):
-            if mode is not None:
+            if mode is not None and mode != stat.S_IMODE(os.fstat(file.fileno()).st_mode):  # some systems cannot
                 os.chmod(temporary, mode)
             yield file
             file.flush()
             os.fsync(file.fileno())
             if os.name == "nt":  # where an open file cannot be renamed
                 file.close()
-            os.replace(temporary, target)
+            try:
+                os.replace(temporary, target)
+            except OSError:  # as there, where somebody has the target open
+                if file.closed:
+                    os.unlink(temporary)
+                raise
     _sync_folder(os.path.dirname(target))
 
 

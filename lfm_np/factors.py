@@ -196,7 +196,7 @@ class Factors:
         path : str or path
         mmap : bool
             Map the arrays instead of reading them: processes that load the same file share its memory. The file must
-            not be changed while it is mapped (``save`` replaces it by a new one, which is safe).
+            not be changed while it is mapped (``save`` replaces it by a new one, which is safe; Windows refuses it).
 
         Raises
         ------

@@ -58,6 +58,8 @@ class IdEncoder:
     def _merge(self) -> None:
         known = pa.DictionaryArray.from_arrays(pa.array([], pa.int32()), self._distinct)
         known, *pending = pa.chunked_array([known, *self._pending]).unify_dictionaries().chunks
+        if not known.dictionary.slice(0, len(self._distinct)).equals(self._distinct):  # as Arrow does, but does not say
+            raise RuntimeError("this version of Arrow numbers ids anew as it unifies dictionaries; take pyarrow 26")
         self._distinct = known.dictionary  # begins with those known before, so their numbers stand
         self._codes += [chunk.indices.to_numpy() for chunk in pending]
         self._pending, self._waiting = [], 0
@@ -167,10 +169,17 @@ def to_numpy(ids: pa.Array) -> np.ndarray:
 def to_arrow(ids: np.ndarray) -> pa.Array:
     """The ids of an `Interactions`, or some of them, as an Arrow array."""
     try:
-        return _inferred(ids) if ids.dtype == object else pa.array(_arrows(ids))
+        return _whole(_inferred(ids) if ids.dtype == object else pa.array(_arrows(ids)))
     except (pa.ArrowException, OverflowError, UnicodeError) as error:
         pass_on(error)
         raise TypeError(f"ids of {ids.dtype} cannot become a column of a table: {error}") from None
+
+
+def _whole(ids: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Of more than 2 GiB of text or bytes Arrow makes several arrays; one needs offsets of 64 bits."""
+    if isinstance(ids, pa.Array):
+        return ids
+    return ids.cast(pa.large_string() if pa.types.is_string(ids.type) else pa.large_binary()).combine_chunks()
 
 
 def _arrows(ids: np.ndarray) -> np.ndarray:

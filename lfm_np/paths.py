@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
@@ -37,6 +38,19 @@ def real(path: AnyPath) -> str:
     """Where links lead."""
     with signals_held():
         return os.path.realpath(path)
+
+
+def same(path: AnyPath, other: AnyPath) -> bool:
+    """Whether both are one file or folder, also where capitals or forms of accents make no difference, as on macOS."""
+    one, two = real(path), real(other)
+    if one == two or _folded(one) != _folded(two):
+        return one == two
+    with signals_held():
+        return os.path.exists(one) and os.path.exists(two) and os.path.samefile(one, two)
+
+
+def _folded(path: str) -> str:
+    return unicodedata.normalize("NFC", path).casefold()
 
 
 @contextlib.contextmanager

@@ -351,7 +351,7 @@ def _segments(rows: np.ndarray, indptr: np.ndarray, cost: np.ndarray, target: fl
     pieces = np.ceil(cost[rows] / target).astype(np.int64)
     cells = []
     for place, (row, count) in enumerate(zip(rows.tolist(), pieces.tolist())):
-        cuts = (indptr[row] + np.arange(count + 1) * (indptr[row + 1] - indptr[row]) // count).tolist()
+        cuts = (indptr[row] + np.arange(count + 1, dtype=np.int64) * (indptr[row + 1] - indptr[row]) // count).tolist()
         cells += [(place, a, b) for a, b in itertools.pairwise(cuts)]
     return Segments(frozen(rows), frozen(np.concatenate(([0], np.cumsum(pieces)))), cells)
 

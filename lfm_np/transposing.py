@@ -20,7 +20,7 @@ def transposed(X: sp.csr_array, pool: Pool) -> sp.csr_array:
     """
     (m, n), nnz = X.shape, X.nnz
     parts = max(1, min(pool.num_threads, BYTES_A_CELL * nnz // (8 * max(n, 1))))
-    edges = np.searchsorted(X.indptr, nnz * np.arange(1, parts) // parts).tolist()
+    edges = np.searchsorted(X.indptr, nnz * np.arange(1, parts, dtype=np.int64) // parts).tolist()
     edges = [0, *edges, m]
     indptr, indices, data = (frozen(part) for part in (X.indptr.astype(np.int64, copy=False), X.indices, X.data))
     following = np.zeros((parts, n), np.int64)

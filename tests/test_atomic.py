@@ -67,6 +67,35 @@ def test_a_replaced_file_keeps_its_mode(tmp_path, kept):
     assert Factors.load(path).user_factors.shape == (5, 8)
 
 
+def test_a_file_system_without_modes(tmp_path, monkeypatch):
+    """All files have one there, and none can be given another."""
+
+    def chmod(*args, **keywords):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    model().save(tmp_path / "m")
+    monkeypatch.setattr(os, "chmod", chmod)
+    model(k=8).save(tmp_path / "m")
+    assert Factors.load(tmp_path / "m").user_factors.shape == (5, 8)
+    assert os.listdir(tmp_path) == ["m"]
+
+
+def test_where_an_open_file_cannot_be_replaced(tmp_path, monkeypatch):
+    """On Windows, which has no locks either: what is left there nobody removes."""
+
+    def replace(source, target):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), source, None, target)
+
+    model().save(tmp_path / "m")
+    with monkeypatch.context() as windows:
+        windows.setattr(atomic.os, "name", "nt")
+        windows.setattr(atomic.os, "replace", replace)
+        with pytest.raises(PermissionError, match="nothing was written"):
+            model(k=8).save(str(tmp_path / "m"))
+    assert os.listdir(tmp_path) == ["m"]
+    assert_equal(Factors.load(tmp_path / "m"), model())
+
+
 def test_a_symbolic_link_stays_one(tmp_path):
     (tmp_path / "other").mkdir()
     link, path = tmp_path / "link", tmp_path / "other" / "m"
@@ -174,6 +203,7 @@ def test_every_call_may_fail(tmp_path, monkeypatch, method, calls):
 def test_every_system_call_may_fail(tmp_path, monkeypatch, function):
     path = tmp_path / "m"
     model().save(path)
+    path.chmod(0o640)  # which a new file has not
 
     def fail(*args, **kwargs):
         raise OSError(errno.EIO, os.strerror(errno.EIO))

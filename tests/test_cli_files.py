@@ -1,7 +1,10 @@
 """The command line: what one command reads and writes is what the next one reads, and no file serves twice."""
 
 import dataclasses
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -132,6 +135,18 @@ def test_no_file_serves_twice(tmp_path, capsys):
     assert [file.name for file in folder.iterdir()] == ["a.parquet"]
 
 
+def test_a_file_of_two_names_serves_once(tmp_path, capsys):
+    """As "Events.csv" and "events.csv" where capitals make no difference; here by a link."""
+    for name, other in (("events.csv", "Events.csv"), ("caf\u00e9.csv", "cafe\u0301.csv")):
+        text = "user,item\n" + "".join(f"{u},{i}\n" for u in range(9) for i in range(u % 3, 9))
+        (tmp_path / name).write_text(text)
+        os.link(tmp_path / name, tmp_path / other)
+        command = "fit", tmp_path / name, *FIT, "--hold-out", tmp_path / other, "-o", tmp_path / "m.safetensors"
+        assert run(*command) == 2
+        assert "--hold-out must be another file than DATA" in capsys.readouterr().err
+        assert (tmp_path / name).read_text() == text
+
+
 def test_endings_in_capitals(tmp_path):
     require("pyarrow")
     (tmp_path / "D.TSV").write_text("user\titem\n" + "".join(f"{user}\t{item}\n" for user, item in PAIRS.tolist()))
@@ -233,6 +248,15 @@ def test_a_matrix_of_one_dimension_is_refused(tmp_path, capsys):
     np.savez(tmp_path / "d.npz", **{**parts, "shape": np.array([3]), "coords": np.array([[0, 1, 2]])})
     assert run("info", tmp_path / "d.npz") == 2
     assert "d.npz" in capsys.readouterr().err
+
+
+def test_text_is_not_compared_with_bytes(tmp_path):
+    """Of which Python warns, or with -bb makes an error."""
+    (tmp_path / "d.csv").write_text("user,item\nann,1\nbob,2\n")
+    code = "import sys; from lfm_np.cli.sources import Columns, read; print(read(sys.argv[1], Columns()))"
+    command = [sys.executable, "-bb", "-c", code, tmp_path / "d.csv"]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert found.stdout.startswith("Interactions(2 users"), found.stderr
 
 
 def test_ids_that_end_in_nul_are_refused(tmp_path, capsys):

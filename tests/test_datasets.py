@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from strategies import examples
 
 import lfm_np
-from lfm_np.datasets import make_interactions, make_interactions_train_test, planted
+from lfm_np.datasets import make_interactions, make_interactions_train_test, planted, synthetic
 
 
 @pytest.mark.small
@@ -33,6 +33,22 @@ def test_counts_are_uniform_and_full_rows_are_possible():
     counts = np.bincount(make_interactions(40_000, 30, 4, 1)[:, 0])
     np.testing.assert_allclose(np.bincount(counts)[1:] / 40_000, 0.25, atol=0.01)
     assert len(make_interactions(200, 60, 60, 0)) > 200 * 25
+
+
+@pytest.mark.small
+def test_more_cells_than_32_bits_count(monkeypatch):
+    """Which NumPy 1 has for an integer on Windows."""
+
+    class Narrow:
+        def __getattr__(self, name):
+            return getattr(np, name)
+
+        def arange(self, *args, dtype=np.int32):
+            return np.arange(*args, dtype=dtype)
+
+    expected = make_interactions(60_000, 50_000, 1, 0)
+    monkeypatch.setattr(synthetic, "np", Narrow())
+    np.testing.assert_array_equal(make_interactions(60_000, 50_000, 1, 0), expected)
 
 
 @pytest.mark.small

@@ -99,6 +99,48 @@ def test_distinct_text_has_64_bit_offsets(kind):
     assert encoder.finish()[1].tolist() == ([] if kind == "null" else [1, 0, 1])
 
 
+@pytest.mark.parametrize("kind", ["string", "binary"])
+def test_ids_of_more_than_2_gib_are_one_column(monkeypatch, kind):
+    """Of which Arrow makes several arrays."""
+    pa = require("pyarrow")
+    from lfm_np import id_columns
+
+    several = pa.chunked_array([["b", "a"], ["c"]], getattr(pa, kind)())
+    monkeypatch.setattr(id_columns, "_inferred", lambda ids: several)
+    whole = id_columns.to_arrow(np.array(several.to_pylist(), object))
+    assert whole.type == getattr(pa, f"large_{kind}")()
+    assert whole.to_pylist() == several.to_pylist()
+
+
+def test_an_arrow_that_numbers_ids_anew_is_noticed(monkeypatch):
+    """It does not promise which of the ids that it unifies come first; numbers given before would be of others."""
+    pa = require("pyarrow")
+    from types import SimpleNamespace
+
+    from lfm_np import id_columns
+
+    class Other:
+        def __init__(self, chunks):
+            self.chunks = chunks
+
+        def unify_dictionaries(self):
+            distinct = pa.array(sorted({id for chunk in self.chunks for id in chunk.dictionary.to_pylist()}))
+            return SimpleNamespace(
+                chunks=[
+                    pa.DictionaryArray.from_arrays(
+                        pa.array([distinct.to_pylist().index(id) for id in chunk.to_pylist()], pa.int32()), distinct
+                    )
+                    for chunk in self.chunks
+                ]
+            )
+
+    encoder = id_columns.IdEncoder("user", pa.int64(), merge=1)
+    monkeypatch.setattr(id_columns, "pa", SimpleNamespace(**{**vars(pa), "chunked_array": Other}))
+    encoder.add(pa.array([5, 7]))
+    with pytest.raises(RuntimeError, match="this version of Arrow numbers ids anew"):
+        encoder.add(pa.array([1, 2, 7]))
+
+
 def test_unused_categories_get_no_row():
     pd = require("pandas")
     frame = pd.DataFrame({"user": pd.Categorical(["b", "a"], ["c", "b", "a"]), "item": [1, 1]})

@@ -576,3 +576,21 @@ def test_values_and_arguments_that_do_not_fit_are_refused(good, tmp_path):
     with pytest.raises(TypeError, match=r"X must be a scipy.sparse matrix or Interactions, got StoredMatrix"):
         lfm_np.sgd(StoredMatrix(good))
     assert repr(StoredMatrix(good)).startswith("StoredMatrix(40 × 30, ")
+
+
+@pytest.mark.small
+def test_what_is_brought_to_the_disk_is_open_to_write(tmp_path, monkeypatch):
+    """Windows, and some systems more, refuse to do it for a file that is open to read."""
+    pa, pq, fcntl = require("pyarrow"), require("pyarrow.parquet"), require("fcntl")
+    real, modes = os.fsync, []
+
+    def fsync(descriptor):
+        if not os.path.isdir(f"/dev/fd/{descriptor}"):
+            modes.append(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE)
+        real(descriptor)
+
+    pq.write_table(pa.table({"user": [1, 2], "item": [3, 4]}), tmp_path / "records")
+    monkeypatch.setattr(os, "fsync", fsync)
+    StoredMatrix.from_parquet(tmp_path / "records", tmp_path / "stored")
+    assert modes
+    assert os.O_RDONLY not in modes

@@ -70,7 +70,8 @@ def _plain(source: str, ids: np.ndarray) -> np.ndarray:
     if ids.dtype.kind == "m":
         rounded = ids.astype("m8[us]")  # which are Python's; NumPy makes numbers of finer ones
         return np.array(list(map(str, (rounded if np.all(rounded == ids) else ids).tolist())), str)
-    if any(isinstance(id, (str, bytes)) and id[-1:] in ("\0", b"\0") for id in ids):  # which NumPy's text would lose
+    ends = (id[-1:] for id in ids if isinstance(id, (str, bytes)))
+    if any(end == ("\0" if isinstance(end, str) else b"\0") for end in ends):  # which NumPy's text would lose
         raise ValueError(f"{source} has ids that end in NUL, which the file beside a model cannot keep")
     try:
         return ids.astype(str) if ids.dtype.kind in "OS" else ids

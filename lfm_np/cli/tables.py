@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from lfm_np import paths
 from lfm_np.atomic import check_place, replacing
 from lfm_np.errors import missing_extra
 from lfm_np.reading import NULL_TEXTS
@@ -78,14 +78,12 @@ def check_distinct(files: dict[str, Any]) -> None:
     for name, file in files.items():
         if file is None:
             continue
-        path = os.path.realpath(file)
-        if (other := names.setdefault(path, name)) != name:
-            raise ValueError(f"{name} must be another file than {other}, got {file} for both")
-        for folder in filter(os.path.isdir, names):
-            if path.startswith(os.path.join(folder, "")):
-                raise ValueError(
-                    f"{name} must not be in the folder {names[folder]}, of which all files are read: {file}"
-                )
+        for path, other in names.items():
+            if paths.same(file, path):
+                raise ValueError(f"{name} must be another file than {other}, got {file} for both")
+            if paths.is_folder(path) and any(paths.same(above, path) for above in Path(paths.real(file)).parents):
+                raise ValueError(f"{name} must not be in the folder {other}, of which all files are read: {file}")
+        names[paths.real(file)] = name
 
 
 def _lines(part: Columns) -> Iterator[tuple[Any, ...]]:

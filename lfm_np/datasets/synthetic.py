@@ -246,7 +246,7 @@ def _distinct_columns(
         choice = sum((chance > bound[rows]).astype(np.int8) for bound in bounds.T[:-1])
         return _draw_rowwise(topics, tastes[rows, choice], n, rng)
 
-    rows = np.repeat(np.arange(len(counts)), counts)
+    rows = np.repeat(np.arange(len(counts), dtype=np.int64), counts)  # NumPy 1 has 32 bits for it on Windows
     keys = np.sort(rows * n + draw(rows))
     slots = np.arange(len(keys))  # a row's columns stay in its slots, so that only rows with repeats are sorted again
     for _ in range(_ROUNDS):

@@ -265,7 +265,7 @@ def _refuse_overlap(peeks: list[Peek]) -> None:
 
 def _grouped(peeks: list[Peek], count: int) -> list[tuple[str, ...]]:
     """Neighbouring files in ``count`` groups of about as many users."""
-    done = np.cumsum([peek.rows for peek in peeks])
+    done = np.cumsum([peek.rows for peek in peeks], dtype=np.int64)
     group = np.minimum((done - 1) * count // done[-1], count - 1) if len(peeks) else done
     files = np.array([peek.file for peek in peeks], object)
     return [tuple(files[group == number]) for number in np.unique(group)]

@@ -37,7 +37,7 @@ def check_users_to(users_to: Any, checkpoint: Any) -> str | None:
     if users_to is None:
         return None
     path = absolute(check_path("users_to", users_to))
-    if checkpoint is not None and paths.real(path) == paths.real(check_path("checkpoint", checkpoint)):
+    if checkpoint is not None and paths.same(path, check_path("checkpoint", checkpoint)):
         raise ValueError(f"users_to must be another file than checkpoint, got {path} for both")
     try:
         check_place(path)

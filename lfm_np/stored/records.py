@@ -108,7 +108,7 @@ def _write_ids(path: Path, ids: pa.Array) -> None:
     import pyarrow.parquet as pq
 
     pq.write_table(pa.table({"id": ids}), path)
-    with open(path, "rb") as file:
+    with open(path, "rb+") as file:  # Windows brings no file to the disk that is open to read
         os.fsync(file.fileno())
 
 
