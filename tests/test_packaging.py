@@ -43,6 +43,13 @@ def test_import_loads_nothing_optional():
     assert loaded & OPTIONAL == set()
 
 
+def test_the_threads_of_blas_can_be_set():
+    """Else bits would depend on how many there are: threadpoolctl before 3.5 does not find NumPy's newer libraries."""
+    assert "blas" in run(
+        "from lfm_np.kernels import jit; print(*(one.user_api for one in jit._blas().lib_controllers))"
+    )
+
+
 def test_every_public_name_is_there_and_documented():
     for name in lfm_np.__all__:
         assert hasattr(lfm_np, name)
