@@ -24,7 +24,7 @@ from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
 
 from lfm_np.atomic import open_regular
-from lfm_np.signals import signals_held
+from lfm_np.signals import pass_on, signals_held
 
 
 class KernelCache(_Cache):
@@ -121,7 +121,7 @@ def cache_folder() -> Path | None:
         with signals_held():  # a handler's TimeoutError is an OSError, and would pass for one of the folder
             reason = _unusable(root) or _unusable(folder)
         if not reason:
-            with contextlib.suppress(OSError):  # of a file system without modes
+            with signals_held(), contextlib.suppress(OSError):  # of a file system without modes
                 os.chmod(folder, 0o700)
             return folder
         if reason != CANNOT_WRITE or root == asked:
@@ -196,7 +196,8 @@ def _sources(folder: Path) -> bytes | None:
         for finder, name, _ in modules:
             spec = finder.find_spec(name)  # type: ignore[call-arg]
             digest.update(name.encode() + spec.loader.get_data(spec.origin))  # type: ignore[union-attr]
-    except (AttributeError, ImportError, OSError):
+    except (AttributeError, ImportError, OSError) as error:
+        pass_on(error)
         return None
     return digest.digest() if modules else None
 
