@@ -239,7 +239,10 @@ def _own_cgroups() -> Iterator[tuple[str, str, str]]:
 def _cgroup(folder: str, limit: str, used: str) -> int | None:
     """Limit less usage; pages of files that can be dropped do not count as used."""
     with contextlib.suppress(OSError, ValueError):
-        most, now = (int(_text(f"{folder}/{name}")) for name in (limit, used))
+        most = int(_text(f"{folder}/{limit}"))
+        if most > 1 << 62:  # version 1 says so of none, version 2 "max"
+            return None
+        now = int(_text(f"{folder}/{used}"))
         stat = dict(line.split() for line in _text(f"{folder}/memory.stat").splitlines())
         return max(0, most - now + int(stat.get("total_inactive_file", stat.get("inactive_file", 0))))
     return None
