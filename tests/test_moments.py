@@ -1,6 +1,7 @@
 """What a handler of a signal raises leaves a call at any moment as what it is, and everything else as it was."""
 
 import contextlib
+import functools
 import gc
 import itertools
 import os
@@ -220,3 +221,29 @@ def test_ctrl_c_after_the_last_sweep_is_in_the_status_or_raises(monkeypatch, rai
         found = fit()
         assert (found.status, len(found.history)) == (lfm_np.Status.INTERRUPTED, 2)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+class Watchdog:
+    def bark(self, *_):
+        raise moments.Late("too late")
+
+    __call__ = bark
+
+
+@pytest.mark.parametrize(
+    "handler", [Watchdog().bark, Watchdog(), functools.partial(Watchdog.bark, None), lambda *_: Watchdog().bark()]
+)
+def test_what_a_handler_raises_is_no_error_of_a_file_however_it_is_written(handler, tmp_path, monkeypatch):
+    path, check = tmp_path / "model", persistence._check_digest
+    lfm_np.Factors(np.ones((2, 1)), np.ones((3, 1))).save(path)
+    damaged = tmp_path / "damaged"
+    damaged.write_bytes(path.read_bytes()[:-1] + b"!")
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        with pytest.raises(ValueError, match="damaged is not a whole and valid model file"):
+            lfm_np.Factors.load(damaged)
+        monkeypatch.setattr(persistence, "_check_digest", lambda *a: (signal.raise_signal(signal.SIGTERM), check(*a)))
+        with pytest.raises(moments.Late):
+            lfm_np.Factors.load(path)
+    finally:
+        signal.signal(signal.SIGTERM, before)
