@@ -55,9 +55,9 @@ def _singular_values(U: np.ndarray, V: np.ndarray) -> np.ndarray:
     sizes = [float(np.trace(products)) or 1.0 for products in grams]
     if not np.isfinite(sizes).all():
         raise ValueError("results have factors too large for a spectrum: sums of their squares are beyond float64")
-    values, vectors = np.linalg.eigh(grams[1] / sizes[1])
+    values, vectors = eigh(grams[1] / sizes[1])
     root = vectors * np.sqrt(np.maximum(values, 0.0))
-    squares = np.linalg.eigvalsh(root.T @ (grams[0] / sizes[0]) @ root)
+    squares = quietly(np.linalg.eigvalsh, root.T @ (grams[0] / sizes[0]) @ root)
     return np.sqrt(sizes[0]) * np.sqrt(sizes[1]) * np.sqrt(np.maximum(squares, 0.0))[::-1]
 
 

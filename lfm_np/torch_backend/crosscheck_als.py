@@ -14,6 +14,7 @@ from lfm_np.canonical import gram
 from lfm_np.evaluation import evaluate
 from lfm_np.factors import Factors
 from lfm_np.problem import check_problem
+from lfm_np.quiet import quietly
 from lfm_np.row_plan import STEP_COSTS, every_row_steps
 from lfm_np.torch_backend.als import als as torch_als
 from lfm_np.torch_backend.report import Row
@@ -81,14 +82,14 @@ def _start(X: sp.csr_array, factors: int, random_state: Any) -> tuple[np.ndarray
     rng, (m, n) = np.random.default_rng(random_state), X.shape
     V = np.zeros((n, factors))
     rank = min(n, factors)
-    basis, _ = np.linalg.qr(rng.standard_normal((n, rank)))
+    basis, _ = quietly(np.linalg.qr, rng.standard_normal((n, rank)))
     V[:, :rank] = basis * np.sqrt(np.linspace(1, 0.25, rank) * n / factors)
     return rng.standard_normal((m, factors)) * 0.3, V * 0.1
 
 
 def _least_gap(Y: np.ndarray) -> float:
     """Smallest distance of neighbouring eigenvalues of YᵀY, relative to the largest; those that vanish are one."""
-    values = np.linalg.eigvalsh(gram(Y))
+    values = quietly(np.linalg.eigvalsh, gram(Y))
     kept = values[values > len(values) * np.finfo(Y.dtype).eps * values[-1]]
     return float(np.diff(kept, prepend=0.0).min(initial=np.inf) / values[-1])
 
@@ -156,7 +157,7 @@ def _condition(X: sp.csr_array, factors: Factors, model: dict[str, Any]) -> floa
     for csr, Y in ((problem.X, factors.item_factors), (sp.csr_array(problem.X.T), factors.user_factors)):
         Y = Y.astype(np.float64)
         lam = problem.row_regularization(np.diff(csr.indptr), csr.shape[1]).astype(np.float64)
-        values = np.linalg.eigvalsh(a0 * Y.T @ Y).clip(min=0)
+        values = quietly(np.linalg.eigvalsh, a0 * Y.T @ Y).clip(min=0)
         d = sp.csr_array((abs(d0 + d1 * csr.data), csr.indices, csr.indptr), shape=csr.shape)
         own = d @ ((Y * Y).sum(1) + problem.biases)
         low = lam if (d0 + d1 * csr.data < 0).any() else values[0] + lam
