@@ -312,7 +312,8 @@ def test_records_that_cannot_fit_the_memory_are_refused_with_what_they_need(tmp_
         with pytest.raises(MemoryError, match=rf"memory must be at least (\d+) bytes for {message}, got") as error:
             StoredMatrix.from_parquet(tmp_path / "records", folder, memory=38 << 20)
         needed = int(str(error.value).split()[5])
-        assert StoredMatrix.from_parquet(tmp_path / "records", folder, memory=2 * needed).nnz
+        stored = StoredMatrix.from_parquet(tmp_path / "records", folder, memory=2 * needed)
+        assert (stored.nnz > 0, stored.memory) == (True, 2 * needed)
         shutil.rmtree(folder)
     with pytest.raises(ValueError, match=r"memory must be an integer ≥ 35651584, got 1048576"):
         StoredMatrix.from_parquet(tmp_path / "records", folder, memory=1 << 20)
@@ -332,7 +333,7 @@ def test_both_orders_are_the_matrix(X, piece, threads, dtype):
     try:
         stored = StoredMatrix.from_matrix(X, folder, dtype=dtype, memory=1 << 20, num_threads=threads)
         assert (stored.shape, stored.nnz, stored.users) == (X.shape, X.nnz, None)
-        assert stored.dtype == dtype
+        assert (stored.dtype, stored.memory) == (dtype, 1 << 20)
         for order, wanted in (("rows", X), ("columns", X.T.tocsr())):
             for memory in (longest * 60, 1 << 20):  # many buckets, and one
                 if order == "columns":
