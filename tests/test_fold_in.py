@@ -213,6 +213,24 @@ def test_contributions_have_their_digits_with_a_small_lambda(weighting, a0):
         factors.explain(0, 5, X, **{**asked, "regularization": 0.0, "unobserved_weight": 0.0})
 
 
+@pytest.mark.parametrize(("weighting", "a0"), [("ratings", 0.0), ("hu-koren", 0.5), ("confidence", 1e-3)])
+def test_without_a_lambda_regular_equations_have_an_explanation(weighting, a0):
+    rng = np.random.default_rng(1)
+    factors, X = lfm_np.Factors(np.zeros((1, 3)), rng.normal(size=(40, 3))), matrix(1, 40)
+    asked = {**RATINGS, "weighting": weighting, "unobserved_weight": a0, "regularization": 0.0}
+    V, x = factors.item_factors, X.toarray()[0]
+    c, t = {
+        "ratings": (1.0 * (x != 0), x),
+        "hu-koren": (np.where(x != 0, 1 + x, a0), (x != 0) * (1 + x)),
+        "confidence": (np.where(x != 0, x, a0), x),
+    }[weighting]
+    found = factors.explain(0, 5, X, **asked)
+    assert found.score == pytest.approx(V[5] @ np.linalg.solve((V.T * c) @ V, V.T @ t), rel=1e-9)
+    shares = dict(zip(found.items.tolist(), found.contributions))
+    expected = V[5] @ np.linalg.inv((V.T * c) @ V) @ (V.T * t)
+    assert [shares[i] for i in np.flatnonzero(x)] == pytest.approx(expected[x != 0], rel=1e-9)
+
+
 def test_a_contribution_is_what_the_score_loses_with_the_target():
     """With the weights as they are, setting one target to zero takes its contribution away."""
     X = matrix()

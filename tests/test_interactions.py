@@ -18,7 +18,7 @@ from strategies import DUPLICATES, records
 import lfm_np
 from lfm_np import Interactions, build_dict, splits, to_csr
 from lfm_np.cli.models import extend
-from lfm_np.ids import in_unit, joined
+from lfm_np.ids import in_unit, joined, same_ids
 
 pytestmark = pytest.mark.small
 
@@ -114,6 +114,14 @@ def test_to_csr_finds_the_shape_and_keeps_zeros():
     assert X.nnz == 2
     assert to_csr([]).shape == (0, 0)
     assert to_csr([], shape=(4, 2)).shape == (4, 2)
+
+
+@pytest.mark.parametrize("width", [2, 2**31 - 2])
+def test_the_last_of_many_records_is_the_last_given(width):
+    """Of few columns, which are counted, and of columns far apart, which are sorted."""
+    drawn = np.random.default_rng(0).integers(0, 2, 3000)
+    X = to_csr(np.column_stack((0 * drawn, drawn * (width - 1))), values=np.arange(3000), duplicates="last")
+    assert X.data.tolist() == [np.flatnonzero(drawn == column)[-1] for column in (0, 1)]
 
 
 def test_sums_are_accumulated_in_float64():
@@ -218,6 +226,8 @@ def test_ids_of_any_kind_lead_to_rows_and_back(ids):
             [-1, 0, -1],
         ),
         (np.array([1, 2], "m8[s]"), np.array([2000, 1500, "NaT"], "m8[ms]"), [1, -1, -1]),
+        (np.array([0, 5], np.uint64), np.array([5, 0, -5]), [1, 0, -1]),
+        (np.array([0, 5]), np.array([0, 2**64 - 5], np.uint64), [0, -1]),
     ],
 )
 def test_ids_of_another_width_or_unit_are_found_only_where_equal(ids, wanted, rows):
@@ -249,6 +259,8 @@ def test_ids_need_not_ascend():
     assert data.rows_of(["a", "z"]).tolist() == [1, 0]
     assert data.columns_of(3).tolist() == [2]
     assert data.item_ids([[2, 0]]).tolist() == [[3, 7]]
+    with pytest.raises(ValueError, match="missing must be an integer ≥ -1, got -2"):
+        data.rows_of(["a", "b"], missing=-2)
 
 
 def test_padding_is_never_taken_for_the_last_item():
@@ -332,8 +344,10 @@ def test_bad_parts():
     unsorted = sp.csr_array((np.ones(2), [1, 0], [0, 2, 2]), shape=(2, 2))
     assert Interactions(unsorted, [5, 6], [1, 2]).matrix.indices.tolist() == [0, 1]
     assert unsorted.indices.tolist() == [1, 0]
-    with pytest.raises(ValueError, match="canonical CSR"):
-        Interactions(unsorted, [5, 6], [1, 2], [0, 1])
+    for other in (unsorted, unsorted.tocsc(), unsorted.tocoo()):
+        with pytest.raises(ValueError, match="canonical CSR"):
+            Interactions(other, [5, 6], [1, 2], [0, 1])
+    assert Interactions(sp.coo_array((2, 2)), [5, 6], [1, 2], []).timestamps.shape == (0,)
 
 
 def test_unknown_values_are_kept_and_solvers_can_tell():
@@ -346,6 +360,9 @@ def test_unknown_values_are_kept_and_solvers_can_tell():
     assert data.binarize(4).matrix.nnz == 1
     assert data.binarize(1e300).matrix.nnz == 0
     assert data.binarize(-1e300).matrix.nnz == 2
+    small = Interactions.from_arrays([0, 0, 0, 0], [0, 1, 2, 3], [0.0, -1.0, 1e-45, 1.0])
+    for threshold, left in ((1e-300, [2, 3]), (0.0, [0, 2, 3]), (-1e-300, [0, 2, 3])):  # 0 is less than 1e-300
+        assert small.binarize(threshold).matrix.indices.tolist() == left
 
 
 def test_it_is_immutable_and_survives_pickling():
@@ -585,6 +602,44 @@ def test_moments_are_compared_exactly(times, at, expected):
     assert data.split("time", at=at)[1].matrix.nnz == expected
 
 
+@pytest.mark.parametrize("unit", ["Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns", "ps", "fs", "as"])
+def test_times_of_any_unit_are_compared_with_a_moment(unit):
+    """Which is that of the middle one, in a coarser unit or in a finer one."""
+    times = np.array([5, 6, 7]).astype(f"M8[{unit}]")
+    data = Interactions.from_arrays([1, 1, 1], [1, 2, 3], timestamps=times)
+    finer = {"Y": "D", "M": "D", "W": "h", "D": "s", "h": "ms", "m": "us", "s": "ns"}.get(unit, "as")
+    for moment, later in ((times[1], 2), (times[1].astype(f"M8[{finer}]"), 2), (times[1] + np.timedelta64(1, unit), 1)):
+        assert data.split("time", at=moment)[1].matrix.nnz == later
+    if finer != unit:
+        assert data.split("time", at=times[1].astype(f"M8[{finer}]") + np.timedelta64(1, finer))[1].matrix.nnz == 1
+        assert data.split("time", at=times[1].astype(f"M8[{finer}]") - np.timedelta64(1, finer))[1].matrix.nnz == 2
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (np.array([1, 2]), np.array([1, 2], np.uint8), True),
+        (np.array([1, 2]), np.array([1.0, 2.0]), True),
+        (np.array([1, 2]), np.array([1, 3]), False),
+        (np.array([1, 2]), np.array([1, 2, 3]), False),
+        (np.array([0, 1]), np.array([False, True]), True),
+        (np.array([2**53, 2**53 + 1]), np.array([2.0**53, 2.0**53]), False),  # equal once NumPy has made floats of them
+        (np.array([1, 2**63], np.uint64), np.array([1, -(2**63)]), False),
+        (np.array([1, 2], "m8[s]"), np.array([1, 2]), False),
+        (np.array([1, 2], "m8[s]"), np.array([1000, 2000], "m8[ms]"), True),
+        (np.array(["2024", "2025"], "M8[ns]"), np.array(["2024", "2025"], "M8[D]"), True),
+        (np.array(["2024", "2025"], "M8[ns]"), np.array(["2024-01-02", "2025"], "M8[D]"), False),
+        (np.array(["a", "bc"]), np.array(["a", "bc"], "U9"), True),
+        (np.array(["a", "bc"]), np.array(["a", "bc"], object), True),
+        (np.array(["a", "bc"]), np.array([b"a", b"bc"]), False),
+        (np.array([1, 2]), np.array(["1", "2"]), False),
+    ],
+)
+def test_ids_are_the_same_if_equal_whatever_their_type(one, other, same):
+    assert same_ids(one, other) is same
+    assert same_ids(other, one) is same
+
+
 WRAPPED = [  # by NumPy: into 1830, before the Big Bang, to 1970
     "3000-01-01T00:00:00.000000000",
     "99999999999999999999999-01-01",
@@ -630,6 +685,7 @@ def test_what_cannot_be_split_says_why():
     for options, words in [
         ({"by": "user"}, "'random', 'last', 'time'"),
         ({"test_fraction": 1.0}, "test_fraction"),
+        ({"test_fraction": 0.0}, "test_fraction"),
         ({"by": "last", "n": 0}, "n must be an integer"),
     ]:
         with pytest.raises(ValueError, match=words):
@@ -748,6 +804,8 @@ def test_times_in_no_common_unit_are_not_joined():
     fine, far = np.array(["2024"], "M8[ns]"), np.array(["9999-12-31"], "M8[D]")
     with pytest.raises(ValueError, match=r"the times are datetime64\[ns\] and datetime64\[D\]"):
         joined("the times", fine, far)
+    with pytest.raises(ValueError, match=r"the times are datetime64\[D\] and datetime64\[ns\]"):
+        joined("the times", far, fine)
     assert joined("the times", fine, np.array(["1999-12-31"], "M8[D]")).dtype == fine.dtype
     known = Interactions.from_arrays([1, 2], [1, 2], timestamps=fine.repeat(2))
     with pytest.raises(ValueError, match="the times are"):

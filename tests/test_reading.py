@@ -10,6 +10,7 @@ import uuid
 import numpy as np
 import oracles_data as oracle
 import pytest
+import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 from optional import require
@@ -370,6 +371,28 @@ def test_the_core_equals_the_loop(drawn, least_user, least_item, timed):
     if timed:
         when = dict(zip(before, data.timestamps.tolist()))
         assert part.timestamps.tolist() == [when[pair] for pair in named_cells(part)]
+
+
+@pytest.mark.parametrize(
+    ("least", "users", "items"),
+    [
+        ({}, [1, 2, 4], [10, 20, 40]),
+        ({"min_user_interactions": 2}, [1, 2, 4], [10, 20, 40]),
+        ({"min_item_interactions": 2}, [1, 2, 4], [10]),  # all users that have cells stay, and not all items
+        ({"min_user_interactions": 3}, [4], [10, 20, 40]),  # and the other way round
+        ({"min_user_interactions": 2, "min_item_interactions": 2}, [], []),
+    ],
+)
+def test_a_core_of_all_of_one_side(least, users, items):
+    cells = {(1, 10): 1.0, (1, 20): 2.0, (2, 10): 3.0, (2, 40): 4.0, (4, 10): 5.0, (4, 20): 6.0, (4, 40): 7.0}
+    if least.get("min_item_interactions") == 2:
+        del cells[4, 20], cells[4, 40]
+    for rows, columns in (([1, 2, 4], [10, 20, 40]), ([1, 2, 3, 4], [10, 20, 40]), ([1, 2, 4], [10, 20, 30, 40])):
+        places = [[rows.index(user) for user, _ in cells], [columns.index(item) for _, item in cells]]
+        matrix = sp.csr_array((list(cells.values()), places), shape=(len(rows), len(columns)))
+        part = Interactions(matrix, rows, columns).core(**least)
+        assert (part.users.tolist(), part.items.tolist()) == (users, items)
+        assert named_cells(part) == {(u, i): value for (u, i), value in cells.items() if u in users and i in items}
 
 
 def test_the_core_looks_at_a_cell_once_however_many_rounds_there_are(monkeypatch):

@@ -23,6 +23,7 @@ from strategies import csr_matrices
 
 import lfm_np
 from lfm_np import StoredMatrix, row_plan
+from lfm_np.fingerprint import fingerprint
 from lfm_np.kernels.jit import JIT_DISABLED
 from lfm_np.stored import buckets, files, matrix, records, sides
 
@@ -311,7 +312,8 @@ def test_records_that_cannot_fit_the_memory_are_refused_with_what_they_need(tmp_
         with pytest.raises(MemoryError, match=rf"memory must be at least (\d+) bytes for {message}, got") as error:
             StoredMatrix.from_parquet(tmp_path / "records", folder, memory=38 << 20)
         needed = int(str(error.value).split()[5])
-        assert StoredMatrix.from_parquet(tmp_path / "records", folder, memory=2 * needed).nnz
+        stored = StoredMatrix.from_parquet(tmp_path / "records", folder, memory=2 * needed)
+        assert (stored.nnz > 0, stored.memory) == (True, 2 * needed)
         shutil.rmtree(folder)
     with pytest.raises(ValueError, match=r"memory must be an integer ≥ 35651584, got 1048576"):
         StoredMatrix.from_parquet(tmp_path / "records", folder, memory=1 << 20)
@@ -331,7 +333,7 @@ def test_both_orders_are_the_matrix(X, piece, threads, dtype):
     try:
         stored = StoredMatrix.from_matrix(X, folder, dtype=dtype, memory=1 << 20, num_threads=threads)
         assert (stored.shape, stored.nnz, stored.users) == (X.shape, X.nnz, None)
-        assert stored.dtype == dtype
+        assert (stored.dtype, stored.memory) == (dtype, 1 << 20)
         for order, wanted in (("rows", X), ("columns", X.T.tocsr())):
             for memory in (longest * 60, 1 << 20):  # many buckets, and one
                 if order == "columns":
@@ -498,6 +500,31 @@ def test_a_manifest_that_is_none_is_refused(content, good, tmp_path):
 
 
 @pytest.mark.small
+@pytest.mark.parametrize("piece", [2, 7, 1 << 16])
+def test_every_cell_is_examined_wherever_a_piece_ends(piece, tmp_path, monkeypatch):
+    X = make(14, 9)
+    StoredMatrix.from_matrix(X, tmp_path / "x")
+    monkeypatch.setattr(files, "PIECE", piece)
+    values = {"lowest": X.data.min(), "highest": X.data.max(), "sum": X.data.sum(), "zeros": False}
+    for order, wanted in (("rows", X), ("columns", X.T.tocsr())):
+        stored = files.StoredCsr.at(tmp_path / "x", order, wanted.shape, X.nnz, np.dtype(np.float32))
+        assert stored.examine() == values | {"sha256": fingerprint(wanted)}
+        rows = np.repeat(np.arange(wanted.shape[0]), np.diff(wanted.indptr))
+        for cell in range(X.nnz):
+            for value in {-1, wanted.shape[1], wanted.indices[cell - 1] if rows[cell] == rows[cell - 1] else -1}:
+                wrong = wanted.indices.copy()
+                wrong[cell] = value
+                np.save(stored.indices.path, wrong)
+                with pytest.raises(ValueError, match=rf"{order}.indices.npy does not ascend within 0 … "):
+                    stored.examine()
+        np.save(stored.indices.path, wanted.indices)
+        for value in (np.nan, -np.inf):
+            np.save(stored.data.path, np.append(wanted.data[1:], np.float32(value)))
+            with pytest.raises(ValueError, match=rf"{order}.data.npy has a non-finite value"):
+                stored.examine()
+
+
+@pytest.mark.small
 def test_indices_that_change_during_a_fit_never_reach_a_kernel(good, tmp_path):
     folder = shutil.copytree(good, tmp_path / "x")
     stored = StoredMatrix(folder)
@@ -510,9 +537,13 @@ def test_indices_that_change_during_a_fit_never_reach_a_kernel(good, tmp_path):
     os.utime(folder / "columns.indices.npy", ns=(info.st_atime_ns, info.st_mtime_ns))
     with pytest.raises(ValueError, match=r"columns.indices.npy has changed since the matrix was opened"):
         lfm_np.als(stored, factors=2)
-    stored.columns = stored.columns.noted()  # as if nobody had written it
-    with pytest.raises(ValueError, match=r"columns.indices.npy has changed: it has indices beyond 39"):
-        lfm_np.als(stored, factors=2)
+    for value in (2**31 - 1, 40, -1):
+        with open(folder / "columns.indices.npy", "r+b") as file:
+            file.seek(files.OFFSET)
+            file.write(value.to_bytes(4, "little", signed=True))
+        stored.columns = stored.columns.noted()  # as if nobody had written it
+        with pytest.raises(ValueError, match=r"columns.indices.npy has changed: it has indices beyond 39"):
+            lfm_np.als(stored, factors=2)
 
 
 @pytest.mark.small
