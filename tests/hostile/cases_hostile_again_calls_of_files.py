@@ -172,7 +172,7 @@ def _stored_for_another(place: Path) -> list[str]:
     """A matrix on disk where one in memory is asked for, and one of few bits of memory where it may be."""
     U0, V0 = start(30, 20, 3, seed=4)
     memory = np.int32(64 << 20)
-    stored = lfm_np.StoredMatrix.from_matrix(csr(X), place / "m", dtype="float64", memory=memory)
+    stored = lfm_np.StoredMatrix.from_matrix(csr(X), place / "m", dtype=np.float64, memory=memory)
     words = {**HOW.words, "factors": 3, "init": (U0, V0), "dtype": "float64", "iterations": 2, "solver": "exact"}
     fit = lfm_np.als(lfm_np.StoredMatrix(place / "m", memory=memory), **words)
     U, V = HOW.sweeps(X, V0, 2)
