@@ -103,7 +103,8 @@ def _caught_kinds() -> list[str]:
     kinds = [
         OSError(28, "no space"), FileNotFoundError("none"), ValueError("bad"), MemoryError("memory"),
         ImportError("torch"), AttributeError("shape"), FloatingPointError("underflow"),
-        np.linalg.LinAlgError("singular"), lfm_np.SolverError("mine"), KeyError("k"), OverflowError("large"), RuntimeError("can't start new thread"),
+        np.linalg.LinAlgError("singular"), lfm_np.SolverError("mine"), KeyError("k"),
+        OverflowError("large"), RuntimeError("can't start new thread"),
     ]  # fmt: skip
     left = [alarmed(lambda: fit(FOREVER), error, 0.01 + 0.003 * n) is error for n, error in enumerate(kinds)]
     return wrong(each=all(left), after=whole(fit(), 3))
