@@ -71,7 +71,9 @@ def _matrix_of_odd_files(place: Path, kind: str) -> list[str]:
             os.mkfifo(file)
         elif kind == "folder":
             file.mkdir()
-        found[name.replace(".", "_")] = refused(lambda: lfm_np.StoredMatrix(place / "m"), name.split(".")[0])
+        found[name.replace(".", "_")] = refused(
+            lambda: lfm_np.StoredMatrix(place / "m"), name.split(".")[0] + "|stored matrix"
+        )
         if kind == "folder":
             file.rmdir()
         elif kind != "gone":
@@ -243,13 +245,13 @@ def _relative_and_away(place: Path) -> list[str]:
         lfm_np.StoredMatrix.from_matrix(X, "m", dtype="float64")
         stored = lfm_np.StoredMatrix("m", factors_in="f")
         os.chdir(place / "there")
-        one = fit(data=stored, callback=lambda record, factors: os.chdir("/"))
+        one = _right_or_told(lambda: fit(data=stored, callback=lambda record, factors: os.chdir("/")), 3, "m|f")
         os.chdir(place / "here")
         two = fit(checkpoint="s", callback=lambda record, factors: os.chdir("/"))
     finally:
         os.chdir(before)
     return wrong(
-        one=whole(one, 3), two=whole(two, 3), there=os.listdir(place / "there") == [],
+        one=one, two=whole(two, 3), there=os.listdir(place / "there") == [],
         here=sorted(os.listdir(place / "here")) == ["f", "m", "s"] and os.listdir(place / "here" / "f") == [],
     )  # fmt: skip
 
@@ -281,7 +283,7 @@ def _odd_json(place: Path) -> list[str]:
     found = {}
     for key, text in (
         ("global_bias", "1" * 5000), ("global_bias", "1e400"), ("global_bias", "-Infinity"), ("global_bias", deep),
-        ("status", deep), ("history", deep), ("params", '{"x":' + deep + "}"), ("history", '{"' + "a" * 9 + '":1}'),
+        ("status", deep), ("history", deep), ("params", '{"x":' + deep + "}"),
     ):  # fmt: skip
         header = json.loads(raw[8 : 8 + size])
         model = json.loads(header["__metadata__"]["model"])
