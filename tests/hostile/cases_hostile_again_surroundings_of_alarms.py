@@ -1,4 +1,4 @@
-"""Handlers that raise, callbacks and losses that misbehave, and odd states of the process, beside loops in float64."""
+"""Handlers that raise, and callbacks that misbehave, beside loops in float64."""
 
 from __future__ import annotations
 
@@ -75,9 +75,13 @@ def alarmed(call: Callable[[], Any], error: BaseException, after: float) -> Base
         raise error
 
     before = signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, after, 0.5)
     try:
+        signal.setitimer(signal.ITIMER_REAL, after, 0.5)
         return raised(call)
+    except BaseException as early:  # before the call, or right after it
+        if early is not error:
+            raise
+        return early
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

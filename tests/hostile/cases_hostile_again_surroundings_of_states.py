@@ -170,7 +170,7 @@ def _files_that_may_not_grow(place: Path) -> list[str]:
     names = os.listdir(place)
     found = fit(4, callback=stop_at(9, seen), checkpoint=place / "state")
     return wrong(
-        error=isinstance(error, OSError) and tells(error, "state|checkpoint"), names=names == ["state"],
+        error=isinstance(error, OSError) and tells(error, "state|checkpoint|large"), names=names == ["state"],
         seen=[number for number, _ in seen] == [3, 4], found=whole(found, 4),
     )  # fmt: skip
 
@@ -185,7 +185,7 @@ def _copies_of_views() -> list[str]:
             try:
                 other = way(factors)
                 kept.append((record["iteration"], np.array(other.user_factors) @ np.array(other.item_factors).T))
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, pickle.PicklingError) as error:
                 told.append(tells(error, "pickle|copy|copied|callback"))
 
     found = fit(3, callback=callback)
@@ -219,7 +219,7 @@ def _odd_environment() -> list[str]:
 
 
 def _cases() -> Iterator[Case]:
-    kinds = (ValueError, TypeError, lfm_np.SolverError, ZeroDivisionError)
+    kinds = (ValueError, TypeError, RuntimeError, ArithmeticError)
     yield GROUP.refused(
         "a loss that divides by zero", lambda: _one_step(Divides()), "zero|loss|finite|diverg|epoch", kind=kinds
     )
