@@ -185,7 +185,7 @@ def _ends_of_counts() -> list[str]:
         _or_told(lambda n=n: epochs(n, callback=stop_at(2)), lambda f: len(f.history) == 2, "epochs") for n in many
     ]
     threads = [
-        _or_told(lambda n=n: fit(num_threads=n), lambda f: whole(f, 3), "thread|memory") for n in (200, *many[1:])
+        _or_told(lambda n=n: fit(num_threads=n), lambda f: whole(f, 3), "thread|memory") for n in (64, *many[1:])
     ]
     wide = [raised(lambda k=k: lfm_np.als(X, factors=k)) for k in (2**31, 2**64, 65_537)]
     return wrong(
