@@ -165,7 +165,9 @@ def most_popular(X: Any, *, zeros: str = "drop") -> Factors:
     >>> most_popular(sp.csr_array([[1, 0, 1], [0, 0, 1]])).recommend(0, N=2).ids
     array([2, 0])
     """
-    m, n = _shape(X)
+    if len(shape := _shape(X)) != 2:
+        raise ValueError(f"X must have two dimensions, got shape {shape}")
+    m, n = shape
     zeros = check.check_choice("zeros", zeros, ("drop", "keep"))
     _, _, indices = check.check_seen("X", X, np.arange(m), (m, n), keep_zeros=zeros == "keep")
     counts = np.bincount(indices, minlength=n).astype(np.float64)

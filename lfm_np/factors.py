@@ -65,7 +65,8 @@ class Factors:
     Notes
     -----
     The object, its arrays and ``params``, from which fold-in takes what it is not told, are read-only. It can be
-    pickled and deep-copied; to keep it, prefer ``save``.
+    pickled and deep-copied; to keep it, prefer ``save``. Lists and metrics are made of scores up to a quarter of the
+    largest number of their dtype; factors that could reach beyond are a ValueError there.
 
     Examples
     --------

@@ -16,7 +16,7 @@ from lfm_np.checkpoint import Run
 from lfm_np.errors import SolverError
 from lfm_np.factors import Factors, Status
 from lfm_np.kernels.jit import Interrupted
-from lfm_np.signals import getsignal, in_main_thread, set_signal, signals_held
+from lfm_np.signals import getsignal, in_main_thread, pass_on, set_signal, signals_held
 from lfm_np.validation import check_bool, check_callback, check_float, check_int
 
 Callback = Callable[[dict[str, Any], Factors], Any]
@@ -190,6 +190,7 @@ def run_sweeps(
                 ended = Status.INTERRUPTED
                 break
             except SolverError as error:
+                pass_on(error)
                 message = f"sweep {len(history) + 1}: {error}"
                 raise SolverError(message, result(history, Status.MAX_ITERATIONS)) from None
             record["seconds"] = time.perf_counter() - started

@@ -16,6 +16,7 @@ from distributed.threadpoolexecutor import thread_state
 
 from lfm_np.errors import SolverError
 from lfm_np.kernels.jit import Interrupted
+from lfm_np.signals import signals_held
 from lfm_np.validation import shown
 
 PATIENCE = 300.0  # seconds without any worker that runs tasks, after which a fit gives up
@@ -48,7 +49,9 @@ def check_client(client: Any) -> distributed.Client:
                 "client must be a dask.distributed Client, and there is no current one; "
                 "make one: client = distributed.Client(address), or distributed.Client() on this machine"
             ) from None
-    if not isinstance(client, distributed.Client) or client.asynchronous:
+    with signals_held():  # dask takes any RuntimeError for the want of a loop
+        synchronous = isinstance(client, distributed.Client) and not client.asynchronous
+    if not synchronous:
         raise TypeError(f"client must be a synchronous dask.distributed Client, got {shown(client)}")
     if client.status != "running":
         raise ValueError(f"client must be connected to a scheduler, got one that is {client.status}")
@@ -82,12 +85,13 @@ class Cluster:
     def task(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """A task to be run; an argument may be a task or a future."""
         key = f"lfm_{name}-{self._run}-{next(self._numbers)}"
-        return dask.delayed(function, pure=False)(*arguments, dask_key_name=key)
+        with signals_held():  # dask goes on another way after any exception
+            return dask.delayed(function, pure=False)(*arguments, dask_key_name=key)
 
     def send(self, *groups: Sequence[Any]) -> list[list[Any]]:
         """The futures of groups of tasks, which begin to run in one graph. What is a future already stays one."""
         self._look_up(time.monotonic())
-        with dask.config.set(_SETTINGS):
+        with signals_held(), dask.config.set(_SETTINGS):
             futures = self._client.compute([task for group in groups for task in group], optimize_graph=False)
         rest = iter(futures)
         return [[next(rest) for _ in group] for group in groups]
@@ -131,19 +135,26 @@ class Cluster:
     def _wait(self, futures: Sequence[distributed.Future], heed: bool) -> None:
         since = time.monotonic()
         while True:
-            try:
-                with self._client.as_current():  # wait() asks the current one, which may be another or none
-                    distributed.wait(futures, timeout=_POLL)
+            with signals_held():  # a watchdog's TimeoutError would pass for that of the wait
+                done = self._done(futures)
+            if done:
                 return
-            except CancelledError as error:
-                raise Lost(str(error)) from error
-            except TimeoutError:
-                pass
             if heed and self._interrupted():
                 raise Interrupted
             if self._running():
                 since = time.monotonic()
             self._look_up(since)
+
+    def _done(self, futures: Sequence[distributed.Future]) -> bool:
+        """Whether they are, after some time at most."""
+        try:
+            with self._client.as_current():  # wait() asks the current one, which may be another or none
+                distributed.wait(futures, timeout=_POLL)
+            return True
+        except CancelledError as error:
+            raise Lost(str(error)) from error
+        except TimeoutError:
+            return False
 
     def _running(self) -> list[dict[str, Any]]:
         """The workers that take tasks; none while the scheduler cannot be reached."""

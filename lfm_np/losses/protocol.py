@@ -18,6 +18,7 @@ from lfm_np.validation import check_bool, check_float, check_int, shown
 
 KINDS = {("score", "target"): "pointwise", ("difference",): "pairwise", ("positive", "negatives"): "list"}
 COMPILERS = {"pointwise": sgd_loss.pointwise, "pairwise": sgd_loss.pairwise, "list": sgd_loss.listwise}
+_BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 ALLOWED = " or ".join(f"(self, {', '.join(names)}) [{kind}]" for names, kind in KINDS.items())
 
 
@@ -85,8 +86,9 @@ def _kind(loss: Any) -> str:
         if not inspect.isfunction(function):
             raise TypeError(f"loss must have a method {method}{ALLOWED}, and {type(loss).__name__} has none")
         with signals_held():
-            names = tuple(inspect.signature(function).parameters)[1:]
-        if names not in KINDS:
+            parameters = list(inspect.signature(function).parameters.values())[1:]
+        names = tuple(parameter.name for parameter in parameters)
+        if names not in KINDS or any(parameter.kind not in _BY_PLACE for parameter in parameters):
             raise TypeError(f"{type(loss).__name__}.{method} must take {ALLOWED}, got (self, {', '.join(names)})")
         found.append(KINDS[names])
     if found[0] != found[1]:
