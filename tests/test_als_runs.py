@@ -34,9 +34,9 @@ def test_the_result_is_canonical():
 def test_the_first_of_equal_entries_has_the_positive_sign(monkeypatch, rows):
     """However many rows are looked at together."""
     monkeypatch.setattr("lfm_np.canonical.rows_at_once", lambda k: rows)
-    V = np.array([[1.0, 0.0], [-3.0, 0.0], [2.0, 0.0], [3.0, 0.0], [-3.0, 0.0]])
+    V = np.array([[1.0, 0.0], [-3.0, 0.0], [2.0, 0.0], [3.0, 0.0]])
     found, basis = canonical_items(V)
-    assert found[:, 0].tolist() == [-1.0, 3.0, -2.0, -3.0, 3.0]
+    assert found[:, 0].tolist() == [-1.0, 3.0, -2.0, -3.0]
     assert not found[:, 1].any()
     np.testing.assert_array_equal(V @ basis, found)
 

@@ -168,6 +168,7 @@ def test_held_out_is_ndcg_at_10_of_a_fifth():
     folded = model.fold_in_users(known.matrix)
     expected = lfm_np.evaluate(folded, known.matrix, test.matrix, ("ndcg@10",))["ndcg@10"]
     assert model.score(new) == lfm_np.sklearn.HeldOut()(model, new) == expected
+    assert lfm_np.sklearn.HeldOut() == lfm_np.sklearn.HeldOut("ndcg@10", test_fraction=0.2, random_state=0)
 
 
 def test_held_out_is_the_metric_of_what_was_hidden():
