@@ -15,6 +15,7 @@ from als_problems import fit, matrix, scores
 
 import lfm_np
 from lfm_np import half_sweep
+from lfm_np.canonical import canonical_items
 from lfm_np.sweeps import FactorsView
 
 # ---- running --------------------------------------------------------------------------------------------------------
@@ -27,6 +28,17 @@ def test_the_result_is_canonical():
     assert (np.diff(np.diag(gram)) <= 0).all()
     V = factors.item_factors
     assert (V[abs(V).argmax(axis=0), range(5)] > 0).all()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 9])
+def test_the_first_of_equal_entries_has_the_positive_sign(monkeypatch, rows):
+    """However many rows are looked at together."""
+    monkeypatch.setattr("lfm_np.canonical.rows_at_once", lambda k: rows)
+    V = np.array([[1.0, 0.0], [-3.0, 0.0], [2.0, 0.0], [3.0, 0.0]])
+    found, basis = canonical_items(V)
+    assert found[:, 0].tolist() == [-1.0, 3.0, -2.0, -3.0]
+    assert not found[:, 1].any()
+    np.testing.assert_array_equal(V @ basis, found)
 
 
 def test_warm_start_goes_on_where_it_stopped():

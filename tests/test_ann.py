@@ -66,6 +66,58 @@ def test_more_than_there_are_is_padded(library):
     assert (scores[:, 3:] == -np.inf).all()
 
 
+class Found:
+    """Of an index that has found ``counts`` items a vector, as usearch says it; what comes after them is anything."""
+
+    ndim = 10
+
+    def __init__(self, size, counts):
+        self.size, self.counts = size, np.array(counts)
+
+    def __len__(self):
+        return self.size
+
+    def search(self, vectors, count):
+        self.asked, self.keys = count, np.tile(np.arange(count, dtype=np.uint64)[::-1], (len(vectors), 1))
+        return self
+
+
+def test_what_an_index_does_not_find_is_padded():
+    factors, index = model(), Found(300, [0, 2, 4])
+    ids, scores = ann.search(index, factors, [5, 6, 7], N=4)
+    assert index.asked == 4
+    assert (ids == -1).tolist() == [[True] * 4, [False, False, True, True], [False] * 4]
+    np.testing.assert_array_equal(np.isneginf(scores), ids == -1)
+    assert [set(ids[1, :2].tolist()), set(ids[2].tolist())] == [{2, 3}, {0, 1, 2, 3}]
+    np.testing.assert_array_equal(scores[1, :2], factors.scores(6, ids[1, :2]))
+
+
+def test_equal_scores_are_in_ascending_order_of_id():
+    factors = Factors(np.ones((1, 8)), np.ones((300, 8)))
+    assert ann.search(Found(300, [4]), factors, 0, N=4).ids.tolist() == [0, 1, 2, 3]
+
+
+def test_an_index_of_other_factors_is_refused():
+    with pytest.raises(ValueError, match="index must be of the item_vectors of these factors, 300 of 10 numbers"):
+        ann.search(Found(301, [1]), model(), 0)
+    with pytest.raises(ValueError, match="300 of 9 numbers, got 300 of 10"):
+        ann.search(Found(300, [1]), model(k=7), 0)
+    assert ann.search(Found(299, [10]), model(), 0).ids.shape == (10,)
+    with pytest.raises(TypeError, match="index must be one of usearch or faiss"):
+        ann.search([], model(), 0)
+
+
+def test_options_of_indexes():
+    require("faiss")
+    require("usearch")
+    index = ann.faiss_index(model(n=20))
+    assert (index.hnsw.nb_neighbors(1), index.hnsw.efConstruction) == (32, 128)
+    index = ann.faiss_index(model(n=20), connectivity=7, expansion_add=9)
+    assert (index.hnsw.nb_neighbors(1), index.hnsw.efConstruction) == (7, 9)
+    assert str(ann.usearch_index(model(n=20)).dtype).endswith("F32")
+    assert str(ann.usearch_index(model(n=20), dtype="f16").dtype).endswith("F16")
+
+
 def test_one_user_is_one_vector():
     factors = model()
     np.testing.assert_array_equal(ann.user_vectors(factors, 3), ann.user_vectors(factors)[3])

@@ -118,6 +118,52 @@ def test_softmax_depends_on_differences_only(point, shift):
 
 
 @pytest.mark.small
+@pytest.mark.parametrize(
+    ("loss", "kink", "before", "after"),
+    [
+        (losses.Hinge(), [1.0, 1.0], [-1.0], [0.0]),
+        (losses.Hinge(), [-1.0, -1.0], [0.0], [1.0]),
+        (losses.MarginHinge(0.75), [0.75], [-1.0], [0.0]),
+        (losses.WARP(0.75), [0.75], [-1.0], [0.0]),
+        (losses.CosineContrastive(0.5, 2.0), [0.25, 0.5, 0.5], [-1.0, 0.0, 0.0], [-1.0, 1.0, 1.0]),
+    ],
+)
+def test_at_a_kink_the_slope_is_zero(loss, kink, before, after):
+    function, kind = protocol.compiled(loss), protocol.read(loss).kind
+    moved = 2.0**-40 * np.array([0.0, 1.0, 1.0] if kind == "list" else [1.0, 0.0][: len(kink)])
+    flat = [-1.0, 0.0, 0.0] if kind == "list" else [0.0]
+    for step, slopes in ((0, flat), (-1, before), (1, after)):
+        found = protocol._evaluate(kind, function, np.array(kink) + step * moved)
+        assert found[0] == pytest.approx(0.75 if kind == "list" else 0.0, abs=1e-11)
+        np.testing.assert_array_equal(found[1], slopes)
+
+
+@pytest.mark.small
+@pytest.mark.parametrize("score", [29.0, 29.5, 30.0, 30.5, 31.0, 45.0, 1000.0])
+@pytest.mark.parametrize("target", [0.0, 1.0, 7.0])
+def test_poisson_goes_on_as_the_tangent_of_the_exponential_at_30(score, target):
+    rate = math.exp(score) if score <= 30 else math.exp(30) * (score - 29)
+    entropy = target * math.log(target) - target if target else 0.0
+    value, slopes = evaluate(POINTWISE[3], [score, target])
+    assert value == pytest.approx(rate - target * score + entropy, rel=1e-15)
+    assert slopes == pytest.approx(math.exp(min(score, 30)) - target, rel=1e-15)
+
+
+@pytest.mark.small
+def test_what_losses_are_without_arguments():
+    made = [losses.Logistic(), losses.Hinge(), losses.BPR(), losses.MarginHinge(), losses.WARP()]
+    assert list(map(repr, [*made, losses.SampledSoftmax(), losses.CosineContrastive()])) == [
+        "Logistic(weighted=False)",
+        "Hinge(weighted=False)",
+        "BPR(weighted=False)",
+        "MarginHinge(margin=1.0, weighted=False)",
+        "WARP(margin=1.0, trials=20, weighted=False)",
+        "SampledSoftmax(temperature=1.0, correct_logq=True, weighted=False)",
+        "CosineContrastive(margin=0.4, weight=1.0, weighted=False)",
+    ]
+
+
+@pytest.mark.small
 def test_softmax_with_one_negative_is_bpr():
     softmax, bpr = losses.SampledSoftmax(), losses.BPR()
     for a, b in ((0.3, -1.2), (5.0, 6.0)):
@@ -325,6 +371,14 @@ class WrongList:
         return -1.0, 2 * np.ones(len(negatives))
 
 
+class Halved:
+    def value(self, difference):
+        return difference**2
+
+    def gradient(self, difference):
+        return difference
+
+
 class Spoils:
     """``sgd`` would go on with what is left of the scores."""
 
@@ -411,6 +465,10 @@ class NeedsTrials(NamedTuple):
         (WrongNames(), "WrongNames.value must take"),
         (Mixed(), "value is pointwise but its gradient is pairwise"),
         (WrongList(), r"negatives\[0\]"),
+        (Halved(), r"gradient is -5 at difference = -5, but finite differences of value give -10"),
+        (losses.SampledSoftmax(temperature=0.0), "SampledSoftmax.temperature"),
+        (losses.CosineContrastive(weight=-0.5), "CosineContrastive.weight"),
+        (losses.WARP(trials=0), "WARP.trials"),
         (Spoils(), "Spoils.value must not write to negatives"),
         (SpoilsToo(), "SpoilsToo.gradient must not write to negatives"),
         (Clips(), "Clips.gradient must not write to negatives"),

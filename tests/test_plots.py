@@ -126,6 +126,32 @@ def test_projection_keeps_as_much_as_two_directions_can():
     np.testing.assert_allclose((points(plots.item_map(factors)) ** 2).sum(0), spread**2)
 
 
+@pytest.mark.parametrize("view", ["projection", "factors"])
+@pytest.mark.parametrize("items", [[3, 1], [1, 3], [0, 5, 7, 9, 2], None])
+def test_a_map_is_mirrored_by_the_items_that_it_shows(view, items):
+    factors = model(k=4, seed=5)
+    V = factors.item_factors[slice(None) if items is None else items]
+    if view == "projection":
+        unit = V / np.linalg.norm(V, axis=1, keepdims=True)
+        unit -= unit.mean(0)
+        V = unit @ np.linalg.svd(unit)[2].T
+    V = V[:, :2]
+    signs = [np.sign(column[np.abs(column).argmax()]) for column in V.T]
+    found = points(plots.item_map(factors, view=view, items=items))
+    if items is not None and len(items) == 2 and view == "projection":  # of two, one is as far from the mean
+        found, V, signs = np.abs(found), np.abs(V), [1, 1]
+    np.testing.assert_allclose(found, V * signs, atol=1e-7)
+
+
+def test_the_colour_of_a_point_is_the_count_of_its_item():
+    counts = np.array([5, 0, 7, 2, 9, 1, 3, 0, 4, 8, 6, 2])
+    ax = plots.item_map(model(), counts=counts, items=[4, 1, 0])
+    assert ax.collections[0].get_array().tolist() == [5, 1, 9], "the first is drawn last; none counts as one"
+    assert plots.item_map(model(), counts=counts).collections[0].get_array()[::-1].tolist() == sorted(
+        np.maximum(counts, 1), reverse=True
+    )
+
+
 def test_map_labels_the_most_frequent_and_covers_none():
     counts = np.arange(200)
     ax = plots.item_map(model(n=200), labels=[f"item {i}" for i in range(200)], counts=counts)
@@ -154,7 +180,9 @@ def test_metric_at_n_is_that_of_evaluate():
     found = lfm_np.evaluate(factors, train, test, ("ndcg@1", "ndcg@5"))
     np.testing.assert_array_equal(ax.get_lines()[0].get_xydata(), [[1, found["ndcg@1"]], [5, found["ndcg@5"]]])
     band = ax.collections[0].get_paths()[0].vertices
-    assert band[:, 1].max() == pytest.approx(found["ndcg@5"] + found["ndcg@5_se"])
+    for length in (1, 5):
+        mean, error = found[f"ndcg@{length}"], found[f"ndcg@{length}_se"]
+        assert set(np.round(band[band[:, 0] == length, 1], 12)) == {round(mean - error, 12), round(mean + error, 12)}
     with pytest.raises(ValueError, match="metrics must be recall@k"):
         plots.metric_at_n(factors, train, test, "recal")
 
@@ -206,6 +234,18 @@ def test_popularity_bias_is_the_share_of_the_popular():
         places[best] += 1
     for drawn, amounts in zip(heights(ax), (counts, places)):
         np.testing.assert_allclose(drawn, np.concatenate([[0], np.cumsum(amounts[order])]) / amounts.sum())
+
+
+def test_lists_of_some_users_and_of_ten_without_a_length():
+    factors, X = model(n=40), matrix(n=40)
+    for users in (None, [4], [4, 7, 7]):
+        best = list(naive_lists(factors, X, 10))
+        places = np.bincount(np.concatenate([best[u] for u in (range(30) if users is None else users)]), minlength=40)
+        order = np.argsort(-X.toarray().sum(0), kind="stable")
+        ax = plots.popularity_bias(factors, X, users=users)
+        np.testing.assert_allclose(heights(ax)[1], np.append(0, np.cumsum(places[order])) / places.sum())
+        np.testing.assert_array_equal(ax.get_lines()[1].get_xdata(), np.arange(41) / 40)
+    assert len(heights(plots.coverage(model(n=140)))[0]) == 100
 
 
 def test_a_list_longer_than_the_catalogue():

@@ -280,6 +280,22 @@ def test_small_problems_with_and_without_the_jit(dtype, screen):
 
 
 @pytest.mark.small
+@pytest.mark.small
+def test_other_items_than_the_last_are_searched_anew():
+    factors = Factors(np.eye(2), np.arange(12.0).reshape(6, 2))
+    for items in ([0, 2, 4], [1, 3, 5], [5, 3, 1], [5, 3, 3], [4], None, [0, 2, 4]):
+        expected = sorted(set(range(6) if items is None else items), reverse=True)
+        found = factors.recommend([0, 1], N=6, items=items).ids
+        assert found.tolist() == 2 * [expected + [-1] * (6 - len(expected))]
+
+
+@pytest.mark.small
+def test_lists_of_ten_unless_more_are_asked_for():
+    factors = Factors(np.ones((30, 2)), np.ones((20, 2)))
+    lists = factors.recommend(0), factors.similar_items(0), factors.similar_users(0)
+    assert [ranked.ids.tolist() for ranked in lists] == [list(range(10))] * 3
+
+
 def test_few_items_are_padded():
     factors = Factors(np.ones((2, 1)), np.ones((3, 1)))
     ids, scores = factors.recommend([1], N=5, exclude=[1])
@@ -369,6 +385,27 @@ def test_scores_beyond_the_dtype_are_refused():
     factors = Factors(np.full((1, 2), 1e25, np.float32), np.full((1, 2), 1e25, np.float32))
     with pytest.raises(ValueError, match="beyond the range of float32"):
         factors.recommend(0)
+
+
+@pytest.mark.small
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("part", ["factors", "user_bias", "item_bias", "global_bias"])
+def test_scores_may_take_a_quarter_of_the_range_of_the_dtype(part, sign):
+    """Of whichever part they are, and of either sign."""
+
+    def model(share):
+        size = share * float(np.finfo(np.float32).max) / 4
+        U, V = np.ones((1, 3), np.float32), np.ones((2, 3), np.float32)
+        if part == "factors":  # one number of each is as large: the bound is k times their product
+            U[0, 1], V[1, 0] = 2.0**60, sign * size / 3 / 2.0**60
+            return Factors(U, V)
+        bias = {"user_bias": np.zeros(1, np.float32), "item_bias": np.zeros(2, np.float32), "global_bias": 0.0}
+        bias[part] = sign * size if part == "global_bias" else np.full(len(bias[part]), sign * size, np.float32)
+        return Factors(U, V, **bias)
+
+    assert np.isfinite(model(0.999).recommend(0, N=2).scores).all()
+    with pytest.raises(ValueError, match="beyond the range of float32"):
+        model(1.001).recommend(0)
 
 
 @pytest.mark.small

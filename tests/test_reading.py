@@ -266,7 +266,7 @@ def test_times_that_python_cannot_have_are_no_values_either():
                 Interactions.from_frame(pa.table({"user": [1], "item": [1], "v": column}), value="v")
 
 
-@pytest.mark.parametrize("name", ["*", "^u.*$"])
+@pytest.mark.parametrize("name", ["*", "^u.*$", "u$", "^u"])
 @pytest.mark.parametrize("kind", ["DataFrame", "LazyFrame"])
 def test_names_of_columns_are_no_patterns(name, kind):
     pl = require("polars")
@@ -646,6 +646,20 @@ def test_types_of_csv_can_be_told(tmp_path):
         Interactions.from_csv(path)
     with pytest.raises(ValueError, match="delimiter must be one character"):
         Interactions.from_csv(path, delimiter="::")
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_numbers_of_csv_that_floats_round_are_refused(tmp_path, sign):
+    """From 2⁵³ on, where a column that has a fraction too is read as floats."""
+    require("pyarrow")
+    path = tmp_path / "a.csv"
+    path.write_text(f"user,item\n{sign * (2**53 - 1)},1\n200,2\n0.5,3\n")
+    assert sorted(Interactions.from_csv(path).users.tolist()) == sorted([0.5, 200.0, sign * (2.0**53 - 1)])
+    path.write_text(f"user,item\n{sign * 2**53},1\n0.5,2\n")
+    with pytest.raises(ValueError, match=r"beyond 2⁵³, .* column_types=\{'user': 'string'\}"):
+        Interactions.from_csv(path)
+    texts = Interactions.from_csv(path, column_types={"user": "string"}).users.tolist()
+    assert sorted(texts) == sorted(["0.5", str(sign * 2**53)])
 
 
 def test_null_in_csv(tmp_path):

@@ -176,7 +176,9 @@ def test_popularity_of_zero_is_uniform():
     ("sampler", "error", "message"),
     [
         (sampling.Popularity(-1.0), ValueError, "Popularity.beta"),
+        (sampling.Popularity(10.5), ValueError, "Popularity.beta"),
         (sampling.Hard(0), ValueError, "Hard.candidates"),
+        (sampling.Hard(10_001), ValueError, "Hard.candidates"),
         ("uniform", TypeError, "sampler must be"),
         (sampling.Uniform, TypeError, "sampler must be"),
     ],
@@ -184,3 +186,41 @@ def test_popularity_of_zero_is_uniform():
 def test_bad_samplers_are_named(sampler, error, message):
     with pytest.raises(error, match=message):
         lfm_np.sgd(sp.csr_array(np.eye(3)), sampler=sampler)
+
+
+@pytest.mark.small
+@pytest.mark.parametrize("sampler", [sampling.Popularity(0), sampling.Popularity(10), sampling.Hard(1)])
+def test_the_ends_of_a_range_are_within_it(sampler):
+    fit = lfm_np.sgd(sp.csr_array(np.eye(3)), sampler=sampler, factors=2, epochs=1)
+    assert fit.params["sampler"] == repr(sampling.check_sampler(sampler))
+
+
+@pytest.mark.small
+def test_what_samplers_are_without_arguments():
+    made = [sampling.Uniform(), sampling.Popularity(), sampling.Hard()]
+    assert list(map(repr, made)) == ["Uniform()", "Popularity(beta=0.75)", "Hard(candidates=4)"]
+
+
+@pytest.mark.small
+@pytest.mark.parametrize(
+    ("counts", "beta", "expected"),
+    [
+        ([1, 0, 3], 1.0, [2**50, 0, 3 * 2**50]),
+        ([0, 1, 1, 9], 0.5, [0, round(2**52 / 5), round(2**52 / 5), round(3 * 2**52 / 5)]),
+        ([4, 0, 2], 0.0, [round(2**52 / 3)] * 3),
+        ([1, 0, 1000], 10.0, [1, 0, 2**52]),  # rounds to 0, and may be drawn all the same
+        ([0, 0], 0.75, [0, 0]),
+    ],
+)
+def test_masses_are_popularities_in_units_of_2_to_the_minus_52_of_all(counts, beta, expected):
+    found = sampling.masses(sampling.Popularity(beta), np.array(counts))
+    assert found.dtype == np.int64
+    assert found.tolist() == expected
+    assert sampling.cumulative(found, len(counts)).tolist() == [sum(expected[:i]) for i in range(len(counts) + 1)]
+
+
+@pytest.mark.small
+@pytest.mark.parametrize("sampler", [sampling.Uniform(), sampling.Hard(), None])
+def test_others_have_no_masses(sampler):
+    assert sampling.masses(sampler, np.array([1, 2])) is None
+    assert sampling.cumulative(None, 2).tolist() == [2]

@@ -50,6 +50,26 @@ def test_the_number_of_blocks_is_a_function_of_the_data():
 
 
 @pytest.mark.small
+@pytest.mark.parametrize("G", [2, 4, 8, 16])
+@pytest.mark.parametrize("draws", [0, 1, 5])
+def test_the_fewest_cells_and_items_of_so_many_blocks(G, draws):
+    cells, items = 96 * G**3 * (2 * G - 1), 8 * G * max(draws, 1)
+    assert sgd_grid.blocks_for(cells, items, draws) == G
+    assert sgd_grid.blocks_for(cells - 1, items, draws) == G // 2
+    assert sgd_grid.blocks_for(cells, items - 1, draws) == G // 2
+
+
+@pytest.mark.small
+def test_blocks_of_users_hold_about_equally_many_cells():
+    lengths = np.random.default_rng(0).integers(0, 30, 400)
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    for G in (1, 2, 8):
+        users = sgd_grid.make_grid(indptr, np.ones(5, np.int64), G).users
+        assert (users[0], users[-1], len(users)) == (0, 400, G + 1)
+        assert np.abs(np.diff(indptr[users]) - indptr[-1] / G).max() < 30
+
+
+@pytest.mark.small
 @pytest.mark.parametrize("count", [2, 17])
 def test_workers_write_cache_lines_of_their_own(count):
     workers = [sgd_epoch.empty_scratch(count, np.zeros((3, 16), np.float32)) for _ in range(8)]

@@ -147,6 +147,30 @@ def test_fold_in_of_sgd_is_a_parameter():
     np.testing.assert_array_equal(model.transform(X), model.factors_.fold_in_users(X, **chosen).user_factors)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"loss": BPR()}, {"loss": lfm_np.losses.Logistic()}, {"loss": Squared(), "regularization": 3.0}],
+    ids=["pairwise", "pointwise", "sampled"],
+)
+def test_what_has_no_closed_solution_is_folded_in_by_ials(options):
+    X = planted()
+    model = lfm_np.sklearn.SGD(**{**SGD, **options}, dtype="float64").fit(X)
+    U, V = model.transform(X), model.item_factors_.astype(np.float64)
+    for u in range(0, 120, 7):  # Σ_Ω x(1 − s)² + Σ_all s² + 0.1 (n_u + n) |u|²
+        items, x = X.indices[X.indptr[u] : X.indptr[u + 1]], X.data[X.indptr[u] : X.indptr[u + 1]].astype(float)
+        A = (V[items].T * x) @ V[items] + V.T @ V + 0.1 * (len(items) + 25) * np.eye(3)
+        np.testing.assert_allclose(U[u], np.linalg.solve(A, V[items].T @ x), rtol=1e-9)
+
+
+def test_held_out_is_ndcg_at_10_of_a_fifth():
+    model, new = lfm_np.sklearn.ALS(**ALS).fit(planted()), planted(m=40, seed=1)
+    known, test = lfm_np.Interactions(new, np.arange(40), np.arange(25)).split(test_fraction=0.2, random_state=0)
+    folded = model.fold_in_users(known.matrix)
+    expected = lfm_np.evaluate(folded, known.matrix, test.matrix, ("ndcg@10",))["ndcg@10"]
+    assert model.score(new) == lfm_np.sklearn.HeldOut()(model, new) == expected
+    assert lfm_np.sklearn.HeldOut() == lfm_np.sklearn.HeldOut("ndcg@10", test_fraction=0.2, random_state=0)
+
+
 def test_held_out_is_the_metric_of_what_was_hidden():
     X, new = planted(), planted(m=40, seed=1)
     model = lfm_np.sklearn.ALS(**ALS).fit(X)
