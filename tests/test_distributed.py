@@ -3,6 +3,7 @@
 import gc
 import importlib
 import itertools
+import signal
 import sys
 import time
 
@@ -385,3 +386,28 @@ def test_memory_that_is_lent_while_another_thread_takes_some():
             sys.settrace(before)
         assert found.shape == (2, 2)
         assert not any(np.shares_memory(found, other) for other in others)
+
+
+@pytest.mark.parametrize("where", ["wait", "submit"])
+def test_the_timeout_of_a_watchdog_is_not_that_of_the_wait(client, monkeypatch, where):
+    """Of 12 watchdogs of a fit 9 were lost."""
+
+    class Late(TimeoutError, RuntimeError):
+        pass
+
+    def handler(*_):
+        raise Late
+
+    def rung(*arguments, **keywords):
+        signal.raise_signal(signal.SIGALRM)
+        return real(*arguments, **keywords)
+
+    owner, name = (cluster_module().distributed, "wait") if where == "wait" else (type(client), "compute")
+    real = getattr(owner, name)
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        monkeypatch.setattr(owner, name, rung)
+        with pytest.raises(Late):
+            lfm_np.distributed.als(matrix(40, 30, longest=5), client=client, factors=2, iterations=2)
+    finally:
+        signal.signal(signal.SIGALRM, before)

@@ -339,6 +339,14 @@ class NoGradient:
         return difference
 
 
+class ByKeyword:
+    def value(self, *, difference):
+        return -difference
+
+    def gradient(self, *, difference):
+        return -1.0
+
+
 class WrongNames:
     def value(self, s, t):
         return 0.0
@@ -463,6 +471,7 @@ class NeedsTrials(NamedTuple):
         (losses.BPR, "instance"),
         (NoGradient(), "method gradient"),
         (WrongNames(), "WrongNames.value must take"),
+        (ByKeyword(), "ByKeyword.value must take"),
         (Mixed(), "value is pointwise but its gradient is pairwise"),
         (WrongList(), r"negatives\[0\]"),
         (Halved(), r"gradient is -5 at difference = -5, but finite differences of value give -10"),
