@@ -388,7 +388,7 @@ def test_memory_that_is_lent_while_another_thread_takes_some():
         assert not any(np.shares_memory(found, other) for other in others)
 
 
-@pytest.mark.parametrize("where", ["wait", "submit"])
+@pytest.mark.parametrize("where", ["wait", "compute", "gather"])
 def test_the_timeout_of_a_watchdog_is_not_that_of_the_wait(client, monkeypatch, where):
     """Of 12 watchdogs of a fit 9 were lost."""
 
@@ -402,7 +402,7 @@ def test_the_timeout_of_a_watchdog_is_not_that_of_the_wait(client, monkeypatch, 
         signal.raise_signal(signal.SIGALRM)
         return real(*arguments, **keywords)
 
-    owner, name = (cluster_module().distributed, "wait") if where == "wait" else (type(client), "compute")
+    owner, name = (cluster_module().distributed, "wait") if where == "wait" else (type(client), where)
     real = getattr(owner, name)
     before = signal.signal(signal.SIGALRM, handler)
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import itertools
 import time
 import uuid
@@ -118,8 +120,17 @@ class Cluster:
 
     def gather(self, futures: Sequence[distributed.Future]) -> list[Any]:
         """The results of futures."""
+        with signals_held():  # asyncio takes any OSError for one of its pipe
+            asked = self._client.gather(list(futures), asynchronous=True)
+            loop = self._client.loop.asyncio_loop  # type: ignore[union-attr]
+            coming = asyncio.run_coroutine_threadsafe(asked, loop)
+        while True:
+            with signals_held():
+                done = bool(concurrent.futures.wait([coming], _POLL).done)
+            if done:
+                break
         try:
-            return self._client.gather(list(futures))
+            return coming.result()
         except (KilledWorker, CancelledError) as error:
             raise Lost(str(error)) from error
 
@@ -129,8 +140,9 @@ class Cluster:
         To drop them is not enough: where a wait timed out they stay in a cycle until Python's collector finds it, and
         the workers' memory with them.
         """
-        for future in futures:
-            future.release()
+        with signals_held():
+            for future in futures:
+                future.release()
 
     def _wait(self, futures: Sequence[distributed.Future], heed: bool) -> None:
         since = time.monotonic()
