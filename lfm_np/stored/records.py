@@ -107,8 +107,9 @@ def _write_ids(path: Path, ids: pa.Array) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.table({"id": ids}), path)
-    with open(path, "rb+") as file:  # Windows brings no file to the disk that is open to read
+    with open(path, "wb") as file:
+        pq.write_table(pa.table({"id": ids}), file)
+        file.flush()
         os.fsync(file.fileno())
 
 
