@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import functools
+import inspect
 import os
 import signal
 import threading
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any
 
 # Those of `signal` look for enums, and lose a ValueError on the way.
@@ -96,12 +97,19 @@ class signals_held:
 def pass_on(error: BaseException) -> None:
     """Raise it once more if the handler of a signal raised it, and not the code that was interrupted: for `except`
     clauses of kinds that a handler's exception may be of."""
-    codes = {_code(getsignal(number)) for number in _NUMBERS} - {None}
+    codes = {signals_held.__exit__.__code__, *(_code(getsignal(number)) for number in _NUMBERS)}
     step = error.__traceback__
     while step is not None:
-        if step.tb_frame.f_code in codes:
+        if step.tb_frame.f_code in codes or _got_the_frame_before(step.tb_frame):
             raise error
         step = step.tb_next
+
+
+def _got_the_frame_before(frame: FrameType) -> bool:
+    """As Python calls handlers: also one of another signal, or that has put another in its place before it raised."""
+    arguments, rest, _, values = inspect.getargvalues(frame)
+    given = [*(values.get(name) for name in arguments), *(values.get(rest, ()) if rest else ())]
+    return any(value is frame.f_back for value in given if value is not None)
 
 
 def _code(handler: Any) -> CodeType | None:

@@ -1,5 +1,7 @@
 """distributed.als: the single process's factors from any number of shards and workers."""
 
+import asyncio
+import concurrent.futures
 import gc
 import importlib
 import itertools
@@ -411,3 +413,22 @@ def test_the_timeout_of_a_watchdog_is_not_that_of_the_wait(client, monkeypatch, 
             lfm_np.distributed.als(matrix(40, 30, longest=5), client=client, factors=2, iterations=2)
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+def test_results_that_are_gone_or_never_come_are_not_waited_for(client, monkeypatch):
+    async def cancelled(*arguments, **keywords):
+        raise concurrent.futures.CancelledError("as dask 2024.1 does")
+
+    async def pending(*arguments, **keywords):
+        await asyncio.sleep(5)
+
+    cluster = cluster_module().Cluster(client, lambda: False)
+    monkeypatch.setattr(type(client), "_gather", cancelled)
+    with pytest.raises(cluster_module().Lost):
+        cluster.gather([])
+    monkeypatch.setattr(type(client), "_gather", pending)
+    monkeypatch.setattr(cluster_module(), "_POLL", 0.01)
+    with monkeypatch.context() as closing:
+        closing.setattr(client, "status", "closed")
+        with pytest.raises(cluster_module().NoWorkers, match="client was closed"):
+            cluster.gather([])

@@ -247,3 +247,26 @@ def test_what_a_handler_raises_is_no_error_of_a_file_however_it_is_written(handl
             lfm_np.Factors.load(path)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGQUIT"])
+@pytest.mark.parametrize("held", [False, True])
+def test_what_a_handler_raises_that_serves_once_or_another_signal(name, held):
+    number = getattr(signal, name)
+
+    def handler(*_):
+        signal.signal(number, signal.SIG_DFL)
+        raise moments.Late("too late")
+
+    class Array:
+        def __array__(self, *args, **keywords):
+            with signals.signals_held() if held else contextlib.nullcontext():
+                signal.raise_signal(number)
+            return np.ones(3)
+
+    before = signal.signal(number, handler)
+    try:
+        with pytest.raises(moments.Late):
+            lfm_np.validation.as_array("x", Array())
+    finally:
+        signal.signal(number, before)

@@ -129,9 +129,14 @@ class Cluster:
                 done = bool(concurrent.futures.wait([coming], _POLL).done)
             if done:
                 break
+            self._look_up(time.monotonic())
         try:
             return coming.result()
-        except (KilledWorker, CancelledError) as error:
+        except (
+            KilledWorker,
+            CancelledError,
+            asyncio.CancelledError,
+        ) as error:  # asyncio makes its own of an older dask's
             raise Lost(str(error)) from error
 
     def release(self, futures: Sequence[distributed.Future]) -> None:
