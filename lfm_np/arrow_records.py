@@ -106,7 +106,8 @@ def _example(column: pa.Array) -> str:
 def _is_number(text: str | None) -> bool:
     try:
         return text is None or isinstance(float(text), float)
-    except ValueError:
+    except ValueError as error:
+        pass_on(error)
         return False
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lfm_np import paths
-from lfm_np.signals import signals_held
+from lfm_np.signals import pass_on, signals_held
 
 try:
     import fcntl
@@ -195,6 +195,7 @@ def _named(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        pass_on(error)
         if error.errno is None or _of_another(error.filename, path):
             raise
         raise OSError(error.errno, f"{error.strerror}; nothing was written", path) from error

@@ -16,6 +16,7 @@ from lfm_np.losses import protocol
 from lfm_np.memory import refuse_what_cannot_fit
 from lfm_np.quiet import quietly
 from lfm_np.sgd_grid import Grid
+from lfm_np.signals import pass_on
 
 KINDS = {"pointwise": sgd_cells.POINTWISE, "pairwise": sgd_cells.PAIRWISE, "list": sgd_cells.LIST}
 SCHEDULES = ("constant", "inverse", "adagrad")
@@ -73,7 +74,8 @@ class Plan(NamedTuple):
         """What `canonical` gives of the factors after an epoch; 0 is the start."""
         try:
             return canonical(U, V, num_threads)
-        except SolverError:
+        except SolverError as error:
+            pass_on(error)
             if not epoch:
                 raise
             raise self.diverged(epoch) from None

@@ -270,3 +270,34 @@ def test_what_a_handler_raises_that_serves_once_or_another_signal(name, held):
             lfm_np.validation.as_array("x", Array())
     finally:
         signal.signal(number, before)
+
+
+@pytest.mark.parametrize("kind", ["epoch", "time", "file"])
+def test_what_a_handler_raises_is_not_what_is_said_of_other_errors_of_its_kind(kind, tmp_path, monkeypatch):
+    late = {"epoch": lfm_np.SolverError("late"), "time": ValueError("late"), "file": OSError(1, "late")}[kind]
+
+    def handler(*_):
+        raise late
+
+    def rung(*_, **__):
+        signal.raise_signal(signal.SIGTERM)
+        return "2024"
+
+    class Moment:
+        __str__ = rung
+
+    data = lfm_np.Interactions.from_arrays([0, 1], [0, 1], timestamps=np.array(["2023", "2024"], "M8[D]"))
+    monkeypatch.setattr("lfm_np.sgd_plan.canonical", rung)
+    monkeypatch.setattr(os, "fsync", rung)
+    work = {
+        "epoch": lambda: lfm_np.sgd(data, factors=2, epochs=1),
+        "time": lambda: data.split("time", at=Moment()),
+        "file": lambda: lfm_np.evaluation.most_popular(data).save(tmp_path / "m"),
+    }[kind]
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        with pytest.raises(type(late)) as found:
+            work()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert found.value is late

@@ -18,7 +18,7 @@ from distributed.threadpoolexecutor import thread_state
 
 from lfm_np.errors import SolverError
 from lfm_np.kernels.jit import Interrupted
-from lfm_np.signals import signals_held
+from lfm_np.signals import pass_on, signals_held
 from lfm_np.validation import shown
 
 PATIENCE = 300.0  # seconds without any worker that runs tasks, after which a fit gives up
@@ -46,7 +46,8 @@ def check_client(client: Any) -> distributed.Client:
     if client is None:
         try:
             client = distributed.get_client()
-        except ValueError:
+        except ValueError as error:
+            pass_on(error)
             raise ValueError(
                 "client must be a dask.distributed Client, and there is no current one; "
                 "make one: client = distributed.Client(address), or distributed.Client() on this machine"
@@ -218,7 +219,8 @@ def _leave_pool() -> None:
     """Within a task of dask, let its worker run another one meanwhile: ours would wait for this thread."""
     try:
         distributed.get_worker()
-    except ValueError:
+    except ValueError as error:
+        pass_on(error)
         return
     if getattr(thread_state, "proceed", False):  # a thread of the pool that has not left it yet
         distributed.secede()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lfm_np.quiet import quietly
+from lfm_np.signals import signals_held
 from lfm_np.validation.scalars import as_array, check_float, check_int, is_whole, shown
 
 _ROOM, _SPRAWL = 1 << 24, 16  # characters that strings may take in any case, and times what they are
@@ -136,7 +137,7 @@ def check_moment(name: str, value: Any, dated: bool) -> Any:
         value = value.to_datetime64()
     elif isinstance(value, datetime.datetime) and value.tzinfo is not None:
         value = value.astimezone(datetime.UTC).replace(tzinfo=None)
-    with contextlib.suppress(TypeError, ValueError, OverflowError):
+    with signals_held(), contextlib.suppress(TypeError, ValueError, OverflowError):
         text = value.decode() if isinstance(value, bytes) else value
         unknown = str(text).lower() in ("", "nat", "none")  # of which NumPy 2.5 and newer warns
         if not unknown and not _wraps_around(moment := np.datetime64(value), text):
