@@ -471,7 +471,7 @@ class NeedsTrials(NamedTuple):
         (losses.BPR, "instance"),
         (NoGradient(), "method gradient"),
         (WrongNames(), "WrongNames.value must take"),
-        (ByKeyword(), "ByKeyword.value must take"),
+        (ByKeyword(), r"ByKeyword.value must take .*, got \(self, \*, difference\)"),
         (Mixed(), "value is pointwise but its gradient is pairwise"),
         (WrongList(), r"negatives\[0\]"),
         (Halved(), r"gradient is -5 at difference = -5, but finite differences of value give -10"),

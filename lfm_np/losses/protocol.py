@@ -86,10 +86,11 @@ def _kind(loss: Any) -> str:
         if not inspect.isfunction(function):
             raise TypeError(f"loss must have a method {method}{ALLOWED}, and {type(loss).__name__} has none")
         with signals_held():
-            parameters = list(inspect.signature(function).parameters.values())[1:]
+            signature = inspect.signature(function)
+        parameters = list(signature.parameters.values())[1:]
         names = tuple(parameter.name for parameter in parameters)
         if names not in KINDS or any(parameter.kind not in _BY_PLACE for parameter in parameters):
-            raise TypeError(f"{type(loss).__name__}.{method} must take {ALLOWED}, got (self, {', '.join(names)})")
+            raise TypeError(f"{type(loss).__name__}.{method} must take {ALLOWED}, got {signature}")
         found.append(KINDS[names])
     if found[0] != found[1]:
         raise TypeError(
