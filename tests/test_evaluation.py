@@ -233,13 +233,13 @@ def test_most_popular_counts_stored_cells():
 
 
 @pytest.mark.small
-@pytest.mark.small
 @pytest.mark.parametrize("X", [sp.coo_array(np.ones(3)), sp.csr_array(np.ones(3)), np.ones(3)])
 def test_most_popular_of_what_is_no_matrix_is_refused(X):
     with pytest.raises((TypeError, ValueError), match="X must"):
         most_popular(X)
 
 
+@pytest.mark.small
 def test_most_popular_beside_a_model_of_ratings_is_judged_by_the_same_items():
     """User 0 has rated items 0 (with a zero) and 1, which leaves 2, the test item, and 3."""
     cells = [0.0, 5.0, 1.0, 1.0, 0.0], ([0, 0, 1, 1, 1], [0, 1, 0, 3, 1])

@@ -280,7 +280,6 @@ def test_small_problems_with_and_without_the_jit(dtype, screen):
 
 
 @pytest.mark.small
-@pytest.mark.small
 def test_other_items_than_the_last_are_searched_anew():
     factors = Factors(np.eye(2), np.arange(12.0).reshape(6, 2))
     for items in ([0, 2, 4], [1, 3, 5], [5, 3, 1], [5, 3, 3], [4], None, [0, 2, 4]):
@@ -296,6 +295,7 @@ def test_lists_of_ten_unless_more_are_asked_for():
     assert [ranked.ids.tolist() for ranked in lists] == [list(range(10))] * 3
 
 
+@pytest.mark.small
 def test_few_items_are_padded():
     factors = Factors(np.ones((2, 1)), np.ones((3, 1)))
     ids, scores = factors.recommend([1], N=5, exclude=[1])
