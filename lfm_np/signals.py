@@ -108,7 +108,9 @@ def pass_on(error: BaseException) -> None:
 def _got_the_frame_before(frame: FrameType) -> bool:
     """As Python calls handlers: also one of another signal, or that has put another in its place before it raised."""
     arguments, rest, _, values = inspect.getargvalues(frame)
-    given = [*(values.get(name) for name in arguments), *(values.get(rest, ()) if rest else ())]
+    given = [values.get(name) for name in arguments]
+    if isinstance(more := values.get(rest or ""), tuple):
+        given += more
     return any(value is frame.f_back for value in given if value is not None)
 
 

@@ -301,3 +301,22 @@ def test_what_a_handler_raises_is_not_what_is_said_of_other_errors_of_its_kind(k
     finally:
         signal.signal(signal.SIGTERM, before)
     assert found.value is late
+
+
+def test_what_others_do_with_their_arguments_makes_no_handler_of_them():
+    def changed(first, *rest):
+        first = rest = None
+        raise ValueError(first, rest)
+
+    def gone(first, *rest):
+        del first, rest
+        raise ValueError
+
+    def another(*frames):
+        raise ValueError
+
+    for function in (changed, gone, another):
+        try:
+            function(sys._getframe().f_back, np.ones(3))
+        except ValueError as error:
+            signals.pass_on(error)
