@@ -252,6 +252,7 @@ def test_a_matrix_of_one_dimension_is_refused(tmp_path, capsys):
 
 def test_text_is_not_compared_with_bytes(tmp_path):
     """Of which Python warns, or with -bb makes an error."""
+    require("pyarrow")
     (tmp_path / "d.csv").write_text("user,item\nann,1\nbob,2\n")
     code = "import sys; from lfm_np.cli.sources import Columns, read; print(read(sys.argv[1], Columns()))"
     command = [sys.executable, "-bb", "-c", code, tmp_path / "d.csv"]
