@@ -24,6 +24,7 @@ from lfm_np.validation import shown
 PATIENCE = 300.0  # seconds without any worker that runs tasks, after which a fit gives up
 RESTARTS = 2  # times that a sweep is done again after its tasks kept losing their workers
 FAN_IN = 16  # parts that one task brings together
+_LOST = KilledWorker, CancelledError, asyncio.CancelledError  # which asyncio makes of an older dask's
 _POLL = 0.5  # seconds between two looks at Ctrl-C and the workers
 _SETTINGS = {"distributed.admin.large-graph-warning-threshold": "1TiB"}  # what we send is meant to be sent
 
@@ -133,11 +134,7 @@ class Cluster:
             self._look_up(time.monotonic())
         try:
             return coming.result()
-        except (
-            KilledWorker,
-            CancelledError,
-            asyncio.CancelledError,
-        ) as error:  # asyncio makes its own of an older dask's
+        except _LOST as error:
             raise Lost(str(error)) from error
 
     def release(self, futures: Sequence[distributed.Future]) -> None:
