@@ -165,9 +165,7 @@ def most_popular(X: Any, *, zeros: str = "drop") -> Factors:
     >>> most_popular(sp.csr_array([[1, 0, 1], [0, 0, 1]])).recommend(0, N=2).ids
     array([2, 0])
     """
-    if len(shape := _shape(X)) != 2:
-        raise ValueError(f"X must have two dimensions, got shape {shape}")
-    m, n = shape
+    m, n = _shape(X)
     zeros = check.check_choice("zeros", zeros, ("drop", "keep"))
     _, _, indices = check.check_seen("X", X, np.arange(m), (m, n), keep_zeros=zeros == "keep")
     counts = np.bincount(indices, minlength=n).astype(np.float64)
@@ -211,7 +209,9 @@ def _parse(name: Any) -> _Metric:
 
 
 def _shape(X: Any) -> tuple[int, int]:
-    return getattr(getattr(X, "matrix", X), "shape", (0, 0))
+    """(0, 0) of what is no matrix, which `check_seen` refuses."""
+    shape: Any = getattr(getattr(X, "matrix", X), "shape", None)
+    return shape if isinstance(shape, tuple) and len(shape) == 2 else (0, 0)
 
 
 class _Cells(NamedTuple):

@@ -331,7 +331,7 @@ def named(path: str) -> Iterator[None]:
         raise FileNotFoundError(errno.ENOENT, what, path) from None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         pass_on(error)
-        system = isinstance(error, OSError) and (error.errno or type(error) is not OSError)  # or of a handler
+        system = isinstance(error, OSError) and (error.errno or type(error) is not OSError)  # Arrow's own has no number
         if system or isinstance(error, MemoryError):
             raise
         raise ValueError(f"cannot read {path}: {error}{hint(error)}") from None

@@ -97,6 +97,7 @@ class signals_held:
 def pass_on(error: BaseException) -> None:
     """Raise it once more if the handler of a signal raised it, and not the code that was interrupted: for `except`
     clauses of kinds that a handler's exception may be of."""
+    # By its code, as it may have dropped its arguments; or by these.
     codes = {signals_held.__exit__.__code__, *(_code(getsignal(number)) for number in _NUMBERS)}
     step = error.__traceback__
     while step is not None:
