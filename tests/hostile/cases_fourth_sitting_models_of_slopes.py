@@ -118,16 +118,21 @@ POINTS: dict[str, tuple[Any, Callable[[float, float], tuple[float, float]]]] = {
 }
 
 
+def _once_each(start: Begun, cells: Any, of: Any) -> None:
+    """An epoch of every stored cell, against a loss ``of`` score and value."""
+    for u, i, x in cells:
+        paid, slope = of(start.score(int(u), int(i)), float(x))
+        start.paid += paid
+        start.add(int(u), int(i), slope)
+        start.hold(int(u), int(i), LAMBDA)
+
+
 def _without_negatives(side: str) -> list[str]:
     """Every stored cell once; the order does not count in steps as small as these."""
     cells, found = scattered(), {}
     for name, (loss, of) in POINTS.items():
         start = Begun(12, 9)
-        for u, i, x in cells:
-            paid, slope = of(start.score(int(u), int(i)), float(x))
-            start.paid += paid
-            start.add(int(u), int(i), slope)
-            start.hold(int(u), int(i), LAMBDA)
+        _once_each(start, cells, of)
         fit = sgd(side)(
             matrix(cells), loss, sampler=None, factors=3, epochs=1, learning_rate=ETA, regularization=LAMBDA,
             init=(start.U, start.V), dtype="float64", random_state=1,
@@ -166,11 +171,7 @@ def _three_epochs(side: str) -> list[str]:
     for schedule, rate in (("inverse", 1 + 1 / 1.1 + 1 / 1.2), ("constant", 3.0)):
         loss, of = POINTS["Squared"]
         start = Begun(12, 9, seed=2)
-        for u, i, x in cells:
-            paid, slope = of(start.score(int(u), int(i)), float(x))
-            start.paid += paid
-            start.add(int(u), int(i), slope)
-            start.hold(int(u), int(i), LAMBDA)
+        _once_each(start, cells, of)
         fit = sgd(side)(
             matrix(cells), loss, sampler=None, factors=3, epochs=3, learning_rate=ETA, regularization=LAMBDA,
             schedule=schedule, init=(start.U, start.V), dtype="float64", random_state=5,
