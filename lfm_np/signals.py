@@ -99,7 +99,8 @@ def pass_on(error: BaseException) -> None:
     clauses of kinds that a handler's exception may be of."""
     # By its code, as it may have dropped its arguments; or by these.
     codes = {signals_held.__exit__.__code__, *(_code(getsignal(number)) for number in _NUMBERS)}
-    step = error.__traceback__
+    caught = error.__traceback__
+    step = caught and caught.tb_next  # to look at the locals of who caught it would tie them to the error: a cycle
     while step is not None:
         if step.tb_frame.f_code in codes or _got_the_frame_before(step.tb_frame):
             raise error

@@ -7,6 +7,7 @@ import itertools
 import os
 import signal
 import sys
+import weakref
 from collections import Counter
 from pathlib import Path
 
@@ -301,6 +302,30 @@ def test_what_a_handler_raises_is_not_what_is_said_of_other_errors_of_its_kind(k
     finally:
         signal.signal(signal.SIGTERM, before)
     assert found.value is late
+
+
+def test_what_is_looked_at_for_a_handler_is_freed_at_once():
+    """A response that waited for the collector left its socket open."""
+
+    class Held:
+        pass
+
+    def fails(held):
+        raise ValueError
+
+    def catches(held):
+        try:
+            fails(held)
+        except ValueError as error:
+            signals.pass_on(error)
+        return weakref.ref(held)
+
+    gc.disable()
+    try:
+        freed = catches(Held())
+        assert freed() is None
+    finally:
+        gc.enable()
 
 
 def test_what_others_do_with_their_arguments_makes_no_handler_of_them():
